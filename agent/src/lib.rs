@@ -1,0 +1,1 @@
+//! Chaperone's agent. The map of the house is in ARCHITECTURE.md.

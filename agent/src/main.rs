@@ -1,0 +1,2 @@
+//! The `chaperone` binary: arguments in, exit status out.
+fn main() {}
