@@ -42,6 +42,17 @@ pub enum Verdict {
     Hold,
 }
 
+/// How a statement came: whole, or in the steps of the extended protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    #[default]
+    Query,
+    /// Parsed under a name; nothing runs yet.
+    Prepare,
+    Execute,
+}
+
 /// How a hold ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,9 +128,15 @@ pub enum Event {
         session: String,
         /// Number of the statement in its session, from 1.
         op: u64,
+        #[serde(default)]
+        step: Step,
+        /// The text; empty for an execution, whose text is that of the operation `prepared`.
         sql: String,
         /// SHA-256 of the whole statement text in hex; `sql` may be cut.
         sql_sha256: String,
+        /// Number of the operation that prepared what is executed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prepared: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         binds: Vec<Bind>,
         verdict: Verdict,
