@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::SCHEMA;
 use crate::annotation::Annotations;
 use crate::index::Index;
+use crate::position::Lines;
 use crate::problem::{LoadError, LoadErrors, Place, Problem};
 use crate::reader::{ActionGroups, Reader};
 use crate::vocabulary::Action;
@@ -57,7 +58,9 @@ impl PolicySet {
         let mut first_of: HashMap<String, Place> = HashMap::new();
 
         for source in sources {
-            let (found, mut wrong) = Reader { source, schema: &schema, actions: &actions }.read();
+            let lines = Lines::of(&source.text);
+            let reader = Reader { source, schema: &schema, actions: &actions, lines };
+            let (found, mut wrong) = reader.read();
             errors.append(&mut wrong);
             for (rule, declared_at) in found {
                 match first_of.get(&rule.id) {

@@ -17,7 +17,7 @@ use crate::decide::{DEFAULT_DENY, INVALID_REQUEST};
 use crate::entity::Kind;
 use crate::hints;
 use crate::load::{Rule, Source};
-use crate::position::line_column;
+use crate::position::Lines;
 use crate::problem::{LoadError, LoadErrors, Place, Problem};
 use crate::vocabulary::Action;
 
@@ -28,6 +28,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) source: &'a Source,
     pub(crate) schema: &'a Schema,
     pub(crate) actions: &'a ActionGroups,
+    pub(crate) lines: Lines<'a>,
 }
 
 /// One policy as it stands in its source.
@@ -175,7 +176,7 @@ impl Reader<'_> {
     }
 
     fn place(&self, offset: usize) -> Place {
-        let (line, column) = line_column(&self.source.text, offset);
+        let (line, column) = self.lines.position(offset);
         Place { file: self.source.name.clone(), line, column }
     }
 }

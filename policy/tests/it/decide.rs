@@ -270,3 +270,12 @@ fn unmask_is_true_only_for_a_plain_permit() {
     );
     assert!(!held.unmask(&who("bot"), &what("shop/public.customers.id")));
 }
+
+#[test]
+fn policies_and_names_are_shared_between_sessions() {
+    fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<chaperone_policy::PolicySet>();
+    shareable::<chaperone_policy::Principal>();
+    shareable::<chaperone_policy::Resource>();
+    shareable::<chaperone_policy::Decision>();
+}

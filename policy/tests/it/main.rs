@@ -15,6 +15,7 @@ mod errors;
 mod load;
 mod names;
 mod properties;
+mod readme;
 mod starter;
 mod support;
 mod world;
