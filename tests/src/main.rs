@@ -1,6 +1,9 @@
 //! `e2e`: end-to-end suites, the demo and the benchmark. `cargo xtask` builds what they need and calls this.
 
+#![expect(clippy::indexing_slicing, reason = "test code throughout: a panic is a failed case")]
+
 mod harness;
+mod stage;
 mod suites;
 
 use std::process::ExitCode;
@@ -24,6 +27,7 @@ fn run(args: &[String]) -> Result<()> {
         ["suite"] => suites::run(None, None),
         ["suite", name] => suites::run(Some(name), None),
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
-        _ => bail!("usage: e2e suite [NAME [FILTER]] | demo | bench ..."),
+        ["stage", rest @ ..] => stage::run(rest.contains(&"--no-agent")),
+        _ => bail!("usage: e2e suite [NAME [FILTER]] | stage [--no-agent] | demo | bench ..."),
     }
 }

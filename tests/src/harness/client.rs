@@ -44,6 +44,12 @@ impl<'a> Client<'a> {
         self
     }
 
+    /// Another port than the server's.
+    pub(crate) fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
     pub(crate) fn database(mut self, name: &str) -> Self {
         self.database = name.into();
         self
@@ -82,17 +88,19 @@ impl<'a> Client<'a> {
 
     /// A Python program given host, port, user, database and `args` as its arguments.
     pub(crate) fn python(&self, source: &str, args: &[&str]) -> Result<Output> {
-        let port = self.port.to_string();
-        self.prepare(PYTHON)?
-            .args(["-c", source, &self.host, &port, &self.user, &self.database])
-            .args(args)
-            .run()
+        self.python_program(source, args)?.run()
     }
 
-    /// This binary's own raw client, in the client's place.
-    pub(crate) fn raw(&self, scenario: &str) -> Result<Output> {
+    /// The same, still running.
+    pub(crate) fn start_python(&self, source: &str, args: &[&str]) -> Result<Running> {
+        self.python_program(source, args)?.start()
+    }
+
+    fn python_program(&self, source: &str, args: &[&str]) -> Result<Program> {
         let port = self.port.to_string();
-        self.prepare(std::env::current_exe()?)?.args(["raw", scenario, &self.host, &port]).run()
+        let program =
+            self.prepare(PYTHON)?.args(["-c", source, &self.host, &port, &self.user, &self.database]);
+        Ok(program.args(args))
     }
 
     fn program(&self, path: &str, args: &[&str]) -> Result<Program> {

@@ -13,6 +13,14 @@ pub(crate) struct Case<W> {
     pub(crate) run: fn(&mut W) -> Result<()>,
 }
 
+impl<W> Clone for Case<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Case<W> {}
+
 /// Runs all cases whose name holds `filter`; after a failure `tail` says what the agent logged.
 pub(crate) fn run<W>(
     suite: &str,

@@ -39,7 +39,7 @@ impl Trail {
     }
 
     pub(crate) fn first(&self, kind: &str) -> Result<&Value> {
-        self.all(kind).first().copied().with_context(|| format!("no {kind} in {}", self.session))
+        self.all(kind).into_iter().next().with_context(|| format!("no {kind} in {}", self.session))
     }
 
     /// The record of the statement with exactly this text.
