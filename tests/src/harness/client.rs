@@ -86,6 +86,16 @@ impl<'a> Client<'a> {
         program.args(self.where_to()).args([self.database.as_str()]).run()
     }
 
+    /// pgbench with a script of its own.
+    pub(crate) fn pgbench_builtin(&self, args: &[&str]) -> Result<Output> {
+        self.prepare("/usr/bin/pgbench")?.args(args).args(self.where_to()).args([&self.database]).run()
+    }
+
+    /// psql whose output is counted and thrown away: the number of bytes.
+    pub(crate) fn psql_counted(&self, command: &str) -> Result<u64> {
+        self.psql_program()?.args(["-c", command]).count_output().run()?.counted()
+    }
+
     /// A Python program given host, port, user, database and `args` as its arguments.
     pub(crate) fn python(&self, source: &str, args: &[&str]) -> Result<Output> {
         self.python_program(source, args)?.run()

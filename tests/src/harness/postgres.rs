@@ -216,6 +216,17 @@ impl Postgres {
         Ok(output.trim_end().to_owned())
     }
 
+    /// The tables `pgbench -S` reads, readable by everybody.
+    pub(crate) fn pgbench_tables(&self) -> Result<()> {
+        Program::new("/usr/bin/pgbench")
+            .args(["-i", "-q", "-s", "10", "-U", "postgres", "-p", &self.port.to_string()])
+            .args(["-h".as_ref(), self.folder.as_os_str(), "shop".as_ref()])
+            .limit(120)
+            .run()?
+            .ok()?;
+        self.admin("grant select on all tables in schema public to public").map(drop)
+    }
+
     /// A file the server made: `ca.pem`, `other-ca.pem`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)

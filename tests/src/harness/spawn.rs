@@ -67,6 +67,7 @@ pub(crate) struct Program {
     cgroup: Option<File>,
     user: Option<(Uid, Gid)>,
     log: Option<File>,
+    count: bool,
 }
 
 impl Program {
@@ -87,6 +88,7 @@ impl Program {
             cgroup: None,
             user: None,
             log: None,
+            count: false,
         }
     }
 
@@ -131,6 +133,12 @@ impl Program {
         Ok(self)
     }
 
+    /// Counts the bytes of the output instead of keeping them.
+    pub(crate) fn count_output(mut self) -> Self {
+        self.count = true;
+        self
+    }
+
     /// Runs to the end, whatever the exit status.
     pub(crate) fn run(self) -> Result<Output> {
         let limit = self.limit;
@@ -167,7 +175,7 @@ impl Program {
         std::thread::spawn(move || stdin.as_mut().map(|pipe| pipe.write_all(&text)));
         Ok(Running {
             name: self.name,
-            stdout: child.stdout.take().map(collect),
+            stdout: child.stdout.take().map(if self.count { count } else { collect }),
             stderr: child.stderr.take().map(collect),
             child,
             status: None,
@@ -182,6 +190,18 @@ fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
         // A pipe that breaks has given what it had.
         let _ = pipe.read_to_end(&mut bytes);
         bytes
+    })
+}
+
+/// Reads all and keeps the number of bytes, in digits.
+fn count(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 18];
+        let mut sum = 0;
+        while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+            sum += read;
+        }
+        sum.to_string().into_bytes()
     })
 }
 
@@ -272,6 +292,11 @@ impl Output {
     pub(crate) fn ok(self) -> Result<String> {
         ensure!(self.code == Some(0), "{self}");
         Ok(self.stdout)
+    }
+
+    /// The number of bytes that a program with counted output printed.
+    pub(crate) fn counted(self) -> Result<u64> {
+        Ok(self.ok()?.parse()?)
     }
 
     /// The error text of a program that must have failed by itself.

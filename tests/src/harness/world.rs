@@ -20,13 +20,21 @@ pub(crate) struct Wishes {
     pub(crate) hold_timeout_s: u64,
     pub(crate) record_max_bytes: u64,
     pub(crate) quiet_server: bool,
+    /// Columns labelled beside those of `customers`.
+    pub(crate) labels: Vec<&'static str>,
     /// TOML appended as it is.
     pub(crate) more: String,
 }
 
 impl Default for Wishes {
     fn default() -> Self {
-        Self { hold_timeout_s: 4, record_max_bytes: 1 << 30, quiet_server: false, more: String::new() }
+        Self {
+            hold_timeout_s: 4,
+            record_max_bytes: 1 << 30,
+            quiet_server: false,
+            labels: Vec::new(),
+            more: String::new(),
+        }
     }
 }
 
@@ -196,11 +204,14 @@ impl World {
                 "[targets.tls]\nmode = \"verify-full\"\nca_file = {ca:?}\nserver_name = {name:?}\n"
             )?;
         }
-        for (column, mask) in [
+        let customers = [
             ("public.customers.email", "redact"),
             ("public.customers.card", "redact"),
             ("public.customers.born", "null"),
-        ] {
+        ];
+        for (column, mask) in
+            customers.into_iter().chain(self.wishes.labels.iter().map(|column| (*column, "redact")))
+        {
             let tag = if column.ends_with("email") { r#""pii", "mail""# } else { r#""pii""# };
             write!(text, "[[targets.labels]]\ncolumn = {column:?}\ntags = [{tag}]\nmask = {mask:?}\n")?;
         }
