@@ -1,1 +1,2 @@
 //! Chaperone's agent. The map of the house is in ARCHITECTURE.md.
+pub mod record;

@@ -1,1 +1,42 @@
+//! Decides what a non-human identity may do, from Cedar policies and nothing else.
+//!
+//! Request in, decision and the ids of the policies that decided out. No clock, no files, no network, no log: the
+//! caller reads the sources, says how old an approval is, and records the answer. Every doubt is a denial.
+//!
+//! ```text
+//! load         sources -> PolicySet      strict: schema, ids, annotations, entity ids; every error at once
+//! annotation   @approval, @max_rows ...  as typed -> as meant
+//! vocabulary   Action, Flag, ...         the closed lists, equal to schema.cedarschema (a test holds them together)
+//! entity       Principal, Resource       names -> Cedar entities, built once and shared
+//! index        which rules can apply     by action, principal and resource, so that 10,000 rules stay fast
+//! decide       Request -> Decision       forbid over hold over permit, and nothing without a permit
+//! combine      several decisions -> one  a statement that touches several tables
+//! world        rules that never match    names nobody defines
+//! ```
+//!
+//! The language is described for operators in this package's README.md.
 #![forbid(unsafe_code)]
+
+mod annotation;
+mod combine;
+mod decide;
+mod entity;
+mod index;
+mod load;
+mod position;
+mod vocabulary;
+mod world;
+
+pub use annotation::ApprovalNeed;
+pub use combine::combine;
+pub use decide::{Approval, Cause, Decision, Effect, Obligations, Request};
+pub use entity::{Database, Kind, Principal, Resource};
+pub use load::{LoadError, LoadErrors, PolicySet, Problem, Source};
+pub use vocabulary::{Action, Flag, MaskWith, RecordMode, UnknownName};
+pub use world::{Finding, World};
+
+/// The schema every policy is checked against.
+pub const SCHEMA: &str = include_str!("../schema.cedarschema");
+
+/// A starter set that is safe for AI agents as it stands, as (file name, text).
+pub const STARTER: &[(&str, &str)] = &[("ai-agents.cedar", include_str!("../starter/ai-agents.cedar"))];

@@ -42,6 +42,17 @@ pub enum Verdict {
     Hold,
 }
 
+/// How a statement came: whole, or in the steps of the extended protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    #[default]
+    Query,
+    /// Parsed under a name; nothing runs yet.
+    Prepare,
+    Execute,
+}
+
 /// How a hold ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,14 +74,25 @@ pub enum Bind {
     /// Binary format, or text that is not UTF-8: base64.
     Binary(String),
     /// Longer than the journal keeps: length in bytes and SHA-256 in hex.
-    Digest { bytes: u64, sha256: String },
+    Digest {
+        bytes: u64,
+        sha256: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    AgentStart { version: String, host: String, pid: u32, config_sha256: String, policy_sha256: String },
-    AgentStop { reason: String },
+    AgentStart {
+        version: String,
+        host: String,
+        pid: u32,
+        config_sha256: String,
+        policy_sha256: String,
+    },
+    AgentStop {
+        reason: String,
+    },
     /// A reload that was applied, or refused with the last good set kept (`error` is set then).
     Reload {
         policy_sha256: String,
@@ -78,7 +100,11 @@ pub enum Event {
         error: Option<String>,
     },
     /// The tail of the last segment was cut off by a crash; `bytes` were an incomplete record and were removed.
-    Repair { segment: String, offset: u64, bytes: u64 },
+    Repair {
+        segment: String,
+        offset: u64,
+        bytes: u64,
+    },
     SessionStart {
         session: String,
         protocol: String,
@@ -117,9 +143,15 @@ pub enum Event {
         session: String,
         /// Number of the statement in its session, from 1.
         op: u64,
+        #[serde(default)]
+        step: Step,
+        /// The text; empty for an execution, whose text is that of the operation `prepared`.
         sql: String,
         /// SHA-256 of the whole statement text in hex; `sql` may be cut.
         sql_sha256: String,
+        /// Number of the operation that prepared what is executed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prepared: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         binds: Vec<Bind>,
         verdict: Verdict,
@@ -168,7 +200,10 @@ pub enum Event {
         upstream_bytes: u64,
     },
     /// An operator's act on the control socket that is not a hold's decision.
-    Control { by: String, action: String },
+    Control {
+        by: String,
+        action: String,
+    },
 }
 
 impl Event {

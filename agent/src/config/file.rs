@@ -1,0 +1,369 @@
+//! The file as typed, and its conversion.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::labels::{self, LabelFile};
+use super::{Config, Hold, IdentityRule, Intercept, Limits, Network, Protocol, Record, Target, Tls};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_run_dir")]
+    run_dir: PathBuf,
+    #[serde(default = "default_policy_dir")]
+    policy_dir: PathBuf,
+    #[serde(default)]
+    intercept: InterceptFile,
+    #[serde(default)]
+    record: RecordFile,
+    #[serde(default)]
+    hold: HoldFile,
+    #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
+    identities: Vec<IdentityFile>,
+    #[serde(default)]
+    targets: Vec<TargetFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct InterceptFile {
+    cgroup: String,
+    bypass: Vec<String>,
+    deny: Vec<String>,
+    bpffs: PathBuf,
+    listen_port: u16,
+}
+
+impl Default for InterceptFile {
+    fn default() -> Self {
+        Self {
+            cgroup: "/".into(),
+            bypass: Vec::new(),
+            deny: Vec::new(),
+            bpffs: "/sys/fs/bpf/chaperone".into(),
+            listen_port: 15001,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RecordFile {
+    max_bytes: u64,
+}
+
+impl Default for RecordFile {
+    fn default() -> Self {
+        Self { max_bytes: 10 << 30 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HoldFile {
+    timeout_s: u64,
+}
+
+impl Default for HoldFile {
+    fn default() -> Self {
+        Self { timeout_s: 300 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsFile {
+    sessions: usize,
+    login_s: u64,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { sessions: 4096, login_s: 15 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    name: String,
+    #[serde(default)]
+    groups: Vec<String>,
+    cgroup: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetFile {
+    name: String,
+    protocol: String,
+    addresses: Vec<String>,
+    port: u16,
+    env: String,
+    user: String,
+    password_file: Option<PathBuf>,
+    tls: Option<TlsFile>,
+    #[serde(default = "yes")]
+    client_tls: bool,
+    #[serde(default)]
+    labels: Vec<LabelFile>,
+    #[serde(default)]
+    functions: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsFile {
+    #[serde(default = "verify_full")]
+    mode: String,
+    ca_file: Option<PathBuf>,
+    server_name: Option<String>,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/chaperone".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/chaperone".into()
+}
+
+fn default_policy_dir() -> PathBuf {
+    "/etc/chaperone/policy".into()
+}
+
+fn verify_full() -> String {
+    "verify-full".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// As typed to as meant; all problems at once.
+pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec<String>> {
+    let mut problems = Vec::new();
+    for (key, dir) in
+        [("state_dir", &file.state_dir), ("run_dir", &file.run_dir), ("policy_dir", &file.policy_dir)]
+    {
+        if !dir.is_absolute() {
+            problems.push(format!("{key}: `{}` is not an absolute path", dir.display()));
+        }
+    }
+    let intercept = intercept(file.intercept, &mut problems);
+    let identities = identities(file.identities, &mut problems);
+    if file.hold.timeout_s == 0 {
+        problems.push("hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into());
+    }
+    if file.record.max_bytes < 1 << 20 {
+        problems.push("record.max_bytes: less than 1 MiB leaves no room for a record, and no record means no access".into());
+    }
+    let targets: Vec<Target> =
+        file.targets.into_iter().filter_map(|typed| target(typed, &mut problems)).collect();
+    unique("targets", targets.iter().map(|t| t.name.as_str()), &mut problems);
+    overlapping(&targets, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Config {
+        path: path.to_owned(),
+        sha256: hex(&Sha256::digest(text.as_bytes())),
+        state_dir: file.state_dir,
+        run_dir: file.run_dir,
+        policy_dir: file.policy_dir,
+        intercept,
+        record: Record { max_bytes: file.record.max_bytes },
+        hold: Hold { timeout: Duration::from_secs(file.hold.timeout_s) },
+        limits: Limits { sessions: file.limits.sessions, login: Duration::from_secs(file.limits.login_s) },
+        identities,
+        targets,
+    })
+}
+
+fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
+    cgroup_path("intercept.cgroup", &typed.cgroup, problems);
+    for path in &typed.bypass {
+        cgroup_path("intercept.bypass", path, problems);
+    }
+    for path in &typed.deny {
+        cgroup_path("intercept.deny", path, problems);
+        if typed.bypass.contains(path) {
+            problems.push(format!("intercept: `{path}` is listed in both bypass and deny"));
+        }
+    }
+    if typed.listen_port == 0 {
+        problems.push("intercept.listen_port: 0 is not a port".into());
+    }
+    Intercept {
+        cgroup: typed.cgroup,
+        bypass: typed.bypass,
+        deny: typed.deny,
+        bpffs: typed.bpffs,
+        listen_port: typed.listen_port,
+    }
+}
+
+fn identities(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<IdentityRule> {
+    for identity in &typed {
+        let key = format!("identities.{}.cgroup", identity.name);
+        cgroup_path(&key, &identity.cgroup, problems);
+        name_is_plain("identities.name", &identity.name, problems);
+        for group in &identity.groups {
+            name_is_plain("identities.groups", group, problems);
+        }
+        if identity.cgroup == "/" {
+            problems.push(format!("{key}: `/` would give this identity to every process of the host"));
+        }
+        // The outermost match wins, so an identity inside another's cgroup would never be found.
+        if let Some(outer) = typed.iter().find(|outer| {
+            outer.name != identity.name && outer.cgroup != identity.cgroup && below(&identity.cgroup, &outer.cgroup)
+        }) {
+            problems.push(format!(
+                "{key}: `{}` lies inside `{}` of `{}`, and the outermost match wins, so `{}` can never match",
+                identity.cgroup, outer.cgroup, outer.name, identity.name
+            ));
+        }
+    }
+    unique("identities", typed.iter().map(|i| i.cgroup.as_str()), problems);
+    typed
+        .into_iter()
+        .map(|i| IdentityRule { name: i.name, groups: i.groups, cgroup: i.cgroup })
+        .collect()
+}
+
+fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
+    let key = format!("targets.{}", typed.name);
+    name_is_plain("targets.name", &typed.name, problems);
+    name_is_plain(&format!("{key}.env"), &typed.env, problems);
+    let protocol = match typed.protocol.as_str() {
+        "postgres" => Some(Protocol::Postgres),
+        other => {
+            problems.push(format!("{key}.protocol: `{other}` is not known; known: postgres"));
+            None
+        }
+    };
+    if typed.addresses.is_empty() {
+        problems.push(format!("{key}.addresses: empty, so the target can never match"));
+    }
+    let mut addresses = Vec::new();
+    for text in &typed.addresses {
+        match Network::parse(text) {
+            Ok(network) => addresses.push(network),
+            Err(problem) => problems.push(format!("{key}.addresses: {problem}")),
+        }
+    }
+    if typed.port == 0 {
+        problems.push(format!("{key}.port: 0 is not a port"));
+    }
+    if typed.user.is_empty() {
+        problems.push(format!("{key}.user: empty"));
+    }
+    let tls = tls(&key, typed.tls, &addresses, problems);
+    let labels = labels::convert(&key, typed.labels, problems);
+    for function in &typed.functions {
+        if function.split('.').count() != 2 {
+            problems.push(format!("{key}.functions: `{function}` is not schema.name"));
+        }
+    }
+    Some(Target {
+        name: typed.name,
+        protocol: protocol?,
+        addresses,
+        port: typed.port,
+        env: typed.env,
+        user: typed.user,
+        password_file: typed.password_file,
+        tls,
+        client_tls: typed.client_tls,
+        labels,
+        functions: typed.functions,
+    })
+}
+
+fn tls(key: &str, typed: Option<TlsFile>, addresses: &[Network], problems: &mut Vec<String>) -> Tls {
+    let Some(typed) = typed else {
+        if !addresses.iter().all(Network::is_loopback) {
+            problems.push(format!(
+                "{key}.tls: missing; a target that is not loopback needs `[targets.tls]`, \
+                 or `mode = \"disable\"` said outright"
+            ));
+        }
+        return Tls::Disable;
+    };
+    match typed.mode.as_str() {
+        "verify-full" => Tls::VerifyFull { ca_file: typed.ca_file, server_name: typed.server_name },
+        "disable" => {
+            if typed.ca_file.is_some() || typed.server_name.is_some() {
+                problems.push(format!("{key}.tls: ca_file and server_name do nothing with mode = \"disable\""));
+            }
+            Tls::Disable
+        }
+        other => {
+            problems.push(format!("{key}.tls.mode: `{other}` is not known; known: verify-full, disable"));
+            Tls::Disable
+        }
+    }
+}
+
+fn overlapping(targets: &[Target], problems: &mut Vec<String>) {
+    for (index, one) in targets.iter().enumerate() {
+        for other in targets.iter().skip(index + 1).filter(|other| other.port == one.port) {
+            for network in one.addresses.iter().filter(|network| other.addresses.contains(network)) {
+                problems.push(format!(
+                    "targets.{} and targets.{} both claim {}/{} port {}",
+                    one.name, other.name, network.address, network.prefix, one.port
+                ));
+            }
+        }
+    }
+}
+
+/// True when `path` is `root` or lies below it.
+pub(super) fn below(path: &str, root: &str) -> bool {
+    root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
+    let clean = path == "/"
+        || (path.starts_with('/')
+            && !path.ends_with('/')
+            && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".."));
+    if !clean {
+        problems.push(format!("{key}: `{path}` is not a clean path below the cgroup2 mount, such as `/agents.slice`"));
+    }
+}
+
+fn name_is_plain(key: &str, name: &str, problems: &mut Vec<String>) {
+    let plain = !name.is_empty()
+        && name.len() <= 128
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | ':'));
+    if !plain {
+        problems.push(format!("{key}: `{}` may only hold letters, digits and -_.@:", name.escape_debug()));
+    }
+}
+
+fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>, problems: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            problems.push(format!("{key}: `{name}` appears twice"));
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}

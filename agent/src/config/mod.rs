@@ -1,0 +1,208 @@
+//! Configuration: the file as typed (`file`) and the value as meant (`Config`), with one conversion between.
+//!
+//! Owns reading and validating. Knows nothing of what the values are used for: no BPF, no sockets, no policy
+//! engine. Everything that can be refused without touching the network or the kernel is refused here, all
+//! problems at once, each naming the key.
+
+mod file;
+mod labels;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use labels::{Label, MaskStyle};
+
+use file::File;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: {}", .problems.join("; "))]
+    Invalid { path: PathBuf, problems: Vec<String> },
+}
+
+/// The configuration as meant.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub path: PathBuf,
+    /// SHA-256 of the file as read, hex.
+    pub sha256: String,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub policy_dir: PathBuf,
+    pub intercept: Intercept,
+    pub record: Record,
+    pub hold: Hold,
+    pub limits: Limits,
+    pub identities: Vec<IdentityRule>,
+    pub targets: Vec<Target>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Intercept {
+    /// Cgroup to attach at, a path below the cgroup2 mount beginning with `/`.
+    pub cgroup: String,
+    pub bypass: Vec<String>,
+    pub deny: Vec<String>,
+    pub bpffs: PathBuf,
+    pub listen_port: u16,
+}
+
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub max_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Hold {
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Sessions at once; one more is refused.
+    pub sessions: usize,
+    /// Time from accept to a finished login.
+    pub login: Duration,
+}
+
+/// Maps a cgroup and everything below it to an identity.
+#[derive(Debug, Clone)]
+pub struct IdentityRule {
+    pub name: String,
+    pub groups: Vec<String>,
+    pub cgroup: String,
+}
+
+/// What is protected, and how to log in to it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub name: String,
+    pub protocol: Protocol,
+    pub addresses: Vec<Network>,
+    pub port: u16,
+    pub env: String,
+    pub user: String,
+    pub password_file: Option<PathBuf>,
+    pub tls: Tls,
+    /// Offer TLS to clients that ask for it.
+    pub client_tls: bool,
+    pub labels: Vec<Label>,
+    /// Functions outside the built-in allow-list that an administrator vouches for, `schema.name`.
+    pub functions: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Postgres,
+}
+
+impl Protocol {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Tls {
+    Disable,
+    VerifyFull { ca_file: Option<PathBuf>, server_name: Option<String> },
+}
+
+/// An address with a prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Parses `10.0.0.0/8`, `::1/128` or a plain address.
+    ///
+    /// # Errors
+    /// A text saying what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is not an IP address or CIDR network"))?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => width,
+            Some(digits) => {
+                digits.parse().ok().filter(|p| *p <= width).ok_or_else(|| format!("`{text}`: bad prefix length"))?
+            }
+        };
+        Ok(Self { address, prefix })
+    }
+
+    #[must_use]
+    pub fn contains(&self, other: IpAddr) -> bool {
+        let (mine, theirs) = (bits(self.address), bits(other.to_canonical()));
+        let width = if self.address.is_ipv4() { 32 } else { 128 };
+        let shift = width - u32::from(self.prefix);
+        self.address.is_ipv4() == other.to_canonical().is_ipv4()
+            && (shift >= 128 || (mine >> shift) == (theirs >> shift))
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self.address {
+            IpAddr::V4(v4) => v4.is_loopback() && self.prefix >= 8,
+            IpAddr::V6(v6) => v6.is_loopback() && self.prefix == 128,
+        }
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not TOML of the documented shape, or says something that cannot be meant.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Validates the text of a configuration; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text)
+            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        file::convert(path, text, file)
+            .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+    }
+
+    /// The target an original destination belongs to.
+    #[must_use]
+    pub fn target_for(&self, address: IpAddr, port: u16) -> Option<&Target> {
+        self.targets
+            .iter()
+            .filter(|target| target.port == port)
+            .flat_map(|target| target.addresses.iter().map(move |network| (network, target)))
+            .filter(|(network, _)| network.contains(address))
+            .max_by_key(|(network, _)| network.prefix)
+            .map(|(_, target)| target)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+use super::*;
+
+const TARGET: &str = r#"
+[[targets]]
+name = "shop"
+protocol = "postgres"
+addresses = ["127.0.0.1"]
+port = 5432
+env = "prod"
+user = "app"
+"#;
+
+fn check(text: &str, expect: Result<(), &str>) {
+    let outcome = Config::parse(Path::new("test.toml"), text);
+    match (outcome, expect) {
+        (Ok(_), Ok(())) => {}
+        (Err(error), Err(part)) => {
+            assert!(error.to_string().contains(part), "`{error}` does not say `{part}`");
+        }
+        (Ok(_), Err(part)) => panic!("accepted, expected `{part}`:\n{text}"),
+        (Err(error), Ok(())) => panic!("refused: {error}\n{text}"),
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    check(TARGET, Ok(()));
+    check("", Ok(()));
+    check("sate_dir = '/x'", Err("unknown field `sate_dir`"));
+    check("state_dir = 'x'", Err("not an absolute path"));
+    check(&format!("{TARGET}colour = 'red'"), Err("unknown field `colour`"));
+    check(&TARGET.replace("127.0.0.1", "10.0.0.1"), Err("targets.shop.tls: missing"));
+    check(&format!("{}[targets.tls]\nmode = 'disable'", TARGET.replace("127.0.0.1", "10.0.0.1")), Ok(()));
+    check(&format!("{TARGET}[targets.tls]\nmode = 'disable'\nca_file = '/x'"), Err("do nothing"));
+    check(&format!("{TARGET}[targets.tls]\nmode = 'require'"), Err("targets.shop.tls.mode: `require` is not known"));
+    check(&TARGET.replace("postgres", "oracle"), Err("`oracle` is not known"));
+    check(&TARGET.replace("127.0.0.1", "127.0.0.1/33"), Err("bad prefix length"));
+    check(&TARGET.replace("[\"127.0.0.1\"]", "[]"), Err("can never match"));
+    check(&format!("{TARGET}{TARGET}"), Err("`shop` appears twice"));
+    check(&format!("{TARGET}{}", TARGET.replace("shop", "shop2")), Err("both claim 127.0.0.1/32 port 5432"));
+    check(&format!("{TARGET}[[targets.labels]]\ncolumn = 'a.b'\ntags = ['pii']"), Err("not schema.table.column"));
+    check(&format!("{TARGET}[[targets.labels]]\ncolumn = 'a.b.c'\ntags = []"), Err("has no tags"));
+    check("[hold]\ntimeout_s = 0", Err("hold.timeout_s"));
+    check("[intercept]\ncgroup = 'agents'", Err("intercept.cgroup"));
+    check("[intercept]\nbypass = ['/a/../b']", Err("not a clean path"));
+    check("[[identities]]\nname = 'a'\ncgroup = '/'", Err("every process of the host"));
+    check("[[identities]]\nname = 'a b'\ncgroup = '/x'", Err("letters, digits"));
+}
+
+#[test]
+fn an_identity_inside_another_can_never_match_and_is_refused() {
+    let text = "[[identities]]\nname='outer'\ncgroup='/a'\n[[identities]]\nname='inner'\ncgroup='/a/b'";
+    check(text, Err("`inner` can never match"));
+    let siblings = "[[identities]]\nname='one'\ncgroup='/a'\n[[identities]]\nname='two'\ncgroup='/ab'";
+    check(siblings, Ok(()));
+}
+
+#[test]
+fn the_most_specific_network_names_the_target() {
+    let wide = TARGET.replace("127.0.0.1", "10.0.0.0/8") + "[targets.tls]\nmode='disable'\n";
+    let narrow = wide.replace("shop", "inner").replace("10.0.0.0/8", "10.1.2.3");
+    let config = Config::parse(Path::new("t"), &format!("{wide}{narrow}")).unwrap();
+    let name = |address: &str, port| {
+        config.target_for(address.parse().unwrap(), port).map(|target| target.name.clone())
+    };
+    assert_eq!(name("10.9.9.9", 5432).as_deref(), Some("shop"));
+    assert_eq!(name("10.1.2.3", 5432).as_deref(), Some("inner"));
+    assert_eq!(name("::ffff:10.1.2.3", 5432).as_deref(), Some("inner"));
+    assert_eq!(name("10.1.2.3", 5433), None);
+    assert_eq!(name("11.0.0.1", 5432), None);
+}

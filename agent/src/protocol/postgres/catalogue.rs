@@ -1,0 +1,187 @@
+//! What the target's database holds, read over a connection of the agent's own and shared by its sessions.
+//!
+//! A catalogue is immutable; a newer one takes its place under a higher epoch. It is read again after DDL that
+//! passed, when a statement names something unknown, and when it is older than `STALE`. Between two readings a
+//! DBA's change is not seen; the cross-check of row descriptions stands behind that.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use chaperone_sql::{Catalog, QUERIES};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::codec::{self, WHOLE_MAX, put_c_str};
+use super::open::{OpenError, Opened, open};
+use super::response;
+use super::startup::Startup;
+use crate::session::Backend;
+use crate::upstream::Stream;
+
+/// Older than this, a catalogue is read again before it is used for a new session.
+const STALE: Duration = Duration::from_secs(30);
+
+/// Unknown names make it be read again at most this often.
+const UNKNOWN_AT_MOST: Duration = Duration::from_secs(1);
+
+/// Reading must end within this, or the session is refused.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("query \"{query}\" failed: {message}")]
+    Query { query: &'static str, message: String },
+    #[error("connection broke while the catalogue was read: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+    #[error("{0}")]
+    Build(String),
+    #[error("reading took longer than {} s", READ_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// One reading of a catalogue.
+pub struct Snapshot {
+    pub epoch: u64,
+    pub catalog: Arc<Catalog>,
+    /// Schemas that names without one are looked up in, as a value of `search_path`, `pg_temp` last.
+    pub search_path: String,
+    read_at: Instant,
+}
+
+/// The catalogue of one database of one target.
+pub struct Catalogue {
+    database: String,
+    address: SocketAddr,
+    current: Mutex<Option<Arc<Snapshot>>>,
+}
+
+impl Catalogue {
+    #[must_use]
+    pub fn new(database: &str, address: SocketAddr) -> Self {
+        Self { database: database.to_owned(), address, current: Mutex::new(None) }
+    }
+
+    /// The catalogue for a new session.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn fresh(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+        self.no_older_than(STALE, backend).await
+    }
+
+    /// The catalogue for a statement that names something unknown.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn for_unknown(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+        self.no_older_than(UNKNOWN_AT_MOST, backend).await
+    }
+
+    /// The catalogue as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn changed(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+        self.no_older_than(Duration::ZERO, backend).await
+    }
+
+    async fn no_older_than(&self, age: Duration, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+        let asked_at = Instant::now();
+        // Held while reading: sessions that arrive meanwhile wait for this reading and share it.
+        let mut current = self.current.lock().await;
+        if let Some(snapshot) = &*current
+            && (snapshot.read_at >= asked_at || snapshot.read_at.elapsed() < age)
+        {
+            return Ok(Arc::clone(snapshot));
+        }
+        let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
+        let read = read(backend, self.address, &self.database, epoch);
+        let snapshot = tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| CatalogueError::Timeout)??;
+        let snapshot = Arc::new(snapshot);
+        *current = Some(Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+}
+
+async fn read(
+    backend: &Backend,
+    address: SocketAddr,
+    database: &str,
+    epoch: u64,
+) -> Result<Snapshot, CatalogueError> {
+    let read_at = Instant::now();
+    let login = Startup { database: database.to_owned(), ..Startup::default() };
+    let Opened { mut stream, rest, .. } = open(backend, address, &login, None).await?;
+    let mut buffer = rest;
+    const PATH: &str = "SELECT s, quote_ident(s) FROM unnest(current_schemas(false)) AS s";
+    let path = query(&mut stream, &mut buffer, "search_path", PATH).await?;
+    let column = |index: usize| -> Vec<String> {
+        path.iter().filter_map(|row| row.get(index).cloned().flatten()).collect()
+    };
+    let (schemas, mut quoted) = (column(0), column(1));
+    let mut rows = HashMap::new();
+    for catalogue_query in QUERIES {
+        let answer = query(&mut stream, &mut buffer, catalogue_query.name, catalogue_query.sql).await?;
+        rows.insert(catalogue_query.name, answer);
+    }
+    // Terminate; the answer does not matter any more.
+    let _ = stream.write_all(b"X\0\0\0\x04").await;
+    let catalog =
+        Catalog::build(&rows, &schemas).map_err(|error| CatalogueError::Build(error.to_string()))?;
+    // Temporary objects are searched first unless the path says otherwise, and could shadow a labelled table.
+    quoted.push("pg_temp".to_owned());
+    Ok(Snapshot { epoch, catalog: Arc::new(catalog), search_path: quoted.join(", "), read_at })
+}
+
+/// Rows of text.
+type Rows = Vec<Vec<Option<String>>>;
+
+/// Runs one simple query and collects its rows.
+async fn query(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    name: &'static str,
+    sql: &str,
+) -> Result<Rows, CatalogueError> {
+    let mut out = BytesMut::new();
+    codec::put(&mut out, b'Q', |out| put_c_str(out, sql.as_bytes()));
+    stream.write_all(&out).await?;
+    stream.flush().await?;
+    let mut rows = Vec::new();
+    let mut failure = None;
+    loop {
+        while let Some(message) = codec::take(buffer, WHOLE_MAX)? {
+            let mut fields = message.body();
+            match message.tag {
+                b'D' => {
+                    let count = fields.i16()?;
+                    let mut row = Vec::new();
+                    for _ in 0..count {
+                        let value = fields.value()?;
+                        row.push(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()));
+                    }
+                    rows.push(row);
+                }
+                b'E' => failure = Some(response::read(fields)?.message),
+                b'Z' => {
+                    return match failure {
+                        None => Ok(rows),
+                        Some(message) => Err(CatalogueError::Query { query: name, message }),
+                    };
+                }
+                _ => {}
+            }
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(CatalogueError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}

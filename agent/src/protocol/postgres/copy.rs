@@ -1,0 +1,243 @@
+//! CopyData rows of COPY TO STDOUT, with masked fields replaced.
+//!
+//! The server sends one CopyData per row (manual, "COPY Operations"); a row that has another number of fields
+//! than the plan has columns is refused, so a wrong split cannot serve anything.
+
+use bytes::{BufMut, BytesMut};
+
+use super::codec::{Fields, put};
+use super::plan::{CopyFormat, Mask};
+use super::rows::Mismatch;
+
+/// First bytes of a binary COPY: signature, flags, extension length.
+const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+
+/// Rewrites the rows of one COPY.
+#[derive(Debug)]
+pub struct CopyMasker {
+    format: CopyFormat,
+    masks: Vec<Option<Mask>>,
+    header_pending: bool,
+}
+
+impl CopyMasker {
+    #[must_use]
+    pub fn new(format: CopyFormat, masks: Vec<Option<Mask>>) -> Self {
+        let header_pending = match &format {
+            CopyFormat::Text { header, .. } | CopyFormat::Csv { header, .. } => *header,
+            CopyFormat::Binary => true,
+        };
+        Self { format, masks, header_pending }
+    }
+
+    /// Writes one CopyData message; returns how many fields were replaced.
+    ///
+    /// # Errors
+    /// When the row does not have the planned number of fields.
+    pub fn put(&mut self, out: &mut BytesMut, row: &[u8]) -> Result<u64, Mismatch> {
+        let header = std::mem::take(&mut self.header_pending);
+        match &self.format {
+            CopyFormat::Binary => self.put_binary(out, row, header),
+            CopyFormat::Text { .. } | CopyFormat::Csv { .. } if header => {
+                put(out, b'd', |out| out.put_slice(row));
+                Ok(0)
+            }
+            CopyFormat::Text { delimiter, null, .. } => {
+                self.put_fields(out, row, null, *delimiter, text_fields(row, *delimiter))
+            }
+            CopyFormat::Csv { delimiter, quote, escape, null, .. } => {
+                self.put_fields(out, row, null, *delimiter, csv_fields(row, *delimiter, *quote, *escape))
+            }
+        }
+    }
+
+    fn put_fields(
+        &self,
+        out: &mut BytesMut,
+        row: &[u8],
+        null: &str,
+        delimiter: u8,
+        ends: Vec<usize>,
+    ) -> Result<u64, Mismatch> {
+        if ends.len() != self.masks.len() {
+            return Err(Mismatch::Count { described: ends.len(), planned: self.masks.len() });
+        }
+        let mut replaced = 0;
+        put(out, b'd', |out| {
+            let mut start = 0;
+            for (index, (end, mask)) in ends.iter().zip(&self.masks).enumerate() {
+                if index > 0 {
+                    out.put_u8(delimiter);
+                }
+                match mask {
+                    None => out.put_slice(row.get(start..*end).unwrap_or_default()),
+                    // The type is not on this wire, so the only value that fits every column is NULL.
+                    Some(_) => {
+                        replaced += 1;
+                        out.put_slice(null.as_bytes());
+                    }
+                }
+                start = end + 1;
+            }
+            out.put_u8(b'\n');
+        });
+        Ok(replaced)
+    }
+
+    fn put_binary(&self, out: &mut BytesMut, row: &[u8], header: bool) -> Result<u64, Mismatch> {
+        let mut rest = row;
+        if header {
+            // The server puts the signature in front of the first row or into a message of its own.
+            let mut fields = Fields::new(b'd', row);
+            if fields.bytes(BINARY_SIGNATURE.len())? != BINARY_SIGNATURE {
+                return Err(Mismatch::Unexpected);
+            }
+            fields.i32()?;
+            let extension = usize::try_from(fields.i32()?).unwrap_or(usize::MAX);
+            fields.bytes(extension)?;
+            rest = fields.rest();
+            if rest.is_empty() {
+                put(out, b'd', |out| out.put_slice(row));
+                return Ok(0);
+            }
+        }
+        let lead = row.len() - rest.len();
+        let mut fields = Fields::new(b'd', rest);
+        let count = fields.i16()?;
+        if count == -1 {
+            fields.end()?;
+            put(out, b'd', |out| out.put_slice(row));
+            return Ok(0);
+        }
+        let count = usize::try_from(count).unwrap_or(0);
+        if count != self.masks.len() {
+            return Err(Mismatch::Count { described: count, planned: self.masks.len() });
+        }
+        let mut replaced = 0;
+        let mut outcome = Ok(());
+        put(out, b'd', |out| {
+            out.put_slice(row.get(..lead + 2).unwrap_or_default());
+            for mask in &self.masks {
+                match (fields.value(), mask) {
+                    (Err(error), _) => {
+                        outcome = Err(error);
+                        return;
+                    }
+                    (Ok(_), Some(_)) => {
+                        replaced += 1;
+                        out.put_i32(-1);
+                    }
+                    (Ok(None), None) => out.put_i32(-1),
+                    (Ok(Some(value)), None) => {
+                        out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                        out.put_slice(value);
+                    }
+                }
+            }
+            outcome = fields.end();
+        });
+        outcome?;
+        Ok(replaced)
+    }
+}
+
+/// Ends of the fields of a text row: the server escapes every delimiter inside a value with a backslash.
+fn text_fields(row: &[u8], delimiter: u8) -> Vec<usize> {
+    let body = row.strip_suffix(b"\n").unwrap_or(row);
+    let mut ends = Vec::new();
+    let mut position = 0;
+    while let Some(offset) = memchr::memchr2(delimiter, b'\\', body.get(position..).unwrap_or_default()) {
+        let at = position + offset;
+        if body.get(at) == Some(&b'\\') {
+            position = (at + 2).min(body.len());
+        } else {
+            ends.push(at);
+            position = at + 1;
+        }
+    }
+    ends.push(body.len());
+    ends
+}
+
+/// Ends of the fields of a CSV row: delimiters count outside quotes only.
+fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
+    let body = row.strip_suffix(b"\n").unwrap_or(row);
+    let mut ends = Vec::new();
+    let mut quoted = false;
+    let mut position = 0;
+    while let Some(&byte) = body.get(position) {
+        if quoted && byte == escape && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape) {
+            position += 1;
+        } else if byte == quote {
+            quoted = !quoted;
+        } else if byte == delimiter && !quoted {
+            ends.push(position);
+        }
+        position += 1;
+    }
+    ends.push(body.len());
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::{HEADER, WHOLE_MAX, take};
+    use super::*;
+
+    fn text() -> CopyFormat {
+        CopyFormat::Text { delimiter: b'\t', null: "\\N".into(), header: false }
+    }
+
+    fn csv() -> CopyFormat {
+        CopyFormat::Csv { delimiter: b',', quote: b'"', escape: b'"', null: String::new(), header: true }
+    }
+
+    fn check(format: CopyFormat, masked: &[bool], rows: &[&[u8]], expect: &[&[u8]]) {
+        let masks = masked.iter().map(|m| m.then_some(Mask::Redact)).collect();
+        let mut masker = CopyMasker::new(format, masks);
+        for (row, expect) in rows.iter().zip(expect) {
+            let mut out = BytesMut::new();
+            masker.put(&mut out, row).unwrap();
+            let message = take(&mut out, WHOLE_MAX).unwrap().unwrap();
+            assert_eq!(message.bytes[HEADER..].escape_ascii().to_string(), expect.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn the_masked_field_is_replaced_whatever_its_value_holds() {
+        check(text(), &[false, true], &[b"1\tsecret\n", b"2\ta\\tb\n"], &[b"1\t\\N\n", b"2\t\\N\n"]);
+        check(text(), &[true, false], &[b"a\\\tb\t2\n", b"\\\\\t3\n"], &[b"\\N\t2\n", b"\\N\t3\n"]);
+        check(text(), &[true], &[b"x\n"], &[b"\\N\n"]);
+        let rows: [&[u8]; 3] = [b"id,token\n", b"1,\"a,\"\"b\"\"\nc\"\n", b"2,\n"];
+        check(csv(), &[false, true], &rows, &[b"id,token\n", b"1,\n", b"2,\n"]);
+    }
+
+    #[test]
+    fn a_row_that_splits_into_another_number_of_fields_is_refused() {
+        let mut masker = CopyMasker::new(text(), vec![None, Some(Mask::Null)]);
+        for row in [&b"1\n"[..], b"1\t2\t3\n", b""] {
+            assert!(masker.put(&mut BytesMut::new(), row).is_err(), "{}", row.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn binary_rows_lose_the_masked_field_and_keep_header_and_trailer() {
+        let header = [BINARY_SIGNATURE, &[0; 8]].concat();
+        let row = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &6i32.to_be_bytes(), b"secret"].concat();
+        let clean = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &(-1i32).to_be_bytes()].concat();
+        let first = [&header[..], &row].concat();
+        let first_clean = [&header[..], &clean].concat();
+        check(
+            CopyFormat::Binary,
+            &[false, true],
+            &[&first, &row, b"\xff\xff"],
+            &[&first_clean, &clean, b"\xff\xff"],
+        );
+        let mut masker = CopyMasker::new(CopyFormat::Binary, vec![None, Some(Mask::Null)]);
+        for cut in 0..first.len() {
+            let outcome = masker.put(&mut BytesMut::new(), &first[..cut]);
+            assert!(outcome.is_err() || cut == header.len(), "cut at {cut}");
+            masker.header_pending = true;
+        }
+    }
+}

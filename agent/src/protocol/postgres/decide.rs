@@ -1,0 +1,452 @@
+//! From a statement to an answer: analyse, ask the gate, record. Keeps what was decided for texts seen before.
+
+mod plan_of;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chaperone_policy::{self as policy, Approval, Effect};
+use chaperone_sql::{ColumnPath, MaskKind, Origin, Refusal, RefusalKind, View};
+use sha2::{Digest, Sha256};
+
+use self::plan_of::Facts;
+use super::catalogue::{Catalogue, CatalogueError, Snapshot};
+use super::machine::{Asked, Question};
+use super::plan::{HoldTerms, Plan, Verdict, Version};
+use super::relay::End;
+use super::response::{Report, sqlstate};
+use super::rows::Origins;
+use crate::config::MaskStyle;
+use crate::gate::{Gate, HoldInfo, Loaded, Permit, Staged, Ticket};
+use crate::record::event::{self, Bind, Event, Identity, Step};
+use crate::session::{Admitted, Backend};
+
+/// Texts longer than this are decided each time, not kept.
+const CACHED_TEXT_MAX: usize = 16 << 10;
+
+/// Most texts and most decisions kept per session.
+const CACHED_MAX: usize = 1024;
+
+/// The journal keeps this much of a statement; its digest covers all of it.
+const RECORDED_TEXT_MAX: usize = 64 << 10;
+
+/// What to do with a statement.
+pub enum Answer {
+    Permit(Permit, Arc<Plan>),
+    Deny(Report),
+    Hold(Ticket, Report),
+}
+
+/// Which columns are masked for this session, by the server's own numbering.
+#[derive(Clone)]
+pub struct MaskedOrigins(Arc<View>);
+
+impl Origins for MaskedOrigins {
+    fn masked(&self, table: u32, attribute: i16) -> bool {
+        !matches!(self.0.origin(table, attribute), Origin::Clean)
+    }
+}
+
+pub struct Decider {
+    gate: Arc<Gate>,
+    backend: Arc<Backend>,
+    session: String,
+    principal: policy::Principal,
+    identity: Identity,
+    database: policy::Database,
+    database_name: String,
+    catalogue: Arc<Catalogue>,
+    snapshot: Arc<Snapshot>,
+    policies: Arc<Loaded>,
+    view: Arc<View>,
+    plans: HashMap<Arc<str>, Arc<Plan>>,
+    decisions: HashMap<Facts, policy::Decision>,
+}
+
+impl Decider {
+    pub fn new(
+        gate: Arc<Gate>,
+        admitted: &Admitted,
+        database: &str,
+        catalogue: Arc<Catalogue>,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Self, Report> {
+        let backend = Arc::clone(&admitted.backend);
+        let target = &backend.target;
+        let policies = gate.policies();
+        let decider = Self {
+            session: admitted.id.clone(),
+            principal: admitted.principal.clone(),
+            identity: admitted.identity(),
+            database: policy::Database::new(&target.name, &target.env, database),
+            database_name: database.to_owned(),
+            view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
+            plans: HashMap::new(),
+            decisions: HashMap::new(),
+            gate,
+            backend,
+            catalogue,
+            snapshot,
+            policies,
+        };
+        decider.with_view()
+    }
+
+    fn with_view(mut self) -> Result<Self, Report> {
+        self.rebuild()?;
+        Ok(self)
+    }
+
+    /// The masked columns as the machine needs them, and whether there are any.
+    pub fn origins(&self) -> (MaskedOrigins, bool) {
+        (MaskedOrigins(Arc::clone(&self.view)), self.view.guarded())
+    }
+
+
+    /// Answers a question and stages its record. With `approved`, the approval of exactly this statement counts.
+    pub async fn decide(
+        &mut self,
+        question: &Question,
+        approved: Option<&HoldInfo>,
+        staged: &mut Staged,
+    ) -> Result<Answer, End> {
+        let (sql, step, prepared) = match &question.what {
+            Asked::Query { sql } => (Arc::clone(sql), Step::Query, None),
+            Asked::Prepare { sql } => (Arc::clone(sql), Step::Prepare, None),
+            Asked::Execute { portal } => (Arc::clone(&portal.statement.sql), Step::Execute, Some(portal)),
+        };
+        let mut plan = self.plan(&sql).await?;
+        if let Some(portal) = prepared {
+            let before = &portal.statement.plan;
+            if before.version != plan.version && before.statements != plan.statements {
+                return Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged));
+            }
+            if before.version == plan.version {
+                plan = Arc::clone(before);
+            }
+        }
+        match &plan.verdict {
+            Verdict::Deny(report) => Ok(self.denied(question, &sql, step, &plan, report.clone(), staged)),
+            // Parsing runs nothing: what needs an approval is held when it is executed.
+            Verdict::Permit => self.permitted(question, &sql, step, plan, staged),
+            Verdict::Hold(_) if step == Step::Prepare => self.permitted(question, &sql, step, plan, staged),
+            Verdict::Hold(terms) => {
+                let binding = self.binding(question, &sql);
+                match approved {
+                    Some(info) if info.binding == binding && self.released(&sql, info)? => {
+                        self.permitted(question, &sql, step, plan, staged)
+                    }
+                    Some(_) => Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged)),
+                    None => Ok(self.held(question, &sql, step, &plan, terms, binding, staged)),
+                }
+            }
+        }
+    }
+
+    fn permitted(
+        &self,
+        question: &Question,
+        sql: &str,
+        step: Step,
+        plan: Arc<Plan>,
+        staged: &mut Staged,
+    ) -> Result<Answer, End> {
+        let event = self.event(question, sql, step, &plan, event::Verdict::Permit, None);
+        // The plan that is executed is the prepared one, so that its description stays its own.
+        let plan = match &question.what {
+            Asked::Execute { portal } => Arc::clone(&portal.statement.plan),
+            Asked::Query { .. } | Asked::Prepare { .. } => plan,
+        };
+        let permit = self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;
+        Ok(Answer::Permit(permit, plan))
+    }
+
+    fn denied(
+        &self,
+        question: &Question,
+        sql: &str,
+        step: Step,
+        plan: &Plan,
+        report: Report,
+        staged: &mut Staged,
+    ) -> Answer {
+        let mut event = self.event(question, sql, step, plan, event::Verdict::Deny, None);
+        if let Event::Statement { reason, .. } = &mut event {
+            reason.get_or_insert_with(|| report.message.clone());
+        }
+        self.gate.admit(event, staged);
+        Answer::Deny(report.detail(format!("request {}/{}", self.session, question.op)))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it is shown to the approver")]
+    fn held(
+        &self,
+        question: &Question,
+        sql: &str,
+        step: Step,
+        plan: &Plan,
+        terms: &HoldTerms,
+        binding: String,
+        staged: &mut Staged,
+    ) -> Answer {
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
+        let event = self.event(question, sql, step, plan, event::Verdict::Hold, Some(id.clone()));
+        self.gate.admit(event, staged);
+        let timeout = terms.ttl.map_or(self.gate.hold_timeout(), |ttl| ttl.min(self.gate.hold_timeout()));
+        let notice = Report::new("01000", format!("held for approval, request {id}"))
+            .detail(format!("{} needs an approval by {}", plan.policies.join(", "), terms.groups.join(" or ")))
+            .hint(format!(
+                "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
+                timeout.as_secs()
+            ));
+        let info = HoldInfo {
+            id,
+            session: self.session.clone(),
+            op: question.op,
+            identity: self.identity.clone(),
+            target: self.backend.target.name.clone(),
+            database: self.database_name.clone(),
+            sql: sql.to_owned(),
+            binds: binds(question).to_vec(),
+            binding,
+            policies: plan.policies.clone(),
+            reason: plan.reason.clone(),
+            groups: terms.groups.clone(),
+            created_unix_s: 0,
+            expires_unix_s: 0,
+        };
+        Answer::Hold(self.gate.holds().open(info, timeout), notice)
+    }
+
+    /// Whether the policies in force let the statement go with this approval.
+    fn released(&mut self, sql: &Arc<str>, info: &HoldInfo) -> Result<bool, End> {
+        let approval = Approval {
+            by: info.id.clone(),
+            // Whoever may use the control socket runs this host: a member of any group that may approve.
+            groups: info.groups.iter().cloned().collect(),
+            statement_hash: info.binding.clone(),
+            age: std::time::Duration::ZERO,
+        };
+        let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
+        let facts = Facts::of(&statements, self.view.guarded());
+        let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[approval], &info.binding);
+        Ok(decision.effect == Effect::Permit)
+    }
+
+    /// What an approval is bound to: exact bytes and values, who, where, and which moment.
+    fn binding(&self, question: &Question, sql: &str) -> String {
+        let mut hash = Sha256::new();
+        let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
+        let op = question.op.to_string();
+        let parts: [&[u8]; 8] = [
+            b"chaperone approval v1",
+            self.identity.name.as_bytes(),
+            self.backend.target.name.as_bytes(),
+            self.database_name.as_bytes(),
+            self.session.as_bytes(),
+            op.as_bytes(),
+            sql.as_bytes(),
+            &binds,
+        ];
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        crate::hex(&hash.finalize())
+    }
+
+    fn event(
+        &self,
+        question: &Question,
+        sql: &str,
+        step: Step,
+        plan: &Plan,
+        verdict: event::Verdict,
+        hold: Option<String>,
+    ) -> Event {
+        let mut end = sql.len().min(RECORDED_TEXT_MAX);
+        while !sql.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (text, digest, prepared) = match &question.what {
+            // The text is in the record of the operation that prepared it.
+            Asked::Execute { portal } => (String::new(), String::new(), Some(portal.statement.op)),
+            Asked::Query { .. } | Asked::Prepare { .. } => {
+                let text = sql.get(..end).unwrap_or_default().to_owned();
+                (text, crate::hex(&Sha256::digest(sql.as_bytes())), None)
+            }
+        };
+        Event::Statement {
+            session: self.session.clone(),
+            op: question.op,
+            step,
+            sql: text,
+            sql_sha256: digest,
+            prepared,
+            binds: binds(question).to_vec(),
+            verdict,
+            policies: plan.policies.clone(),
+            reason: plan.reason.clone(),
+            masked: plan.statements.iter().flat_map(|statement| statement.masked.iter().cloned()).collect(),
+            hold,
+        }
+    }
+
+    /// The plan of a text, decided now or before under the same policy and catalogue.
+    async fn plan(&mut self, sql: &Arc<str>) -> Result<Arc<Plan>, End> {
+        let version = self.version();
+        if let Some(plan) = self.plans.get(sql).filter(|plan| plan.version == version) {
+            return Ok(Arc::clone(plan));
+        }
+        let analysed = match chaperone_sql::analyse(sql, &self.view) {
+            Err(refusal) if names_unknown(&refusal) => {
+                // It may have come into being since the catalogue was read.
+                if self.adopt(self.catalogue.for_unknown(&self.backend).await)? {
+                    chaperone_sql::analyse(sql, &self.view)
+                } else {
+                    Err(refusal)
+                }
+            }
+            analysed => analysed,
+        };
+        let plan = Arc::new(match analysed {
+            Ok(statements) => self.judge(&statements),
+            Err(refusal) => plan_of::refused(self.version(), &refusal),
+        });
+        if sql.len() <= CACHED_TEXT_MAX {
+            if self.plans.len() >= CACHED_MAX {
+                self.plans.clear();
+            }
+            self.plans.insert(Arc::clone(sql), Arc::clone(&plan));
+        }
+        Ok(plan)
+    }
+
+    fn judge(&mut self, statements: &[chaperone_sql::Statement]) -> Plan {
+        let version = self.version();
+        if let Some(report) = plan_of::unsupported(statements) {
+            return plan_of::builtin(version, "not-supported", report);
+        }
+        let facts = Facts::of(statements, self.view.guarded());
+        let decision = match self.decisions.get(&facts) {
+            Some(decision) => decision.clone(),
+            None => {
+                let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
+                if self.decisions.len() >= CACHED_MAX {
+                    self.decisions.clear();
+                }
+                self.decisions.insert(facts, decision.clone());
+                decision
+            }
+        };
+        plan_of::decided(version, statements, &decision)
+    }
+
+    fn version(&self) -> Version {
+        Version { policy: self.policies.version, catalogue: self.snapshot.epoch }
+    }
+
+    /// Looks again after a change of policy.
+    ///
+    /// # Errors
+    /// When the session may not be any more; the text says why.
+    pub async fn recheck(&mut self) -> Result<(), String> {
+        self.policies = self.gate.policies();
+        self.decisions.clear();
+        self.plans.clear();
+        self.rebuild().map_err(|report| report.message)?;
+        let decision = connect_under(&self.policies, &self.principal, &self.database);
+        if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
+    }
+
+    /// Reads the catalogue again.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn refresh(&mut self) -> Result<(), CatalogueError> {
+        let snapshot = self.catalogue.changed(&self.backend).await?;
+        self.snapshot = snapshot;
+        self.plans.clear();
+        self.rebuild().map_err(|report| CatalogueError::Build(report.message))
+    }
+
+    /// Takes a reading over; true when it is another than before.
+    fn adopt(&mut self, read: Result<Arc<Snapshot>, CatalogueError>) -> Result<bool, End> {
+        let snapshot = read.map_err(|error| End::Catalogue(error.to_string()))?;
+        if snapshot.epoch == self.snapshot.epoch {
+            return Ok(false);
+        }
+        self.snapshot = snapshot;
+        self.plans.clear();
+        self.rebuild().map_err(|report| End::Catalogue(report.message))?;
+        Ok(true)
+    }
+
+    /// Works out which columns are masked for this principal: labelled, and no policy permits to unmask.
+    fn rebuild(&mut self) -> Result<(), Report> {
+        let mut masked = std::collections::BTreeMap::new();
+        for label in &self.backend.target.labels {
+            if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
+                continue;
+            }
+            let path = ColumnPath {
+                schema: label.schema.as_str().into(),
+                table: label.table.as_str().into(),
+                column: label.column.as_str().into(),
+            };
+            if !self.snapshot.catalog.has_column(&path) {
+                if label.database.is_none() {
+                    continue;
+                }
+                let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
+                return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what)
+                    .hint("A mask that can never match is refused; correct the label in the agent's configuration."));
+            }
+            let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
+            let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
+            if !self.policies.set.unmask(&self.principal, &column) {
+                let kind = match label.mask {
+                    MaskStyle::Redact => MaskKind::Redact,
+                    MaskStyle::Null => MaskKind::Null,
+                };
+                masked.insert(path, kind);
+            }
+        }
+        self.view = Arc::new(View::build(Arc::clone(&self.snapshot.catalog), &masked));
+        Ok(())
+    }
+}
+
+/// Whether this principal may have a session on this database at all.
+pub fn connect(gate: &Gate, admitted: &Admitted, database: &str) -> policy::Decision {
+    let target = &admitted.backend.target;
+    let database = policy::Database::new(&target.name, &target.env, database);
+    connect_under(&gate.policies(), &admitted.principal, &database)
+}
+
+fn connect_under(policies: &Loaded, principal: &policy::Principal, database: &policy::Database) -> policy::Decision {
+    policies.set.decide(&policy::Request::new(principal, policy::Action::Connect, &database.resource()))
+}
+
+fn binds(question: &Question) -> &[Bind] {
+    match &question.what {
+        Asked::Execute { portal } => &portal.binds,
+        Asked::Query { .. } | Asked::Prepare { .. } => &[],
+    }
+}
+
+fn names_unknown(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.kind,
+        RefusalKind::UnknownRelation(_)
+            | RefusalKind::UnknownColumn(_)
+            | RefusalKind::UnlistedFunction(_)
+            | RefusalKind::UnlistedType(_)
+    )
+}
+
+fn changed_meanwhile() -> Report {
+    Report::new(sqlstate::FEATURE_NOT_SUPPORTED, "policy or catalogue changed after the statement was prepared")
+        .hint("Prepare the statement again.")
+}

@@ -1,0 +1,238 @@
+//! Plans made of what the analysis found and policy said. No state, no I/O.
+
+use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, PolicySet, Principal, Request};
+use chaperone_sql as sql;
+use chaperone_sql::{NameOp, Refusal, RefusalKind, Statement, Verb};
+
+use crate::protocol::postgres::plan::{
+    Closes, Copy, CopyFormat, HoldTerms, Mask, Output, Plan, StatementPlan, Verdict, Version,
+};
+use crate::protocol::postgres::response::{Report, sqlstate};
+
+/// Everything policy is asked about a text: two texts with the same facts have the same decision.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Facts {
+    accesses: Vec<sql::Access>,
+    flags: Vec<policy::Flag>,
+    /// Runs or stores code nobody has seen, on a target where something is masked.
+    opaque: bool,
+}
+
+impl Facts {
+    pub(super) fn of(statements: &[Statement], guarded: bool) -> Self {
+        let mut accesses: Vec<_> =
+            statements.iter().flat_map(|statement| statement.accesses.iter().cloned()).collect();
+        accesses.sort();
+        accesses.dedup();
+        let mut flags: Vec<_> =
+            statements.iter().flat_map(|statement| &statement.flags).filter_map(flag).collect();
+        if statements.len() > 1 {
+            flags.push(policy::Flag::MultiStatement);
+        }
+        flags.sort();
+        flags.dedup();
+        let opaque = guarded
+            && statements.iter().any(|statement| statement.flags.contains(&sql::Flag::Opaque));
+        Self { accesses, flags, opaque }
+    }
+
+    pub(super) fn decide(
+        &self,
+        set: &PolicySet,
+        principal: &Principal,
+        database: &policy::Database,
+        approvals: &[Approval],
+        hash: &str,
+    ) -> Decision {
+        let whole = database.resource();
+        let resources: Vec<_> = self
+            .accesses
+            .iter()
+            .map(|access| match (&access.relation, access.action) {
+                (None, _) => whole.clone(),
+                (Some(name), Verb::Call) => database.routine(&name.schema, &name.table),
+                (Some(name), _) => database.table(&name.schema, &name.table),
+            })
+            .collect();
+        let tables: Vec<_> = resources
+            .iter()
+            .filter(|resource| resource.kind() == policy::Kind::Table)
+            .cloned()
+            .collect();
+        let ask = |action, resource| {
+            set.decide(&Request {
+                flags: &self.flags,
+                tables: &tables,
+                approvals,
+                statement_hash: hash,
+                ..Request::new(principal, action, resource)
+            })
+        };
+        let asked = self.accesses.iter().zip(&resources);
+        let mut decisions: Vec<_> =
+            asked.map(|(access, resource)| ask(action(access.action), resource)).collect();
+        if self.opaque || decisions.is_empty() {
+            // What cannot be seen into can read everything: that takes the right to everything. And an empty
+            // text asks for nothing but to be a session.
+            decisions.push(ask(if self.opaque { Action::Admin } else { Action::Session }, &whole));
+        }
+        policy::combine(decisions)
+    }
+}
+
+fn action(verb: Verb) -> Action {
+    match verb {
+        Verb::Select => Action::Select,
+        Verb::Insert => Action::Insert,
+        Verb::Update => Action::Update,
+        Verb::Delete => Action::Delete,
+        Verb::Merge => Action::Merge,
+        Verb::Truncate => Action::Truncate,
+        Verb::CopyIn => Action::CopyIn,
+        Verb::CopyOut => Action::CopyOut,
+        Verb::Ddl => Action::Ddl,
+        Verb::Call => Action::Call,
+        Verb::Admin => Action::Admin,
+        Verb::Session => Action::Session,
+        Verb::Listen => Action::Listen,
+    }
+}
+
+fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
+    match flag {
+        sql::Flag::NoWhere => Some(policy::Flag::NoWhere),
+        sql::Flag::RowLock => Some(policy::Flag::Locking),
+        sql::Flag::Cascade => Some(policy::Flag::Cascade),
+        sql::Flag::NestedWrite => Some(policy::Flag::ModifyingCte),
+        sql::Flag::OpaqueFunction(_) | sql::Flag::Opaque | sql::Flag::MaskedRelation => None,
+    }
+}
+
+/// What the machine cannot follow yet, and so must not let pass.
+pub(super) fn unsupported(statements: &[Statement]) -> Option<Report> {
+    statements.iter().find_map(|statement| {
+        let (what, instead) = match &statement.names {
+            NameOp::None | NameOp::Deallocate(_) => return None,
+            NameOp::Prepare { .. } | NameOp::Execute(_) => {
+                ("PREPARE and EXECUTE in SQL", "Use the driver's prepared statements.")
+            }
+            NameOp::DeclareCursor { .. } | NameOp::Fetch { .. } | NameOp::CloseCursor(_) => {
+                ("cursors in SQL", "Fetch with LIMIT, or with the driver's own row limit.")
+            }
+        };
+        Some(denied("not-supported", &format!("{what} are not supported yet"), Some(instead)))
+    })
+}
+
+/// The plan of a text that policy decided on.
+pub(super) fn decided(version: Version, statements: &[Statement], decision: &Decision) -> Plan {
+    let verdict = match decision.effect {
+        Effect::Permit => Verdict::Permit,
+        Effect::Deny => Verdict::Deny(denied(decision.rule(), &decision.reason, decision.hint.as_deref())),
+        Effect::Hold => {
+            let needs = &decision.obligations.approvals;
+            if needs.iter().any(|need| need.quorum > 1) {
+                let reason = "more than one approver is asked for, which is not supported yet";
+                Verdict::Deny(denied(decision.rule(), reason, None))
+            } else {
+                Verdict::Hold(HoldTerms {
+                    groups: needs.iter().flat_map(|need| need.groups.iter().cloned()).collect(),
+                    ttl: needs.iter().map(|need| need.ttl).min(),
+                })
+            }
+        }
+    };
+    let max_rows = decision.obligations.max_rows;
+    Plan {
+        version,
+        verdict,
+        statements: statements.iter().map(|statement| plan(statement, max_rows)).collect(),
+        policies: decision.policies.clone(),
+        reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
+    }
+}
+
+/// The plan of a text that no policy could make sound to serve.
+pub(super) fn refused(version: Version, refusal: &Refusal) -> Plan {
+    let rule = match refusal.kind {
+        RefusalKind::Syntax | RefusalKind::Nul => "syntax",
+        RefusalKind::TooComplex => "too-complex",
+        RefusalKind::LabelledUse { .. } => "flow-only",
+        RefusalKind::PinnedSetting(_) => "pinned-setting",
+        _ => "not-understood",
+    };
+    let hint = (!refusal.hint.is_empty()).then_some(refusal.hint.as_str());
+    builtin(version, rule, denied(rule, &refusal.reason, hint))
+}
+
+/// A plan that denies by a rule of the agent's own.
+pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
+    Plan {
+        version,
+        statements: Vec::new(),
+        policies: vec![format!("builtin:{rule}")],
+        reason: Some(report.message.clone()),
+        verdict: Verdict::Deny(report),
+    }
+}
+
+/// What the client is told of a denial.
+pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
+    let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("denied by policy \"{rule}\": {reason}"));
+    match hint {
+        Some(hint) => report.hint(hint),
+        None => report,
+    }
+}
+
+fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
+    let output = match &statement.output {
+        sql::Output::NoRows => Output::Nothing,
+        sql::Output::CleanRows | sql::Output::OfName => Output::Opaque,
+        sql::Output::Columns(columns) => Output::Columns(
+            columns
+                .iter()
+                .map(|column| {
+                    column.mask.as_ref().map(|masked| match masked.kind {
+                        sql::MaskKind::Redact => Mask::Redact,
+                        sql::MaskKind::Null => Mask::Null,
+                    })
+                })
+                .collect(),
+        ),
+    };
+    let masked = match &statement.output {
+        sql::Output::Columns(columns) => columns
+            .iter()
+            .filter_map(|column| column.mask.as_ref().map(|masked| masked.path.to_string()))
+            .collect(),
+        _ => Vec::new(),
+    };
+    StatementPlan {
+        output,
+        masked,
+        strict: statement.strict,
+        copy: statement.copy.as_ref().map(copy),
+        max_rows,
+        changes_catalogue: matches!(statement.class, sql::Class::Ddl | sql::Class::Call | sql::Class::Admin),
+        closes: match &statement.names {
+            NameOp::Deallocate(Some(name)) => Closes::Statement(name.clone()),
+            NameOp::Deallocate(None) => Closes::AllStatements,
+            _ => Closes::Nothing,
+        },
+    }
+}
+
+fn copy(copy: &sql::CopyPlan) -> Copy {
+    if copy.direction == sql::CopyDirection::In {
+        return Copy::In;
+    }
+    let (delimiter, null, header) = (copy.delimiter, copy.null.clone(), copy.header);
+    Copy::Out(match copy.format {
+        sql::CopyFormat::Text => CopyFormat::Text { delimiter, null, header },
+        sql::CopyFormat::Csv => {
+            CopyFormat::Csv { delimiter, quote: copy.quote, escape: copy.escape, null, header }
+        }
+        sql::CopyFormat::Binary => CopyFormat::Binary,
+    })
+}

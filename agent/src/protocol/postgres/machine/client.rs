@@ -1,0 +1,314 @@
+//! The client's messages (manual, "Message Formats", those marked F).
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::super::codec::{self, CodecError, Fields, HEADER, Message, WHOLE_MAX};
+use super::super::response::{Report, sqlstate};
+use super::super::rows::Origins;
+use super::names::Found;
+use super::{Asked, CopyIn, Expect, Fatal, Machine, Portal, Question, Waiting};
+use crate::gate::Staged;
+use crate::record::event::Bind;
+
+/// Why reading the client's messages stopped.
+#[derive(Debug)]
+pub enum Next {
+    /// More bytes are needed.
+    Input,
+    /// A statement waits for `permit` or `deny`.
+    Ask(Question),
+    /// The meaning of the next message depends on an answer the server has not given yet.
+    Wait,
+    /// The client said goodbye.
+    Terminate,
+}
+
+impl<O: Origins> Machine<O> {
+    /// Reads client messages up to the first that needs a decision; what needs none goes to `staged`.
+    ///
+    /// # Errors
+    /// When the client does not speak the protocol.
+    pub fn client(&mut self, input: &mut BytesMut, staged: &mut Staged) -> Result<Next, Fatal> {
+        loop {
+            if self.client_rest.0 > 0 && !self.stream_copy_data(input, staged) {
+                return Ok(Next::Input);
+            }
+            let Some(header) = codec::header(input).map_err(Fatal::Client)? else { return Ok(Next::Input) };
+            if header.tag == b'd' {
+                self.start_copy_data(header.total);
+                continue;
+            }
+            // A message that has to wait for the server stays in the buffer.
+            if matches!(header.tag, b'B' | b'D' | b'E') && !self.skipping && self.unsettled(header.tag, input)? {
+                return Ok(Next::Wait);
+            }
+            let Some(message) = codec::take(input, WHOLE_MAX).map_err(Fatal::Client)? else {
+                return Ok(Next::Input);
+            };
+            if let Some(next) = self.message(message, staged)? {
+                return Ok(next);
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        if message.tag == b'X' {
+            staged.continuation(&message.bytes);
+            return Ok(Some(Next::Terminate));
+        }
+        if self.copy_in == CopyIn::Open && matches!(message.tag, b'S' | b'H') {
+            // The server ignores these during COPY (manual, "COPY Operations"): a client that sends
+            // Execute and Sync in one go only learns afterwards that it has to send data.
+            return Ok(None);
+        }
+        if self.copy_in == CopyIn::Open && !matches!(message.tag, b'c' | b'f') {
+            return Err(Fatal::Unexpected { tag: message.tag, why: "may not come inside COPY data" });
+        }
+        if self.skipping && message.tag != b'S' {
+            return known(message.tag).map(|()| None);
+        }
+        match message.tag {
+            b'Q' => return self.query(&message).map(Some),
+            b'P' => return self.parse(message, staged),
+            b'B' => self.bind(&message, staged)?,
+            b'D' => self.describe(&message, staged)?,
+            b'E' => return self.execute(message, staged),
+            b'C' => self.close(&message, staged)?,
+            b'H' => staged.continuation(&message.bytes),
+            b'S' => {
+                message.body().end().map_err(Fatal::Client)?;
+                self.skipping = false;
+                self.group += 1;
+                self.expect.push_back(Expect::Sync);
+                staged.continuation(&message.bytes);
+            }
+            b'c' | b'f' => {
+                // Outside COPY the server ignores these; they are not worth sending.
+                if self.copy_in == CopyIn::Open {
+                    self.copy_in = CopyIn::Closing;
+                    staged.continuation(&message.bytes);
+                }
+            }
+            b'F' => {
+                // Runs any function without a text that could be decided on.
+                self.ops += 1;
+                let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "function call messages are denied")
+                    .hint("Call the function in a SELECT.");
+                self.poison_query(self.ops, report, staged);
+            }
+            tag => return known(tag).map(|()| None),
+        }
+        Ok(None)
+    }
+
+    fn query(&mut self, message: &Message) -> Result<Next, Fatal> {
+        let mut fields = message.body();
+        let sql = text(fields.c_bytes().map_err(Fatal::Client)?)?;
+        fields.end().map_err(|_| Fatal::Text)?;
+        self.ops += 1;
+        self.waiting = Some(Waiting::Query { op: self.ops, bytes: message.bytes.clone() });
+        Ok(Next::Ask(Question { op: self.ops, what: Asked::Query { sql } }))
+    }
+
+    fn parse(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        let mut fields = message.body();
+        let name = message.bytes.slice_ref(fields.c_bytes().map_err(Fatal::Client)?);
+        let sql = text(fields.c_bytes().map_err(Fatal::Client)?)?;
+        let types = count(&mut fields).map_err(Fatal::Client)?;
+        fields.bytes(types * 4).and_then(|_| fields.end()).map_err(Fatal::Client)?;
+        self.ops += 1;
+        let op = self.ops;
+        if self.statements.full() && !name.is_empty() {
+            let report = Report::new("54000", "too many prepared statements in this session")
+                .hint("Close or deallocate statements that are no longer used.");
+            self.poison_step(op, report, staged);
+            return Ok(None);
+        }
+        self.waiting = Some(Waiting::Parse { op, name, sql: Arc::clone(&sql), bytes: message.bytes });
+        Ok(Some(Next::Ask(Question { op, what: Asked::Prepare { sql } })))
+    }
+
+    fn bind(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
+        let (name, statement_name, binds) = read_bind(message).map_err(Fatal::Client)?;
+        let Found::This(statement) = self.statements.find(&statement_name, self.group) else {
+            self.unknown("26000", "prepared statement", &statement_name, staged);
+            return Ok(());
+        };
+        let portal = Arc::new(Portal { statement, binds });
+        self.portals.define(name.clone(), self.group, Arc::clone(&portal));
+        self.expect.push_back(Expect::Bind { name, portal });
+        staged.continuation(&message.bytes);
+        Ok(())
+    }
+
+    fn describe(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
+        let (kind, name) = read_kind_and_name(message).map_err(Fatal::Client)?;
+        match kind {
+            b'S' => match self.statements.find(&name, self.group) {
+                Found::This(statement) => {
+                    self.expect.push_back(Expect::DescribeStatement { statement, parameters_seen: false });
+                    staged.continuation(&message.bytes);
+                }
+                _ => self.unknown("26000", "prepared statement", &name, staged),
+            },
+            b'P' => match self.portals.find(&name, self.group) {
+                Found::This(portal) => {
+                    self.expect.push_back(Expect::DescribePortal { portal, swallow: false });
+                    staged.continuation(&message.bytes);
+                }
+                _ => self.unknown("34000", "portal", &name, staged),
+            },
+            _ => return Err(Fatal::Unexpected { tag: b'D', why: "names neither a statement nor a portal" }),
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        let mut fields = message.body();
+        let name = message.bytes.slice_ref(fields.c_bytes().map_err(Fatal::Client)?);
+        fields.i32().and_then(|_| fields.end()).map_err(Fatal::Client)?;
+        let Found::This(portal) = self.portals.find(&name, self.group) else {
+            self.unknown("34000", "portal", &name, staged);
+            return Ok(None);
+        };
+        self.ops += 1;
+        let op = self.ops;
+        self.waiting = Some(Waiting::Execute {
+            op,
+            portal: Arc::clone(&portal),
+            bytes: message.bytes.clone(),
+            portal_name: name,
+        });
+        Ok(Some(Next::Ask(Question { op, what: Asked::Execute { portal } })))
+    }
+
+    fn close(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
+        let (kind, name) = read_kind_and_name(message).map_err(Fatal::Client)?;
+        self.expect.push_back(match kind {
+            b'S' => Expect::CloseStatement(name),
+            b'P' => Expect::ClosePortal(name),
+            _ => return Err(Fatal::Unexpected { tag: b'C', why: "names neither a statement nor a portal" }),
+        });
+        staged.continuation(&message.bytes);
+        Ok(())
+    }
+
+    /// A name the agent does not know must not reach the server, which might know it as something undecided.
+    fn unknown(&mut self, code: &'static str, what: &str, name: &[u8], staged: &mut Staged) {
+        self.ops += 1;
+        let name = String::from_utf8_lossy(name);
+        let report = Report::new(code, format!("{what} \"{name}\" does not exist"));
+        self.poison_step(self.ops, report, staged);
+    }
+
+    /// True when the message at the front names something whose definition the server has yet to confirm.
+    fn unsettled(&self, tag: u8, input: &BytesMut) -> Result<bool, Fatal> {
+        let Some(header) = codec::header(input).map_err(Fatal::Client)? else { return Ok(false) };
+        let end = header.total.min(input.len());
+        let mut fields = Fields::new(tag, input.get(HEADER..end).unwrap_or_default());
+        // A name that is not whole yet cannot be judged; the message is not whole either.
+        let portal = |name: &[u8]| matches!(self.portals.find(name, self.group), Found::Unsettled);
+        let statement = |name: &[u8]| matches!(self.statements.find(name, self.group), Found::Unsettled);
+        Ok(match tag {
+            b'B' => {
+                let (Ok(_), Ok(name)) = (fields.c_bytes(), fields.c_bytes()) else { return Ok(false) };
+                statement(name)
+            }
+            b'D' => match (fields.u8(), fields.c_bytes()) {
+                (Ok(b'S'), Ok(name)) => statement(name),
+                (Ok(_), Ok(name)) => portal(name),
+                _ => false,
+            },
+            _ => fields.c_bytes().is_ok_and(portal),
+        })
+    }
+
+    fn start_copy_data(&mut self, total: usize) {
+        // Outside COPY the server would ignore it, so it goes no further.
+        self.client_rest = (total, self.copy_in == CopyIn::Open);
+    }
+
+    /// True when the CopyData at hand is through.
+    fn stream_copy_data(&mut self, input: &mut BytesMut, staged: &mut Staged) -> bool {
+        let (rest, keep) = self.client_rest;
+        let now = rest.min(input.len());
+        if keep {
+            staged.continuation(input.get(..now).unwrap_or_default());
+        }
+        input.advance(now);
+        self.client_rest.0 = rest - now;
+        self.client_rest.0 == 0
+    }
+}
+
+/// Everything a client of protocol 3 may send after login; all else ends the session.
+fn known(tag: u8) -> Result<(), Fatal> {
+    match tag {
+        b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' | b'c' | b'd' | b'f' => Ok(()),
+        b'p' => Err(Fatal::Unexpected { tag, why: "only belongs into a login" }),
+        tag => Err(Fatal::Unexpected { tag, why: "is not a message of protocol 3" }),
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<Arc<str>, Fatal> {
+    std::str::from_utf8(bytes).map(Arc::from).map_err(|_| Fatal::Text)
+}
+
+fn count(fields: &mut Fields<'_>) -> Result<usize, CodecError> {
+    // The field is an Int16 that servers read as unsigned, so that 65,535 parameters fit.
+    fields.i16().map(|n| usize::from(n.cast_unsigned()))
+}
+
+fn read_kind_and_name(message: &Message) -> Result<(u8, Bytes), CodecError> {
+    let mut fields = message.body();
+    let kind = fields.u8()?;
+    let name = message.bytes.slice_ref(fields.c_bytes()?);
+    fields.end()?;
+    Ok((kind, name))
+}
+
+fn read_bind(message: &Message) -> Result<(Bytes, Bytes, Vec<Bind>), CodecError> {
+    let mut fields = message.body();
+    let portal = message.bytes.slice_ref(fields.c_bytes()?);
+    let statement = message.bytes.slice_ref(fields.c_bytes()?);
+    let formats = count(&mut fields)?;
+    let mut format_codes = Fields::new(b'B', fields.bytes(formats * 2)?);
+    let mut codes = Vec::with_capacity(formats);
+    for _ in 0..formats {
+        codes.push(format_codes.i16()?);
+    }
+    let values = count(&mut fields)?;
+    if formats > 1 && formats != values {
+        return Err(CodecError::Truncated { tag: b'B' });
+    }
+    let mut binds = Vec::with_capacity(values);
+    for index in 0..values {
+        let code = if formats > 1 { codes.get(index) } else { codes.first() };
+        binds.push(bind(fields.value()?, code.copied().unwrap_or(0) == 1));
+    }
+    let results = count(&mut fields)?;
+    fields.bytes(results * 2)?;
+    fields.end()?;
+    Ok((portal, statement, binds))
+}
+
+/// A value as the journal keeps it.
+fn bind(value: Option<&[u8]>, binary: bool) -> Bind {
+    use base64::Engine;
+    use sha2::Digest;
+
+    /// Longer values are kept by digest.
+    const KEPT: usize = 4 << 10;
+    match value {
+        None => Bind::Null,
+        Some(bytes) if bytes.len() > KEPT => {
+            Bind::Digest { bytes: bytes.len() as u64, sha256: crate::hex(&sha2::Sha256::digest(bytes)) }
+        }
+        Some(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) if !binary => Bind::Text(text.to_owned()),
+            _ => Bind::Binary(base64::engine::general_purpose::STANDARD.encode(bytes)),
+        },
+    }
+}

@@ -1,0 +1,354 @@
+//! The state of one session: what the client asked, what the server still owes, what is in between.
+//!
+//! Pure: bytes in, bytes and questions out. It knows the order in which the server answers (a queue with one
+//! entry per message that is owed an answer), the names the server knows, and which rows belong to which
+//! statement. It does not know policy: a statement becomes a `Question`, and nothing of it moves until the
+//! answer comes. Client messages are read in `client`, the server's in `server`.
+
+mod client;
+mod names;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+
+use self::names::Names;
+use super::codec::CodecError;
+use super::copy::CopyMasker;
+use super::login::LoginError;
+use super::plan::Plan;
+use super::response::Report;
+use super::rows::{Cell, Mismatch, Origins};
+use crate::gate::{Permit, Staged};
+use crate::record::event::Bind;
+
+pub use self::client::Next;
+
+/// The session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error("client: {0}")]
+    Client(CodecError),
+    #[error("client sent message `{}`, which {why}", .tag.escape_ascii())]
+    Unexpected { tag: u8, why: &'static str },
+    #[error("client: statement text is not UTF-8 or holds a NUL")]
+    Text,
+    #[error("upstream: {0}")]
+    Upstream(CodecError),
+    #[error("upstream contradicts the plan: {0}")]
+    Mismatch(#[from] Mismatch),
+    #[error("upstream sent `{}` out of turn", .0.escape_ascii())]
+    OutOfTurn(u8),
+    #[error("upstream: {0}")]
+    Parameter(#[from] LoginError),
+    #[error("a row of {0} bytes with a masked column is longer than the agent holds in memory")]
+    RowTooLong(usize),
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+}
+
+impl Fatal {
+    /// True when the client broke the protocol, false when the server or the agent's plan did.
+    #[must_use]
+    pub fn by_client(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::Unexpected { .. } | Self::Text)
+    }
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Number of the operation that prepared it.
+    pub op: u64,
+    pub sql: Arc<str>,
+    pub plan: Arc<Plan>,
+    /// What to do with each cell, once the server has described it.
+    cells: OnceLock<Arc<[Cell]>>,
+}
+
+/// A portal: a prepared statement with its values.
+#[derive(Debug)]
+pub struct Portal {
+    pub statement: Arc<Prepared>,
+    pub binds: Vec<Bind>,
+}
+
+/// A statement that waits for a decision.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub op: u64,
+    pub what: Asked,
+}
+
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// A simple Query.
+    Query { sql: Arc<str> },
+    /// A Parse: nothing runs yet.
+    Prepare { sql: Arc<str> },
+    /// An Execute of what was prepared.
+    Execute { portal: Arc<Portal> },
+}
+
+/// What became of a statement, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub op: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub masked_cells: u64,
+    pub tag: String,
+    pub sqlstate: Option<String>,
+}
+
+/// A statement that is running on the server.
+#[derive(Debug)]
+struct Run {
+    op: u64,
+    plan: Arc<Plan>,
+    /// Which statement of the plan is answering.
+    index: usize,
+    cells: Option<Arc<[Cell]>>,
+    statement: Option<Arc<Prepared>>,
+    copy: Option<CopyMasker>,
+    copying_out: bool,
+    rows: u64,
+    bytes: u64,
+    masked_cells: u64,
+}
+
+impl Run {
+    fn new(op: u64, plan: Arc<Plan>, statement: Option<Arc<Prepared>>) -> Self {
+        let cells = statement.as_ref().and_then(|statement| statement.cells.get().cloned());
+        Self { op, plan, index: 0, cells, statement, copy: None, copying_out: false, rows: 0, bytes: 0, masked_cells: 0 }
+    }
+
+    fn outcome(&mut self, tag: String, sqlstate: Option<String>) -> Outcome {
+        let outcome = Outcome {
+            op: self.op,
+            rows: std::mem::take(&mut self.rows),
+            bytes: std::mem::take(&mut self.bytes),
+            masked_cells: std::mem::take(&mut self.masked_cells),
+            tag,
+            sqlstate,
+        };
+        self.cells = None;
+        self.copy = None;
+        self.copying_out = false;
+        outcome
+    }
+}
+
+/// One answer the server owes, in the order it will give it.
+#[derive(Debug)]
+enum Expect {
+    Parse { name: Bytes, statement: Arc<Prepared> },
+    Bind { name: Bytes, portal: Arc<Portal> },
+    /// ParameterDescription and then RowDescription or NoData.
+    DescribeStatement { statement: Arc<Prepared>, parameters_seen: bool },
+    DescribePortal { portal: Arc<Portal>, swallow: bool },
+    Execute(Run),
+    CloseStatement(Bytes),
+    ClosePortal(Bytes),
+    Sync,
+    /// A simple Query: results of each statement, then ReadyForQuery.
+    Query { run: Run, failed: bool },
+    /// Text that cannot parse stands in the place of what was denied; the server's error becomes this report.
+    Poison { op: u64, report: Report, simple: bool, answered: bool },
+}
+
+/// COPY FROM STDIN, as far as the client's side has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyIn {
+    No,
+    Open,
+    /// CopyDone or CopyFail went by; the server has not answered yet.
+    Closing,
+}
+
+/// A message of the client that waits for an answer.
+#[derive(Debug)]
+enum Waiting {
+    Query { op: u64, bytes: Bytes },
+    Parse { op: u64, name: Bytes, sql: Arc<str>, bytes: Bytes },
+    Execute { op: u64, portal: Arc<Portal>, bytes: Bytes, portal_name: Bytes },
+}
+
+pub struct Machine<O> {
+    origins: O,
+    /// False when nothing of this target is masked for the principal: descriptions need no reading.
+    guarded: bool,
+    expect: VecDeque<Expect>,
+    statements: Names<Prepared>,
+    portals: Names<Portal>,
+    /// Number of the current sync group.
+    group: u64,
+    ops: u64,
+    waiting: Option<Waiting>,
+    /// After a denial in extended mode: drop what the server would skip, up to the Sync.
+    skipping: bool,
+    copy_in: CopyIn,
+    /// Bytes of a client CopyData that are still to come, and whether they are forwarded or dropped.
+    client_rest: (usize, bool),
+    /// Bytes of a server message that are still to come and go as they are.
+    server_rest: usize,
+    transaction: u8,
+    /// Catalogue changes the server confirmed since they were last asked for.
+    catalogue_changed: bool,
+}
+
+impl<O: Origins> Machine<O> {
+    pub fn new(origins: O, guarded: bool) -> Self {
+        Self {
+            origins,
+            guarded,
+            expect: VecDeque::new(),
+            statements: Names::default(),
+            portals: Names::default(),
+            group: 0,
+            ops: 0,
+            waiting: None,
+            skipping: false,
+            copy_in: CopyIn::No,
+            client_rest: (0, false),
+            server_rest: 0,
+            transaction: b'I',
+            catalogue_changed: false,
+        }
+    }
+
+    /// Origins of another catalogue or another set of permissions.
+    pub fn rebase(&mut self, origins: O, guarded: bool) {
+        self.origins = origins;
+        self.guarded = guarded;
+    }
+
+    /// True when the server owes nothing.
+    pub fn idle(&self) -> bool {
+        self.expect.is_empty()
+    }
+
+    /// True when a message of the agent's own may be put between the server's.
+    pub fn at_boundary(&self) -> bool {
+        self.server_rest == 0
+    }
+
+    /// Number of operations so far.
+    pub fn ops(&self) -> u64 {
+        self.ops
+    }
+
+    /// True once after a statement that changes the catalogue completed.
+    pub fn take_catalogue_changed(&mut self) -> bool {
+        std::mem::take(&mut self.catalogue_changed)
+    }
+
+    /// Lets the waiting statement go on, under the plan that was permitted.
+    pub fn permit(&mut self, permit: Permit, plan: Arc<Plan>, staged: &mut Staged) {
+        let Some(waiting) = self.waiting.take() else { return };
+        if self.skipping {
+            // Something earlier in its group failed while it waited: the server would skip it, so it is not sent.
+            return;
+        }
+        match waiting {
+            Waiting::Query { op, bytes } => {
+                self.expect.push_back(Expect::Query { run: Run::new(op, plan, None), failed: false });
+                self.group += 1;
+                staged.permitted(permit, &bytes);
+            }
+            Waiting::Parse { op, name, sql, bytes } => {
+                let statement = Arc::new(Prepared { op, sql, plan, cells: OnceLock::new() });
+                self.statements.define(name.clone(), self.group, Arc::clone(&statement));
+                self.expect.push_back(Expect::Parse { name, statement });
+                staged.permitted(permit, &bytes);
+            }
+            Waiting::Execute { op, portal, bytes, portal_name } => {
+                self.describe_if_needed(&portal, &portal_name, &plan, staged);
+                let run = Run::new(op, plan, Some(Arc::clone(&portal.statement)));
+                self.expect.push_back(Expect::Execute(run));
+                staged.permitted(permit, &bytes);
+            }
+        }
+    }
+
+    /// Puts text that cannot parse in the place of the waiting statement, so that the server itself refuses it
+    /// and its transaction state is what the client believes.
+    pub fn deny(&mut self, report: Report, staged: &mut Staged) {
+        let Some(waiting) = self.waiting.take() else { return };
+        if self.skipping {
+            return;
+        }
+        match waiting {
+            Waiting::Query { op, .. } => self.poison_query(op, report, staged),
+            Waiting::Parse { op, .. } | Waiting::Execute { op, .. } => self.poison_step(op, report, staged),
+        }
+    }
+
+    fn poison_query(&mut self, op: u64, report: Report, staged: &mut Staged) {
+        let mut bytes = BytesMut::new();
+        super::codec::put(&mut bytes, b'Q', |out| super::codec::put_c_str(out, poison(op).as_bytes()));
+        self.expect.push_back(Expect::Poison { op, report, simple: true, answered: false });
+        self.group += 1;
+        staged.poison(&bytes);
+    }
+
+    fn poison_step(&mut self, op: u64, report: Report, staged: &mut Staged) {
+        let mut bytes = BytesMut::new();
+        // A name of its own: the client's unnamed statement stays what it is.
+        super::codec::put(&mut bytes, b'P', |out| {
+            super::codec::put_c_str(out, b"__chaperone");
+            super::codec::put_c_str(out, poison(op).as_bytes());
+            out.extend_from_slice(&[0, 0]);
+        });
+        self.expect.push_back(Expect::Poison { op, report, simple: false, answered: false });
+        self.skipping = true;
+        staged.poison(&bytes);
+    }
+
+    /// Rows are only served when the server has described them: asks on the client's behalf if it does not.
+    fn describe_if_needed(&mut self, portal: &Arc<Portal>, name: &Bytes, plan: &Plan, staged: &mut Staged) {
+        let returns_rows = plan.statements.iter().any(|s| !matches!(s.output, super::plan::Output::Nothing));
+        if !self.guarded || !returns_rows || portal.statement.cells.get().is_some() {
+            return;
+        }
+        let asked = self.expect.iter().rev().any(|expect| match expect {
+            Expect::DescribeStatement { statement, .. } => Arc::ptr_eq(statement, &portal.statement),
+            Expect::DescribePortal { portal: described, .. } => {
+                Arc::ptr_eq(&described.statement, &portal.statement)
+            }
+            _ => false,
+        });
+        if asked {
+            return;
+        }
+        let mut bytes = BytesMut::new();
+        super::codec::put(&mut bytes, b'D', |out| {
+            out.extend_from_slice(b"P");
+            super::codec::put_c_str(out, name);
+        });
+        self.expect.push_back(Expect::DescribePortal { portal: Arc::clone(portal), swallow: true });
+        staged.continuation(&bytes);
+    }
+
+    /// What is still running when the session ends, for the record.
+    pub fn abandoned(&mut self) -> Vec<Outcome> {
+        self.expect
+            .iter_mut()
+            .filter_map(|expect| match expect {
+                Expect::Execute(run) | Expect::Query { run, failed: false } => {
+                    Some(run.outcome("(connection ended)".into(), None))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Fails in the server's lexer-and-grammar stage, before it looks at anything; shows up in its log.
+fn poison(op: u64) -> String {
+    format!("/* denied, operation {op} */ chaperone_denied")
+}

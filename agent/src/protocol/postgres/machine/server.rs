@@ -1,0 +1,389 @@
+//! The server's messages (manual, "Message Formats", those marked B), matched against what it owes.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+
+use super::super::codec::{self, Fields, HEADER, Header};
+use super::super::copy::CopyMasker;
+use super::super::login::check_parameter;
+use super::super::plan::{Closes, Copy, Output, StatementPlan};
+use super::super::response;
+use super::super::rows::{self, Cell, Mismatch, Origins};
+use super::{CopyIn, Expect, Fatal, Machine, Outcome, Run};
+
+/// A row that has to be rewritten is held whole; a longer one ends the session.
+const ROW_MAX: usize = 64 << 20;
+
+/// What happens to a message of the server.
+enum Act {
+    /// It goes on as it came.
+    Pass,
+    /// What goes on instead was written to the output.
+    Replaced,
+    /// The rest of it has to be read first.
+    Incomplete,
+}
+
+impl<O: Origins> Machine<O> {
+    /// Reads the server's messages; what the client gets is appended to `out`, what was learned to `outcomes`.
+    ///
+    /// # Errors
+    /// When the server does not speak the protocol, or says something the plan excludes.
+    pub fn server(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Fatal> {
+        // Bytes at the front that go as they came: copied once, not once a message.
+        let mut clean = self.server_rest.min(input.len());
+        self.server_rest -= clean;
+        while self.server_rest == 0 {
+            let rest = input.get(clean..).unwrap_or_default();
+            let Some(header) = codec::header(rest).map_err(Fatal::Upstream)? else { break };
+            let body = rest.get(HEADER..header.total);
+            let mut replaced = BytesMut::new();
+            match self.server_message(header, body, &mut replaced, outcomes)? {
+                Act::Pass => {
+                    let here = header.total.min(rest.len());
+                    self.server_rest = header.total - here;
+                    clean += here;
+                }
+                Act::Replaced => {
+                    codec::forward(input, clean, out);
+                    clean = 0;
+                    input.advance(header.total);
+                    out.extend_from_slice(&replaced);
+                }
+                Act::Incomplete if header.total > ROW_MAX => return Err(Fatal::RowTooLong(header.total)),
+                Act::Incomplete => break,
+            }
+        }
+        codec::forward(input, clean, out);
+        Ok(())
+    }
+
+    fn server_message(
+        &mut self,
+        header: Header,
+        body: Option<&[u8]>,
+        out: &mut BytesMut,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<Act, Fatal> {
+        // Rows first: they are what there is most of, and may pass before they are whole.
+        match header.tag {
+            b'D' => return self.data_row(header, body, out),
+            b'd' => return self.copy_data(header, body, out),
+            _ => {}
+        }
+        let Some(body) = body else { return Ok(Act::Incomplete) };
+        let fields = Fields::new(header.tag, body);
+        match header.tag {
+            b'1' | b'2' | b'3' => self.confirmed(header.tag),
+            b't' | b'n' | b'T' => self.description(header.tag, fields),
+            b'C' | b'I' | b's' => self.completed(header.tag, fields, outcomes),
+            b'E' => self.error(fields, out, outcomes),
+            b'N' => self.notice(fields, out),
+            b'Z' => self.ready(fields),
+            b'G' | b'H' => self.copy_begins(header.tag, fields),
+            b'c' => match self.running() {
+                Some(run) if run.copying_out => Ok(Act::Pass),
+                _ => Err(Fatal::OutOfTurn(b'c')),
+            },
+            b'S' => {
+                check_parameter(fields)?;
+                Ok(Act::Pass)
+            }
+            b'A' => Ok(Act::Pass),
+            b'W' => Err(Fatal::Unsupported("replication streaming")),
+            tag => Err(Fatal::OutOfTurn(tag)),
+        }
+    }
+
+    /// The statement that is answering right now.
+    fn running(&mut self) -> Option<&mut Run> {
+        match self.expect.front_mut() {
+            Some(Expect::Execute(run) | Expect::Query { run, failed: false }) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn data_row(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
+        let guarded = self.guarded;
+        let run = self.running().ok_or(Fatal::OutOfTurn(b'D'))?;
+        match (&run.cells, guarded) {
+            (None, true) => return Err(Mismatch::Unexpected.into()),
+            (Some(cells), _) if cells.iter().any(|cell| *cell != Cell::Keep) => {
+                let Some(body) = body else { return Ok(Act::Incomplete) };
+                run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells)?;
+                run.rows += 1;
+                run.bytes += out.len() as u64;
+                Ok(Act::Replaced)
+            }
+            _ => {
+                run.rows += 1;
+                run.bytes += header.total as u64;
+                Ok(Act::Pass)
+            }
+        }
+    }
+
+    fn copy_data(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
+        let run = self.running().filter(|run| run.copying_out).ok_or(Fatal::OutOfTurn(b'd'))?;
+        run.rows += 1;
+        let Some(masker) = &mut run.copy else {
+            run.bytes += header.total as u64;
+            return Ok(Act::Pass);
+        };
+        let Some(body) = body else {
+            run.rows -= 1;
+            return Ok(Act::Incomplete);
+        };
+        run.masked_cells += masker.put(out, body)?;
+        run.bytes += out.len() as u64;
+        Ok(Act::Replaced)
+    }
+
+    fn confirmed(&mut self, tag: u8) -> Result<Act, Fatal> {
+        match (tag, self.expect.pop_front()) {
+            (b'1', Some(Expect::Parse { name, statement })) => self.statements.confirm(&name, &statement),
+            (b'2', Some(Expect::Bind { name, portal })) => self.portals.confirm(&name, &portal),
+            (b'3', Some(Expect::CloseStatement(name))) => self.statements.close(&name),
+            (b'3', Some(Expect::ClosePortal(name))) => self.portals.close(&name),
+            _ => return Err(Fatal::OutOfTurn(tag)),
+        }
+        Ok(Act::Pass)
+    }
+
+    fn description(&mut self, tag: u8, fields: Fields<'_>) -> Result<Act, Fatal> {
+        let guarded = self.guarded;
+        match self.expect.front_mut() {
+            Some(Expect::DescribeStatement { parameters_seen: seen @ false, .. }) if tag == b't' => {
+                *seen = true;
+                return Ok(Act::Pass);
+            }
+            Some(Expect::DescribeStatement { statement, parameters_seen: true }) if tag != b't' => {
+                if tag == b'T' && guarded {
+                    let cells = rows::check(fields, shape(&statement.plan.statements), &self.origins)?;
+                    let _ = statement.cells.set(cells.into());
+                }
+                self.expect.pop_front();
+                return Ok(Act::Pass);
+            }
+            Some(Expect::DescribePortal { portal, swallow }) if tag != b't' => {
+                let swallow = *swallow;
+                let statement = Arc::clone(&portal.statement);
+                if tag == b'T' && guarded {
+                    let cells: Arc<[Cell]> =
+                        rows::check(fields, shape(&statement.plan.statements), &self.origins)?.into();
+                    let _ = statement.cells.set(Arc::clone(&cells));
+                }
+                self.expect.pop_front();
+                // An Execute that was queued before the description came takes it now.
+                for expect in &mut self.expect {
+                    if let Expect::Execute(run) = expect {
+                        let same = run.statement.as_ref().is_some_and(|of| Arc::ptr_eq(of, &statement));
+                        if same && run.cells.is_none() {
+                            run.cells = statement.cells.get().cloned();
+                        }
+                    }
+                }
+                return Ok(if swallow { Act::Replaced } else { Act::Pass });
+            }
+            Some(Expect::Query { run, failed: false }) if tag == b'T' => {
+                if guarded {
+                    let plan = Arc::clone(&run.plan);
+                    let statement = plan.statements.get(run.index).ok_or(Mismatch::Unexpected)?;
+                    run.cells = Some(rows::check(fields, &statement.output, &self.origins)?.into());
+                }
+                return Ok(Act::Pass);
+            }
+            _ => {}
+        }
+        Err(Fatal::OutOfTurn(tag))
+    }
+
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended.
+    fn completed(&mut self, tag: u8, mut fields: Fields<'_>, outcomes: &mut Vec<Outcome>) -> Result<Act, Fatal> {
+        let text = match tag {
+            b'C' => String::from_utf8_lossy(fields.c_bytes().map_err(Fatal::Upstream)?).into_owned(),
+            b's' => "(suspended)".to_owned(),
+            _ => String::new(),
+        };
+        match self.expect.front_mut() {
+            Some(Expect::Execute(run)) => {
+                outcomes.push(run.outcome(text, None));
+                let plan = Arc::clone(&run.plan);
+                self.expect.pop_front();
+                self.finished(plan.statements.first());
+            }
+            Some(Expect::Query { run, failed: false }) if tag != b's' => {
+                outcomes.push(run.outcome(text, None));
+                let (plan, index) = (Arc::clone(&run.plan), run.index);
+                run.index += 1;
+                if index >= plan.statements.len() && tag == b'C' {
+                    return Err(Mismatch::Unexpected.into());
+                }
+                self.finished(plan.statements.get(index));
+            }
+            _ => return Err(Fatal::OutOfTurn(tag)),
+        }
+        Ok(Act::Pass)
+    }
+
+    fn finished(&mut self, statement: Option<&StatementPlan>) {
+        self.copy_in = CopyIn::No;
+        let Some(statement) = statement else { return };
+        self.catalogue_changed |= statement.changes_catalogue;
+        match &statement.closes {
+            Closes::Nothing => {}
+            Closes::Statement(name) => self.statements.close(name.as_bytes()),
+            Closes::AllStatements => self.statements.close_all(),
+        }
+    }
+
+    fn error(
+        &mut self,
+        fields: Fields<'_>,
+        out: &mut BytesMut,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<Act, Fatal> {
+        let seen = response::read(fields).map_err(Fatal::Upstream)?;
+        self.copy_in = CopyIn::No;
+        let strict = self.strict();
+        let mut act = Act::Pass;
+        match self.expect.front_mut() {
+            Some(Expect::Poison { report, simple, answered: answered @ false, .. }) => {
+                *answered = true;
+                let simple = *simple;
+                if !seen.fatal {
+                    report.put_error(out);
+                    act = Act::Replaced;
+                }
+                if !simple {
+                    self.skip_to_sync();
+                }
+                return Ok(act);
+            }
+            Some(Expect::Query { run, failed: failed @ false }) => {
+                outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
+                *failed = true;
+            }
+            Some(Expect::Execute(run)) => {
+                outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
+                self.skip_to_sync();
+            }
+            Some(Expect::Sync) if !seen.fatal => {
+                // An error while the implicit transaction commits; ReadyForQuery still follows.
+            }
+            Some(Expect::Query { .. } | Expect::Poison { .. }) if !seen.fatal => {
+                return Err(Fatal::OutOfTurn(b'E'));
+            }
+            Some(_) => self.skip_to_sync(),
+            // Said when nothing was asked: the server ends the session (57P01 and the like).
+            None => {}
+        }
+        if strict {
+            response::put_scrubbed(out, b'E', fields).map_err(Fatal::Upstream)?;
+            act = Act::Replaced;
+        }
+        Ok(act)
+    }
+
+    /// True when what the server says right now can quote values of a masked relation. Binding and describing
+    /// plan the statement, and planning evaluates: it is not only the running statement that can.
+    fn strict(&self) -> bool {
+        let any = |statements: &[StatementPlan]| statements.iter().any(|statement| statement.strict);
+        match self.expect.front() {
+            Some(Expect::Execute(run) | Expect::Query { run, .. }) => any(&run.plan.statements),
+            Some(Expect::Bind { portal, .. } | Expect::DescribePortal { portal, .. }) => {
+                any(&portal.statement.plan.statements)
+            }
+            Some(Expect::Parse { statement, .. } | Expect::DescribeStatement { statement, .. }) => {
+                any(&statement.plan.statements)
+            }
+            _ => false,
+        }
+    }
+
+    /// After an error the server reads and drops everything up to the next Sync.
+    fn skip_to_sync(&mut self) {
+        while let Some(expect) = self.expect.front() {
+            match expect {
+                Expect::Sync => return,
+                Expect::Parse { name, statement } => self.statements.abandon(name, statement),
+                Expect::Bind { name, portal } => self.portals.abandon(name, portal),
+                _ => {}
+            }
+            self.expect.pop_front();
+        }
+        // The Sync has not been sent yet: what comes before it is dropped here, as the server would.
+        self.skipping = true;
+    }
+
+    fn notice(&mut self, fields: Fields<'_>, out: &mut BytesMut) -> Result<Act, Fatal> {
+        if !self.strict() {
+            return Ok(Act::Pass);
+        }
+        response::put_scrubbed(out, b'N', fields).map_err(Fatal::Upstream)?;
+        Ok(Act::Replaced)
+    }
+
+    fn ready(&mut self, mut fields: Fields<'_>) -> Result<Act, Fatal> {
+        self.transaction = fields.u8().map_err(Fatal::Upstream)?;
+        match self.expect.pop_front() {
+            Some(Expect::Sync | Expect::Query { .. }) => {}
+            Some(Expect::Poison { simple: true, answered: true, .. }) => {}
+            _ => return Err(Fatal::OutOfTurn(b'Z')),
+        }
+        self.copy_in = CopyIn::No;
+        if self.transaction == b'I' {
+            // Portals end with their transaction.
+            self.portals.close_all();
+        }
+        Ok(Act::Pass)
+    }
+
+    fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
+        let run = self.running().ok_or(Fatal::OutOfTurn(tag))?;
+        let statement = current(run).ok_or(Mismatch::Unexpected)?;
+        match (&statement.copy, tag) {
+            (Some(Copy::Out(format)), b'H') => {
+                fields.u8().map_err(Fatal::Upstream)?;
+                let count = usize::try_from(fields.i16().map_err(Fatal::Upstream)?).unwrap_or(0);
+                if let Output::Columns(masks) = &statement.output {
+                    if masks.len() != count {
+                        return Err(Mismatch::Count { described: count, planned: masks.len() }.into());
+                    }
+                    if masks.iter().any(Option::is_some) {
+                        let masker = CopyMasker::new(format.clone(), masks.clone());
+                        run.copy = Some(masker);
+                    }
+                }
+                run.copying_out = true;
+            }
+            (Some(Copy::In), b'G') => {
+                self.copy_in = CopyIn::Open;
+                // Syncs that were sent along with the Execute are read in COPY mode and ignored.
+                while matches!(self.expect.get(1), Some(Expect::Sync)) {
+                    self.expect.remove(1);
+                }
+                if matches!(self.expect.front(), Some(Expect::Execute(_))) && self.expect.len() > 1 {
+                    return Err(Fatal::Unsupported("pipelining behind COPY FROM STDIN"));
+                }
+            }
+            _ => return Err(Mismatch::Unexpected.into()),
+        }
+        Ok(Act::Pass)
+    }
+}
+
+fn current(run: &Run) -> Option<&StatementPlan> {
+    run.plan.statements.get(run.index)
+}
+
+/// What an extended-protocol statement returns; it holds one statement, or none when the text is empty.
+fn shape(statements: &[StatementPlan]) -> &Output {
+    statements.first().map_or(&Output::Nothing, |statement| &statement.output)
+}

@@ -1,0 +1,94 @@
+//! Opening a connection to the target: dial, TLS, login with the agent's credential.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::codec::{self, CodecError, WHOLE_MAX};
+use super::login::{Login, LoginError, Progress, Welcome};
+use super::response::{Report, sqlstate};
+use super::startup::{self, Startup};
+use crate::session::Backend;
+use crate::upstream::{self, Stream, UpstreamError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("connection to the target broke during login: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the target does not offer TLS, and the configuration wants it")]
+    NoTls,
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+impl OpenError {
+    /// What the client is told. The target's own words pass when they are about the client's choice of database
+    /// or about the server's state; what is about the agent's credential stays here.
+    pub(super) fn report(&self, target: &str) -> Report {
+        if let Self::Login(LoginError::Refused { sqlstate, message, .. }) = self
+            && !sqlstate.starts_with("28")
+        {
+            return Report::new(sqlstate.clone(), message.clone());
+        }
+        let report = Report::new(sqlstate::CANNOT_CONNECT, format!("target \"{target}\" cannot be used: {self}"));
+        match self {
+            Self::Login(_) => report.hint(
+                "The login is the agent's own; nothing you send can change it. Tell whoever runs this host.",
+            ),
+            Self::Upstream(_) | Self::Io(_) | Self::NoTls | Self::Codec(_) => report,
+        }
+    }
+}
+
+/// A connection that is logged in.
+pub struct Opened {
+    pub stream: Stream,
+    pub welcome: Welcome,
+    /// Bytes read beyond the login.
+    pub rest: BytesMut,
+}
+
+/// Dials and logs in.
+pub async fn open(
+    backend: &Backend,
+    address: SocketAddr,
+    client: &Startup,
+    search_path: Option<&str>,
+) -> Result<Opened, OpenError> {
+    let mut socket = upstream::dial(address).await?;
+    if backend.credentials.wants_tls() {
+        let mut request = BytesMut::new();
+        startup::put_ssl_request(&mut request);
+        socket.write_all(&request).await?;
+        // One byte and no more: what else came in clear must not be taken for part of the encrypted stream.
+        if socket.read_u8().await? != b'S' {
+            return Err(OpenError::NoTls);
+        }
+    }
+    let mut stream = backend.credentials.encrypt(socket, address).await?;
+    let mut out = BytesMut::new();
+    startup::put_startup(&mut out, &backend.target.user, &client.database, client, search_path);
+    let mut login =
+        Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
+    let mut rest = BytesMut::with_capacity(8 << 10);
+    loop {
+        if !out.is_empty() {
+            stream.write_all(&out).await?;
+            stream.flush().await?;
+            out.clear();
+        }
+        if stream.read_buf(&mut rest).await? == 0 {
+            return Err(OpenError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        while let Some(message) = codec::take(&mut rest, WHOLE_MAX)? {
+            if let Progress::Done(welcome) = login.message(&message, &mut out)? {
+                return Ok(Opened { stream, welcome, rest });
+            }
+        }
+    }
+}

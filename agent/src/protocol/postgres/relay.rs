@@ -1,0 +1,400 @@
+//! The one loop that does a session's I/O: bytes into the machine, its questions to the decider, events to the
+//! journal, and only then bytes onward.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+
+use super::decide::{Answer, Decider};
+use super::machine::{Fatal, Machine, Next, Outcome};
+use super::response::{Report, sqlstate};
+use super::wire::{IoError, Progress, Side, Want, Wire};
+use crate::gate::{Resolution, Staged, Ticket};
+use crate::record::event::{Event, HoldOutcome};
+use crate::record::{Journal, RecordError};
+use crate::session::Command;
+
+use super::decide::MaskedOrigins;
+
+/// Above this much waiting for one side, the other is not read.
+const HIGH_WATER: usize = 256 << 10;
+
+/// Read ahead from a client whose next message cannot be looked at yet, so that a hang-up is seen.
+const AHEAD_MAX: usize = 64 << 10;
+
+/// How long a closing session waits for a client to take what it is owed.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    #[error("the client said goodbye")]
+    Terminate,
+    #[error("the client closed the connection")]
+    ClientClosed,
+    #[error("the target closed the connection")]
+    UpstreamClosed,
+    #[error("{0}")]
+    Fatal(#[from] Fatal),
+    #[error("client connection: {0}")]
+    ClientIo(std::io::Error),
+    #[error("upstream connection: {0}")]
+    UpstreamIo(std::io::Error),
+    #[error("cannot record: {0}")]
+    Record(#[from] RecordError),
+    #[error("{0}")]
+    Killed(String),
+    #[error("no longer permitted: {0}")]
+    Revoked(String),
+    #[error("cannot read the catalogue: {0}")]
+    Catalogue(String),
+}
+
+impl End {
+    /// What a client is told that never got as far as a session.
+    pub(super) fn report_for_login(&self) -> Report {
+        self.report().unwrap_or_else(|| Report::new(sqlstate::INTERNAL_ERROR, self.to_string()))
+    }
+
+    /// What the client is told, if there is anybody to tell.
+    fn report(&self) -> Option<Report> {
+        let report = match self {
+            Self::Terminate | Self::ClientClosed | Self::ClientIo(_) => return None,
+            Self::UpstreamClosed | Self::UpstreamIo(_) => {
+                Report::new(sqlstate::CONNECTION_FAILURE, "the target closed the connection")
+            }
+            Self::Fatal(fatal) if fatal.by_client() => {
+                Report::new(sqlstate::PROTOCOL_VIOLATION, format!("protocol violation: {fatal}"))
+            }
+            Self::Fatal(fatal) => {
+                Report::new(sqlstate::INTERNAL_ERROR, "the session was ended to protect masked data")
+                    .detail(fatal.to_string())
+            }
+            Self::Record(_) => {
+                Report::new(sqlstate::DISK_FULL, "the session cannot be recorded, so it cannot go on")
+                    .hint("Tell whoever runs this host: the agent's log names the cause.")
+            }
+            Self::Killed(why) => Report::new(sqlstate::ADMIN_SHUTDOWN, format!("terminated: {why}")),
+            Self::Revoked(why) => {
+                Report::new(sqlstate::INVALID_AUTHORIZATION, format!("no longer permitted: {why}"))
+            }
+            Self::Catalogue(_) => {
+                Report::new(sqlstate::INTERNAL_ERROR, "the target's catalogue cannot be read")
+            }
+        };
+        Some(report)
+    }
+}
+
+/// Totals of a session, for its last record.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Totals {
+    pub statements: u64,
+    pub rows: u64,
+    pub client_bytes: u64,
+    pub upstream_bytes: u64,
+}
+
+pub struct Relay<'a, C, U> {
+    wire: Wire<C, U>,
+    machine: Machine<MaskedOrigins>,
+    decider: Decider,
+    journal: &'a Journal,
+    session: &'a str,
+    staged: Staged,
+    outcomes: Vec<Outcome>,
+    events: Vec<Event>,
+    served: BytesMut,
+    notices: BytesMut,
+    rows: u64,
+}
+
+/// What the client's side waits for.
+enum Pause {
+    None,
+    /// The next message's meaning depends on the server.
+    Server,
+    Hold(Box<Held>),
+    Goodbye,
+}
+
+struct Held {
+    ticket: Ticket,
+    question: super::machine::Question,
+}
+
+impl<'a, C, U> Relay<'a, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
+        let (origins, guarded) = decider.origins();
+        Self {
+            wire,
+            machine: Machine::new(origins, guarded),
+            decider,
+            journal,
+            session,
+            staged: Staged::default(),
+            outcomes: Vec::new(),
+            events: Vec::new(),
+            served: BytesMut::new(),
+            notices: BytesMut::new(),
+            rows: 0,
+        }
+    }
+
+    /// Serves the session to its end, tells the client why it ended, and returns what the record needs.
+    pub async fn run(
+        mut self,
+        command_rx: &mut mpsc::Receiver<Command>,
+        mut policy_rx: watch::Receiver<u64>,
+    ) -> (End, Totals) {
+        let end = match self.serve(command_rx, &mut policy_rx).await {
+            Ok(end) | Err(end) => end,
+        };
+        self.outcomes.extend(self.machine.abandoned());
+        let recorded = self.record_outcomes();
+        if let Some(report) = end.report()
+            && recorded.is_ok()
+            && self.machine.at_boundary()
+        {
+            report.put_fatal(&mut self.wire.to_client);
+        } else if recorded.is_err() {
+            // Nothing that is not in the record may be served, and this is not.
+            self.wire.to_client.clear();
+        }
+        let _ = tokio::time::timeout(GOODBYE, self.wire.finish()).await;
+        let totals = Totals {
+            statements: self.machine.ops(),
+            rows: self.rows,
+            client_bytes: self.wire.client_bytes,
+            upstream_bytes: self.wire.upstream_bytes,
+        };
+        (end, totals)
+    }
+
+    async fn serve(
+        &mut self,
+        command_rx: &mut mpsc::Receiver<Command>,
+        policy_rx: &mut watch::Receiver<u64>,
+    ) -> Result<End, End> {
+        let mut pause = Pause::None;
+        loop {
+            self.serve_client()?;
+            self.adopt_changes().await?;
+            if matches!(pause, Pause::None) || (matches!(pause, Pause::Server) && self.machine.idle()) {
+                pause = self.read_client().await?;
+            }
+            self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+            if matches!(pause, Pause::Goodbye) {
+                let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
+                return Ok(End::Terminate);
+            }
+            // An answer may have come while the client's messages were read.
+            if matches!(pause, Pause::Server) && self.machine.idle() {
+                continue;
+            }
+            let want = self.want(&pause);
+            let held = match &mut pause {
+                Pause::Hold(held) => Some(&mut held.ticket),
+                _ => None,
+            };
+            tokio::select! {
+                biased;
+                command = command_rx.recv() => match command {
+                    Some(Command::Kill(why)) => return Err(End::Killed(why)),
+                    Some(Command::Withdraw) => {
+                        if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
+                            self.withdraw(*held, "canceling statement due to user request");
+                        }
+                    }
+                    None => return Err(End::Killed("the agent is shutting down".into())),
+                },
+                _ = policy_rx.changed() => {
+                    policy_rx.borrow_and_update();
+                    self.policy_changed().await?;
+                }
+                resolution = wait_for(held) => {
+                    if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
+                        self.resolved(*held, resolution).await?;
+                    }
+                }
+                progress = self.wire.exchange(want) => self.closed(progress, &mut pause)?,
+            }
+        }
+    }
+
+    fn want(&self, pause: &Pause) -> Want {
+        let room = self.wire.to_upstream.len() < HIGH_WATER;
+        let client = match pause {
+            Pause::None => room,
+            Pause::Server | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
+            Pause::Goodbye => false,
+        };
+        Want { client, upstream: self.wire.to_client.len() < HIGH_WATER }
+    }
+
+    fn closed(&mut self, progress: Result<Progress, IoError>, pause: &mut Pause) -> Result<(), End> {
+        match progress {
+            Ok(Progress { client_closed: false, upstream_closed: false }) => Ok(()),
+            Ok(Progress { upstream_closed: true, .. }) => {
+                self.serve_client()?;
+                Err(End::UpstreamClosed)
+            }
+            Ok(Progress { client_closed: true, .. }) => {
+                if let Pause::Hold(held) = std::mem::replace(pause, Pause::None) {
+                    self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("the client hung up".into()));
+                    self.staged.commit(self.journal, &mut BytesMut::new())?;
+                }
+                Err(End::ClientClosed)
+            }
+            Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),
+            Err(IoError { side: Side::Upstream, source }) => Err(End::UpstreamIo(source)),
+        }
+    }
+
+    /// Server bytes to the client, the outcomes among them recorded first.
+    fn serve_client(&mut self) -> Result<(), End> {
+        if !self.wire.from_upstream.is_empty() && self.wire.to_client.len() < HIGH_WATER {
+            self.machine.server(&mut self.wire.from_upstream, &mut self.served, &mut self.outcomes)?;
+            self.record_outcomes()?;
+            if self.wire.to_client.is_empty() {
+                std::mem::swap(&mut self.wire.to_client, &mut self.served);
+            } else {
+                self.wire.to_client.extend_from_slice(&self.served);
+            }
+            self.served.clear();
+        }
+        if !self.notices.is_empty() && self.machine.at_boundary() {
+            self.wire.to_client.extend_from_slice(&self.notices);
+            self.notices.clear();
+        }
+        Ok(())
+    }
+
+    fn record_outcomes(&mut self) -> Result<(), RecordError> {
+        if self.outcomes.is_empty() {
+            return Ok(());
+        }
+        for outcome in self.outcomes.drain(..) {
+            self.rows += outcome.rows;
+            self.events.push(Event::Result {
+                session: self.session.to_owned(),
+                op: outcome.op,
+                rows: outcome.rows,
+                bytes: outcome.bytes,
+                masked_cells: outcome.masked_cells,
+                tag: outcome.tag,
+                sqlstate: outcome.sqlstate,
+            });
+        }
+        let written = self.journal.append(&self.events);
+        self.events.clear();
+        written.map(drop)
+    }
+
+    /// Client messages up to the first that has to wait.
+    async fn read_client(&mut self) -> Result<Pause, End> {
+        loop {
+            match self.machine.client(&mut self.wire.from_client, &mut self.staged)? {
+                Next::Input => return Ok(Pause::None),
+                Next::Wait => return Ok(Pause::Server),
+                Next::Terminate => return Ok(Pause::Goodbye),
+                Next::Ask(question) => match self.decider.decide(&question, None, &mut self.staged).await? {
+                    Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
+                    Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
+                    Answer::Hold(ticket, notice) => {
+                        notice.put_notice(&mut self.notices);
+                        // The record of the hold goes first, as of everything the client is told.
+                        self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+                        self.serve_client()?;
+                        return Ok(Pause::Hold(Box::new(Held { ticket, question })));
+                    }
+                },
+            }
+        }
+    }
+
+    /// A human decided, or the time is up.
+    async fn resolved(&mut self, held: Held, resolution: Option<Resolution>) -> Result<(), End> {
+        let request = format!("request {}", held.ticket.info.id);
+        let Some(resolution) = resolution else {
+            self.record_hold(&held, HoldOutcome::Expired, None, None);
+            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
+                .detail(request)
+                .hint("Ask an approver, then send the statement again.");
+            self.machine.deny(report, &mut self.staged);
+            return Ok(());
+        };
+        let Resolution { approved, by, comment } = resolution;
+        let outcome = if approved { HoldOutcome::Approved } else { HoldOutcome::Denied };
+        self.record_hold(&held, outcome, Some(by.clone()), comment.clone());
+        if !approved {
+            let why = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
+            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("an approver denied the statement{why}"))
+                .detail(request);
+            self.machine.deny(report, &mut self.staged);
+            return Ok(());
+        }
+        // Decided again at the release: policy or catalogue may have moved while it waited.
+        match self.decider.decide(&held.question, Some(&held.ticket.info), &mut self.staged).await? {
+            Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
+            Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
+            Answer::Hold(..) => {
+                let report = Report::new(
+                    sqlstate::INSUFFICIENT_PRIVILEGE,
+                    "the statement needs another approval: policy changed while it was held",
+                );
+                self.machine.deny(report, &mut self.staged);
+            }
+        }
+        Ok(())
+    }
+
+    fn withdraw(&mut self, held: Held, why: &'static str) {
+        self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled by the client".into()));
+        self.machine.deny(Report::new(sqlstate::QUERY_CANCELED, why), &mut self.staged);
+    }
+
+    fn record_hold(&mut self, held: &Held, outcome: HoldOutcome, by: Option<String>, comment: Option<String>) {
+        self.staged.record(Event::HoldResolved {
+            session: self.session.to_owned(),
+            op: held.question.op,
+            hold: held.ticket.info.id.clone(),
+            outcome,
+            by,
+            comment,
+        });
+    }
+
+    async fn policy_changed(&mut self) -> Result<(), End> {
+        if let Err(why) = self.decider.recheck().await {
+            return Err(End::Revoked(why));
+        }
+        let (origins, guarded) = self.decider.origins();
+        self.machine.rebase(origins, guarded);
+        Ok(())
+    }
+
+    /// Reads the catalogue again after a statement that changed it, before the next one is looked at.
+    async fn adopt_changes(&mut self) -> Result<(), End> {
+        if !self.machine.take_catalogue_changed() {
+            return Ok(());
+        }
+        self.decider.refresh().await.map_err(|error| End::Catalogue(error.to_string()))?;
+        let (origins, guarded) = self.decider.origins();
+        self.machine.rebase(origins, guarded);
+        Ok(())
+    }
+}
+
+async fn wait_for(ticket: Option<&mut Ticket>) -> Option<Resolution> {
+    match ticket {
+        Some(ticket) => ticket.wait().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,205 @@
+//! RowDescription and DataRow: the cross-check of what the server says against the plan, and the masks.
+
+use bytes::{BufMut, BytesMut};
+
+use super::codec::{CodecError, Fields, put};
+use super::plan::{Mask, Output};
+
+/// What replaces a text cell.
+const REDACTED: &[u8] = b"***";
+
+/// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
+pub trait Origins {
+    /// True when this column of this table is masked for the session's principal. Attribute 0 of a table is its
+    /// whole row.
+    fn masked(&self, table: u32, attribute: i16) -> bool;
+}
+
+/// The server contradicts the plan: something was understood wrongly, so nothing of it may be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    #[error("the server describes {described} columns, the plan has {planned}")]
+    Count { described: usize, planned: usize },
+    #[error("column {column} comes from a masked column and the plan does not mask it")]
+    Unmasked { column: usize },
+    #[error("rows where the plan expects none")]
+    Unexpected,
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// What a cell is replaced by, per column; decided once per described statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    Keep,
+    Redact,
+    Null,
+}
+
+/// Reads a RowDescription, checks it against the plan and says what to do with each cell.
+///
+/// # Errors
+/// When it contradicts the plan.
+pub fn check(mut body: Fields<'_>, output: &Output, origins: &impl Origins) -> Result<Vec<Cell>, Mismatch> {
+    let count = usize::try_from(body.i16()?).unwrap_or(0);
+    let masks: &[Option<Mask>] = match output {
+        Output::Columns(columns) if columns.len() != count => {
+            return Err(Mismatch::Count { described: count, planned: columns.len() });
+        }
+        Output::Columns(columns) => columns,
+        Output::Opaque => &[],
+        Output::Nothing => return Err(Mismatch::Unexpected),
+    };
+    let mut cells = Vec::with_capacity(count);
+    for column in 0..count {
+        body.c_bytes()?;
+        let table = body.i32()?.cast_unsigned();
+        let attribute = body.i16()?;
+        let type_oid = body.i32()?.cast_unsigned();
+        body.bytes(2 + 4 + 2)?;
+        let mask = masks.get(column).copied().flatten();
+        if mask.is_none() && table != 0 && origins.masked(table, attribute) {
+            return Err(Mismatch::Unmasked { column: column + 1 });
+        }
+        cells.push(match mask {
+            None => Cell::Keep,
+            Some(Mask::Redact) if is_text(type_oid) => Cell::Redact,
+            Some(Mask::Redact | Mask::Null) => Cell::Null,
+        });
+    }
+    body.end()?;
+    Ok(cells)
+}
+
+/// Types whose text and binary forms are the characters themselves: text, varchar, bpchar, name, "char",
+/// cstring, unknown (pg_type.dat). Any other gets NULL, which every format and every driver can read.
+fn is_text(type_oid: u32) -> bool {
+    matches!(type_oid, 25 | 1043 | 1042 | 19 | 2275 | 705)
+}
+
+/// Writes a DataRow with its masked cells replaced, NULLs included: whether a value is there is a value too.
+///
+/// # Errors
+/// When the row does not have the columns that were described.
+pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> Result<u64, Mismatch> {
+    let count = usize::try_from(body.i16()?).unwrap_or(0);
+    if count != cells.len() {
+        return Err(Mismatch::Count { described: count, planned: cells.len() });
+    }
+    let mut replaced = 0;
+    let mut outcome = Ok(());
+    put(out, b'D', |out| {
+        out.put_i16(i16::try_from(count).unwrap_or(0));
+        for cell in cells {
+            let value = match body.value() {
+                Ok(value) => value,
+                Err(error) => {
+                    outcome = Err(error);
+                    return;
+                }
+            };
+            let value = match cell {
+                Cell::Keep => value,
+                Cell::Redact => Some(REDACTED),
+                Cell::Null => None,
+            };
+            replaced += u64::from(*cell != Cell::Keep);
+            match value {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                    out.put_slice(value);
+                }
+            }
+        }
+        outcome = body.end();
+    });
+    outcome?;
+    Ok(replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::{HEADER, WHOLE_MAX, take};
+    use super::*;
+
+    struct Table7;
+
+    impl Origins for Table7 {
+        fn masked(&self, table: u32, attribute: i16) -> bool {
+            table == 7 && matches!(attribute, 0 | 2)
+        }
+    }
+
+    fn description(columns: &[(u32, i16, u32)]) -> BytesMut {
+        let mut out = BytesMut::new();
+        out.put_i16(columns.len() as i16);
+        for (table, attribute, type_oid) in columns {
+            out.put_slice(b"c\0");
+            out.put_u32(*table);
+            out.put_i16(*attribute);
+            out.put_u32(*type_oid);
+            out.put_slice(&[0; 8]);
+        }
+        out
+    }
+
+    fn row(values: &[Option<&[u8]>]) -> BytesMut {
+        let mut out = BytesMut::new();
+        out.put_i16(values.len() as i16);
+        for value in values {
+            match value {
+                None => out.put_i32(-1),
+                Some(value) => {
+                    out.put_i32(value.len() as i32);
+                    out.put_slice(value);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn the_servers_word_is_checked_against_the_plan() {
+        let check_it = |columns: &[(u32, i16, u32)], output: Output, expect: Result<Vec<Cell>, Mismatch>| {
+            assert_eq!(check(Fields::new(b'T', &description(columns)), &output, &Table7), expect);
+        };
+        let clean = |n| Output::Columns(vec![None; n]);
+        let masked = || Output::Columns(vec![None, Some(Mask::Redact)]);
+        check_it(&[(7, 1, 23)], clean(1), Ok(vec![Cell::Keep]));
+        check_it(&[(7, 2, 25)], clean(1), Err(Mismatch::Unmasked { column: 1 }));
+        check_it(&[(7, 0, 2249)], clean(1), Err(Mismatch::Unmasked { column: 1 }));
+        check_it(&[(7, 2, 25)], Output::Opaque, Err(Mismatch::Unmasked { column: 1 }));
+        check_it(&[(0, 0, 25)], Output::Opaque, Ok(vec![Cell::Keep]));
+        check_it(&[(7, 1, 23)], masked(), Err(Mismatch::Count { described: 1, planned: 2 }));
+        check_it(&[(7, 1, 23)], Output::Nothing, Err(Mismatch::Unexpected));
+        check_it(&[(7, 1, 23), (7, 2, 25)], masked(), Ok(vec![Cell::Keep, Cell::Redact]));
+        // An int4 gets NULL: `***` would break its reader.
+        check_it(&[(7, 1, 23), (7, 2, 23)], masked(), Ok(vec![Cell::Keep, Cell::Null]));
+    }
+
+    #[test]
+    fn masked_cells_are_replaced_and_nothing_else_changes() {
+        let cells = [Cell::Keep, Cell::Redact, Cell::Null];
+        let check = |values: [Option<&[u8]>; 3], expect: [Option<&[u8]>; 3]| {
+            let mut out = BytesMut::new();
+            let replaced = put_masked(&mut out, Fields::new(b'D', &row(&values)), &cells).unwrap();
+            assert_eq!(replaced, 2);
+            let message = take(&mut out, WHOLE_MAX).unwrap().unwrap();
+            assert_eq!(&message.bytes[HEADER..], &row(&expect)[..]);
+        };
+        check([Some(b"1"), Some(b"secret"), Some(b"42")], [Some(b"1"), Some(b"***"), None]);
+        check([None, None, None], [None, Some(b"***"), None]);
+    }
+
+    #[test]
+    fn a_row_of_another_shape_is_an_error_at_every_truncation() {
+        let whole = row(&[Some(b"1"), Some(b"secret")]);
+        let cells = [Cell::Keep, Cell::Redact];
+        for cut in 0..whole.len() {
+            let outcome = put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole[..cut]), &cells);
+            assert!(outcome.is_err(), "cut at {cut}");
+        }
+        assert!(put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole), &cells[..1]).is_err());
+    }
+}

@@ -1,0 +1,275 @@
+//! The first packets of a connection: encryption requests, cancel requests, the startup message
+//! (manual, "Message Formats": SSLRequest, GSSENCRequest, CancelRequest, StartupMessage).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::codec::{CodecError, Fields, put, put_c_str, put_untagged};
+
+/// The server's own limit on a startup packet (MAX_STARTUP_PACKET_LENGTH).
+const STARTUP_MAX: usize = 10_000;
+
+const SSL_REQUEST: i32 = 80_877_103;
+const GSSENC_REQUEST: i32 = 80_877_104;
+const CANCEL_REQUEST: i32 = 80_877_102;
+
+/// Run-time parameters a client may choose at login. Everything else it asks for there is dropped: the lexer's
+/// and the name resolution's settings are pinned, and `options` could set any of them.
+const ALLOWED_PARAMETERS: [&str; 9] = [
+    "application_name",
+    "datestyle",
+    "intervalstyle",
+    "timezone",
+    "extra_float_digits",
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "jit",
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartupError {
+    #[error("startup packet of {0} bytes; between 8 and {STARTUP_MAX} are possible")]
+    Length(usize),
+    #[error("unsupported protocol {major}.{minor}: this server speaks 3.0")]
+    Version { major: u16, minor: u16 },
+    #[error("startup message names no user")]
+    NoUser,
+    #[error("replication connections are not supported")]
+    Replication,
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// What a connection opens with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opening {
+    Ssl,
+    GssEnc,
+    Cancel(CancelKey),
+    Startup(Startup),
+}
+
+/// Process id and secret of a CancelRequest or BackendKeyData; the secret has 4 bytes up to protocol 3.0.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CancelKey {
+    pub pid: i32,
+    pub secret: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Startup {
+    pub user: String,
+    pub database: String,
+    pub application: Option<String>,
+    /// Allowed run-time parameters, as sent.
+    pub parameters: Vec<(String, String)>,
+    /// Names of parameters that were dropped.
+    pub dropped: Vec<String>,
+    /// Set when the client wants a newer minor version or protocol options.
+    pub negotiate: Option<Vec<String>>,
+}
+
+/// Takes the next opening packet; `None` until it is whole.
+///
+/// # Errors
+/// When it is none of those a server of protocol 3 knows.
+pub fn take_opening(input: &mut BytesMut) -> Result<Option<Opening>, StartupError> {
+    let Some((length, _)) = input.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*length) as usize;
+    if !(8..=STARTUP_MAX).contains(&length) {
+        return Err(StartupError::Length(length));
+    }
+    if input.len() < length {
+        return Ok(None);
+    }
+    let packet = input.split_to(length).freeze();
+    let mut fields = Fields::new(0, packet.get(4..).unwrap_or_default());
+    let code = fields.i32()?;
+    match code {
+        SSL_REQUEST => fields.end().map(|()| Some(Opening::Ssl)).map_err(Into::into),
+        GSSENC_REQUEST => fields.end().map(|()| Some(Opening::GssEnc)).map_err(Into::into),
+        CANCEL_REQUEST => {
+            let pid = fields.i32()?;
+            Ok(Some(Opening::Cancel(CancelKey { pid, secret: Bytes::copy_from_slice(fields.rest()) })))
+        }
+        version => read_startup(version, fields).map(|startup| Some(Opening::Startup(startup))),
+    }
+}
+
+fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, StartupError> {
+    let [a, b, c, d] = version.to_be_bytes();
+    let (major, minor) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    if major != 3 {
+        return Err(StartupError::Version { major, minor });
+    }
+    let mut startup = Startup::default();
+    let mut unknown_options = Vec::new();
+    loop {
+        let key = fields.c_str()?;
+        if key.is_empty() {
+            break;
+        }
+        let value = fields.c_str()?;
+        match key {
+            "user" => value.clone_into(&mut startup.user),
+            "database" => value.clone_into(&mut startup.database),
+            "replication" => {
+                if !matches!(value, "false" | "off" | "no" | "0") {
+                    return Err(StartupError::Replication);
+                }
+            }
+            key if key.starts_with("_pq_.") => unknown_options.push(key.to_owned()),
+            key if ALLOWED_PARAMETERS.contains(&key.to_ascii_lowercase().as_str()) => {
+                if key.eq_ignore_ascii_case("application_name") {
+                    startup.application = Some(value.to_owned());
+                }
+                startup.parameters.push((key.to_owned(), value.to_owned()));
+            }
+            key => startup.dropped.push(key.to_owned()),
+        }
+    }
+    fields.end()?;
+    if startup.user.is_empty() {
+        return Err(StartupError::NoUser);
+    }
+    if startup.database.is_empty() {
+        startup.database.clone_from(&startup.user);
+    }
+    if minor > 0 || !unknown_options.is_empty() {
+        startup.negotiate = Some(unknown_options);
+    }
+    Ok(startup)
+}
+
+/// What the agent sends to open its own connection to the target.
+pub fn put_startup(out: &mut BytesMut, user: &str, database: &str, client: &Startup, search_path: Option<&str>) {
+    put_untagged(out, |out| {
+        out.put_i32(0x0003_0000);
+        let pinned = [("user", user), ("database", database), ("client_encoding", "UTF8")];
+        let lexer = [("standard_conforming_strings", "on")];
+        let path = search_path.map(|path| ("search_path", path));
+        let asked = client.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in pinned.into_iter().chain(lexer).chain(path).chain(asked) {
+            put_c_str(out, key.as_bytes());
+            put_c_str(out, value.as_bytes());
+        }
+        out.put_u8(0);
+    });
+}
+
+/// An SSLRequest, for the agent's own connection.
+pub fn put_ssl_request(out: &mut BytesMut) {
+    put_untagged(out, |out| out.put_i32(SSL_REQUEST));
+}
+
+/// A CancelRequest with the target's own key.
+pub fn put_cancel(out: &mut BytesMut, key: &CancelKey) {
+    put_untagged(out, |out| {
+        out.put_i32(CANCEL_REQUEST);
+        out.put_i32(key.pid);
+        out.put_slice(&key.secret);
+    });
+}
+
+/// What the client gets once it is in: the negotiated version if it asked for another, AuthenticationOk.
+pub fn put_welcome(out: &mut BytesMut, startup: &Startup) {
+    if let Some(options) = &startup.negotiate {
+        put(out, b'v', |out| {
+            out.put_i32(0);
+            out.put_i32(i32::try_from(options.len()).unwrap_or(0));
+            for option in options {
+                put_c_str(out, option.as_bytes());
+            }
+        });
+    }
+    put(out, b'R', |out| out.put_i32(0));
+}
+
+pub fn put_key_data(out: &mut BytesMut, key: &CancelKey) {
+    put(out, b'K', |out| {
+        out.put_i32(key.pid);
+        out.put_slice(&key.secret);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(version: i32, pairs: &[(&str, &str)]) -> BytesMut {
+        let mut out = BytesMut::new();
+        put_untagged(&mut out, |out| {
+            out.put_i32(version);
+            for (key, value) in pairs {
+                put_c_str(out, key.as_bytes());
+                put_c_str(out, value.as_bytes());
+            }
+            out.put_u8(0);
+        });
+        out
+    }
+
+    fn startup(version: i32, pairs: &[(&str, &str)]) -> Result<Startup, StartupError> {
+        match take_opening(&mut packet(version, pairs))? {
+            Some(Opening::Startup(startup)) => Ok(startup),
+            other => panic!("not a startup: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn settings_that_change_what_sql_means_are_dropped() {
+        let got = startup(
+            196_608,
+            &[
+                ("user", "ann"),
+                ("search_path", "pg_temp"),
+                ("options", "-c standard_conforming_strings=off"),
+                ("client_encoding", "SJIS"),
+                ("TimeZone", "UTC"),
+                ("application_name", "psql"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(got.database, "ann", "the database defaults to the user");
+        assert_eq!(got.application.as_deref(), Some("psql"));
+        assert_eq!(got.dropped, ["search_path", "options", "client_encoding"]);
+        assert_eq!(got.parameters.len(), 2);
+    }
+
+    #[test]
+    fn openings_that_are_not_protocol_3_logins_are_refused() {
+        assert!(matches!(startup(131_072, &[("user", "a")]), Err(StartupError::Version { major: 2, .. })));
+        assert!(matches!(startup(196_608, &[]), Err(StartupError::NoUser)));
+        let replication = [("user", "a"), ("replication", "database")];
+        assert!(matches!(startup(196_608, &replication), Err(StartupError::Replication)));
+        for length in [0u32, 7, 10_001, u32::MAX] {
+            let mut bytes = BytesMut::from(&length.to_be_bytes()[..]);
+            assert!(matches!(take_opening(&mut bytes), Err(StartupError::Length(_))), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_newer_minor_version_is_negotiated_down() {
+        let got = startup(196_610, &[("user", "a"), ("_pq_.x", "1")]).unwrap();
+        assert_eq!(got.negotiate, Some(vec!["_pq_.x".to_owned()]));
+    }
+
+    #[test]
+    fn every_truncation_waits() {
+        let whole = packet(196_608, &[("user", "ann"), ("database", "crm")]);
+        for cut in 0..whole.len() {
+            let mut part = BytesMut::from(&whole[..cut]);
+            assert!(matches!(take_opening(&mut part), Ok(None)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_request_keeps_its_key_whatever_its_length() {
+        for length in [4, 32] {
+            let key = CancelKey { pid: 7, secret: Bytes::from(vec![9; length]) };
+            let mut out = BytesMut::new();
+            put_cancel(&mut out, &key);
+            assert_eq!(take_opening(&mut out).unwrap(), Some(Opening::Cancel(key)));
+        }
+    }
+}

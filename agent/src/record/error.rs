@@ -1,0 +1,49 @@
+//! What can go wrong with the journal, each with what was attempted and what an operator may do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::format::HeaderError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot {attempt} {}: {source}", path.display())]
+    Io { attempt: &'static str, path: PathBuf, source: io::Error },
+    #[error("the journal {} is in use by another agent (pid {pid}); stop it first", dir.display())]
+    InUse { dir: PathBuf, pid: String },
+    #[error("the key {} {problem}", path.display())]
+    Key { path: PathBuf, problem: &'static str },
+    #[error("{}: {source}", path.display())]
+    Header { path: PathBuf, source: HeaderError },
+    #[error(
+        "{}, byte {offset}, record {seq}: {problem}; run `chaperone verify`, then move the journal away and keep it \
+         as evidence", path.display()
+    )]
+    Damaged { path: PathBuf, offset: u64, seq: u64, problem: String },
+    #[error("the record cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+    #[error("a record of {bytes} bytes is longer than the {limit} a journal takes")]
+    TooLong { bytes: usize, limit: usize },
+    #[error("the journal is full: {used} of {limit} bytes; archive and remove it, or raise record.max_bytes")]
+    Full { used: u64, limit: u64 },
+    #[error("cannot append to {}: {source}", path.display())]
+    Append { path: PathBuf, source: io::Error },
+    #[error("cannot cut the failed append off {}: {source}; nothing is appended until that succeeds", path.display())]
+    Poisoned { path: PathBuf, source: io::Error },
+    #[error("a sync of {} failed before; what was lost then is not known until the agent is started again", path.display())]
+    SyncFailed { path: PathBuf },
+    #[error("the journal is closed")]
+    Closed,
+    #[error("a thread died while it held the journal; its state is unknown")]
+    Abandoned,
+    #[error("no recorded session has an id that begins with {0:?}")]
+    NoSuchSession(String),
+    #[error("{prefix:?} is the beginning of more than one session id: {}", ids.join(", "))]
+    Ambiguous { prefix: String, ids: Vec<String> },
+}
+
+/// `io_error("open", path)` for `map_err`.
+pub(super) fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecordError {
+    let path = path.to_owned();
+    move |source| RecordError::Io { attempt, path, source }
+}

@@ -1,0 +1,277 @@
+//! The journal as the agent holds it: open, append, checkpoint, close.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::error::io_error;
+use super::event::Event;
+use super::files::{self, DirLock};
+use super::format::{CHECKPOINT_EVERY, HEADER_LEN, JournalId};
+use super::recover::{self, Recovered};
+use super::scan::Link;
+use super::tail::{self, Batch, Fixed, Mount, Tail};
+use super::{Head, HostKey, RecordError, Repaired, key};
+
+/// Records that end what was recorded before may use this much of the ceiling that others may not, so that a full
+/// journal still says how its sessions ended.
+const RESERVE: u64 = 1 << 20;
+const KEPT_BUFFERS: usize = 16;
+const KEPT_CAPACITY: usize = 1 << 20;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory of the segments; made when missing.
+    pub dir: PathBuf,
+    /// The host's private key; made when missing.
+    pub key: PathBuf,
+    /// Ceiling for all files of `dir` together.
+    pub max_bytes: u64,
+    /// A segment that would become longer is closed and the next one begun.
+    pub segment_bytes: u64,
+}
+
+impl Options {
+    /// `journal` and `journal-key` below `state_dir`, segments of 64 MiB.
+    #[must_use]
+    pub fn new(state_dir: &Path, max_bytes: u64) -> Self {
+        Self {
+            dir: state_dir.join("journal"),
+            key: state_dir.join("journal-key"),
+            max_bytes,
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Numbers of the records of one append. Empty (`last_seq` before `first_seq`) when there was nothing to append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub first_seq: u64,
+    pub last_seq: u64,
+}
+
+/// The one writer of a journal directory. Share it in an `Arc`.
+pub struct Journal {
+    fixed: Fixed,
+    max_bytes: u64,
+    tail: Mutex<Tail>,
+    /// Taken before `tail` where both are held.
+    synced: Mutex<Synced>,
+    buffers: Mutex<Vec<Batch>>,
+    repaired: Vec<Repaired>,
+    _lock: DirLock,
+}
+
+/// What is known to be on stable storage.
+struct Synced {
+    seq: u64,
+    head_seq: u64,
+    /// After a failed fdatasync the kernel may have dropped what was not written, and the next one succeeds.
+    failed: bool,
+}
+
+impl Journal {
+    /// Opens the journal, or makes it. Cuts an incomplete last record off and appends that it did.
+    ///
+    /// # Errors
+    /// `InUse` when another agent holds the directory; `Damaged` or `Header` when the journal is not what an agent
+    /// with this key left there; otherwise when files cannot be read, made or written.
+    pub fn open(options: &Options) -> Result<Self, RecordError> {
+        Self::open_on(options, |file| Arc::new(file))
+    }
+
+    pub(super) fn open_on(options: &Options, mount: Mount) -> Result<Self, RecordError> {
+        let dir = &options.dir;
+        files::create_dir(dir)?;
+        let lock = DirLock::take(dir)?;
+        let key = HostKey::load_or_create(&options.key)?;
+        let recovered = recover::recover(dir, &key.public())?;
+        let journal = match &recovered.end {
+            Some(end) => end.journal,
+            None => fresh_id(dir)?,
+        };
+        let used = AtomicU64::new(files::used_bytes(dir)?);
+        let fixed =
+            Fixed { dir: dir.clone(), key, journal, segment_bytes: options.segment_bytes, mount, used };
+        let repaired = recovered.repaired.clone();
+        let head_seq = recovered.head_seq;
+        let tail = open_tail(&fixed, recovered)?;
+        let opened = Self {
+            fixed,
+            max_bytes: options.max_bytes,
+            tail: Mutex::new(tail),
+            synced: Mutex::new(Synced { seq: 0, head_seq, failed: false }),
+            buffers: Mutex::new(Vec::new()),
+            repaired,
+            _lock: lock,
+        };
+        let repairs = opened.repaired.iter().map(Repaired::event).collect::<Vec<_>>();
+        opened.write(&repairs, u64::MAX)?;
+        Ok(opened)
+    }
+
+    /// What opening had to cut off. Already recorded.
+    #[must_use]
+    pub fn repaired(&self) -> &[Repaired] {
+        &self.repaired
+    }
+
+    /// Puts `events` at the end of the journal, in their order and with nothing between them, by one write (for more
+    /// than 1,024 events one per 1,024). When it returns they survive the death of the agent, not that of the host.
+    ///
+    /// Does not block on storage except when a segment is full, and may be called from asynchronous tasks.
+    ///
+    /// # Errors
+    /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
+    pub fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
+        let ends = |event: &Event| matches!(event, Event::SessionEnd { .. } | Event::AgentStop { .. });
+        let reserve = if events.iter().all(ends) { 0 } else { RESERVE.min(self.max_bytes / 16) };
+        self.write(events, self.max_bytes - reserve)
+    }
+
+    /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
+    /// `None` when nothing was appended.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be appended, or the journal or the head not be synced.
+    pub fn checkpoint(&self) -> Result<Option<Head>, RecordError> {
+        let signed = self.sign(false)?;
+        self.publish(signed)
+    }
+
+    /// Waits until record `seq` is on stable storage. Callers that wait together share one fdatasync: this is where
+    /// durability `synced` goes.
+    ///
+    /// # Errors
+    /// When the sync fails, or one failed before.
+    pub fn sync(&self, seq: u64) -> Result<(), RecordError> {
+        let mut synced = lock(&self.synced)?;
+        self.sync_locked(&mut synced, seq)
+    }
+
+    /// Last checkpoint, sync, head; after it every append is refused.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`].
+    pub fn close(&self) -> Result<(), RecordError> {
+        let signed = self.sign(true)?;
+        self.publish(signed).map(drop)
+    }
+
+    /// Share of the ceiling that is used, 0 to 1.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share, to be compared with 0.95")]
+    pub fn usage(&self) -> f64 {
+        self.fixed.used.load(Ordering::Relaxed) as f64 / self.max_bytes.max(1) as f64
+    }
+
+    fn write(&self, events: &[Event], limit: u64) -> Result<Appended, RecordError> {
+        let mut all: Option<Appended> = None;
+        let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
+        #[expect(clippy::cast_possible_truncation, reason = "1024")]
+        for chunk in events.chunks(CHECKPOINT_EVERY as usize) {
+            batch.clear();
+            chunk.iter().try_for_each(|event| batch.push(event))?;
+            let part = lock(&self.tail)?.append(&self.fixed, &mut batch, limit, false)?;
+            all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
+        }
+        let mut buffers = lock(&self.buffers)?;
+        if buffers.len() < KEPT_BUFFERS && batch.capacity() <= KEPT_CAPACITY {
+            buffers.push(batch);
+        }
+        drop(buffers);
+        match all {
+            Some(appended) => Ok(appended),
+            None => {
+                let next = lock(&self.tail)?.link.seq;
+                Ok(Appended { first_seq: next, last_seq: next - 1 })
+            }
+        }
+    }
+
+    fn sign(&self, close: bool) -> Result<Option<Head>, RecordError> {
+        let mut tail = lock(&self.tail)?;
+        if tail.unsigned > 0 && !tail.closed {
+            let mut batch = Batch::default();
+            batch.clear();
+            // Under the ceiling or not: what is recorded must be signed, and it is 164 bytes a second at most.
+            tail.append(&self.fixed, &mut batch, u64::MAX, true)?;
+        }
+        tail.closed |= close;
+        Ok(tail.signed)
+    }
+
+    fn publish(&self, signed: Option<Head>) -> Result<Option<Head>, RecordError> {
+        let Some(head) = signed else { return Ok(None) };
+        let mut synced = lock(&self.synced)?;
+        if head.checkpoint.seq <= synced.head_seq {
+            return Ok(None);
+        }
+        // The record of the checkpoint itself is the one after those it covers.
+        self.sync_locked(&mut synced, head.checkpoint.seq + 1)?;
+        head.store(&self.fixed.dir)?;
+        synced.head_seq = head.checkpoint.seq;
+        Ok(Some(head))
+    }
+
+    fn sync_locked(&self, synced: &mut Synced, seq: u64) -> Result<(), RecordError> {
+        if synced.seq >= seq {
+            return Ok(());
+        }
+        let (medium, path, last) = {
+            let tail = lock(&self.tail)?;
+            (Arc::clone(&tail.medium), tail.path.clone(), tail.link.seq - 1)
+        };
+        if synced.failed {
+            return Err(RecordError::SyncFailed { path });
+        }
+        // Segments before this one were synced when they were left.
+        medium.sync().map_err(|error| {
+            synced.failed = true;
+            io_error("sync", &path)(error)
+        })?;
+        synced.seq = last;
+        Ok(())
+    }
+}
+
+fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
+    let Some(end) = recovered.end else {
+        let mut link = Link::START;
+        let (path, medium) = tail::begin_segment(fixed, &mut link)?;
+        return Ok(Tail {
+            medium,
+            path,
+            offset: HEADER_LEN as u64,
+            link,
+            unsigned: 0,
+            signed: None,
+            dirty: false,
+            rotating: false,
+            closed: false,
+        });
+    };
+    let medium = (fixed.mount)(end.file);
+    Ok(Tail {
+        medium,
+        path: end.path,
+        offset: end.offset,
+        link: end.link,
+        unsigned: end.unsigned,
+        signed: end.signed,
+        dirty: false,
+        rotating: false,
+        closed: false,
+    })
+}
+
+fn fresh_id(dir: &Path) -> Result<JournalId, RecordError> {
+    let mut id = JournalId::default();
+    key::random(&mut id, dir)?;
+    Ok(id)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, RecordError> {
+    mutex.lock().map_err(|_poisoned| RecordError::Abandoned)
+}

@@ -1,0 +1,28 @@
+//! The record: what happened, written before anything of it is served.
+//!
+//! Owns the journal (segments of hash-chained, checksummed records with signed checkpoints), its reader, its
+//! verification, and the questions the command line asks of it. Deliberately does not know sessions, sockets or
+//! policy: it is handed [`event::Event`]s and a directory. docs/journal.md is the format, byte by byte.
+
+mod error;
+pub mod event;
+mod files;
+pub mod format;
+mod head;
+mod journal;
+mod key;
+pub mod reader;
+mod recover;
+mod scan;
+mod tail;
+pub mod verify;
+
+pub use error::RecordError;
+pub use head::Head;
+pub use journal::{Appended, Journal, Options};
+pub use key::{HostKey, PublicKey, public_path};
+pub use reader::{Body, Check, Reader, Record};
+pub use recover::Repaired;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! What is done with a journal before it is appended to: look whether it is the one this host left, and cut off what
+//! a crash left incomplete.
+//!
+//! Reads all headers and the last two segments in full; `verify` reads everything. A doubt about anything but the very
+//! end of the journal is a refusal to start.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::error::io_error;
+use super::event::Event;
+use super::files::{self, SegmentFile};
+use super::format::{CHECKPOINT_EVERY, Checkpoint, Frame, HEADER_LEN, Header, JournalId, Kind};
+use super::scan::{self, Found, Link, Scanner};
+use super::tail::file_name;
+use super::{Head, PublicKey, RecordError};
+
+/// An incomplete end that was cut off a segment. The bytes are kept beside it, in `<segment>.cut-<offset>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    pub segment: String,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Repaired {
+    pub(super) fn event(&self) -> Event {
+        Event::Repair { segment: self.segment.clone(), offset: self.offset, bytes: self.bytes }
+    }
+}
+
+pub(super) struct Recovered {
+    /// `None` when there is no segment yet.
+    pub(super) end: Option<End>,
+    pub(super) repaired: Vec<Repaired>,
+    /// Record up to which the head file speaks, 0 without one.
+    pub(super) head_seq: u64,
+}
+
+/// Where the next record goes.
+pub(super) struct End {
+    pub(super) journal: JournalId,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) offset: u64,
+    pub(super) link: Link,
+    pub(super) unsigned: u64,
+    pub(super) signed: Option<Head>,
+}
+
+pub(super) fn recover(dir: &Path, key: &PublicKey) -> Result<Recovered, RecordError> {
+    remove_unfinished(dir)?;
+    let head = Head::load(dir, key)?;
+    let mut segments = files::segments(dir)?;
+    let mut repaired = Vec::new();
+    if let Some(last) = segments.last()
+        && fs::metadata(&last.path).map_err(io_error("inspect", &last.path))?.len() < HEADER_LEN as u64
+        && head.is_none_or(|head| head.checkpoint.seq + 1 < last.first_seq)
+    {
+        repaired.push(cut(&last.path, 0)?);
+        fs::remove_file(&last.path).map_err(io_error("remove", &last.path))?;
+        segments.pop();
+    }
+    let head_seq = head.map_or(0, |head| head.checkpoint.seq);
+    let end = Walk::over(dir, key, head, &segments)?.map(|walk| walk.finish(&mut repaired)).transpose()?;
+    Ok(Recovered { end, repaired, head_seq })
+}
+
+/// The state of reading the last segments.
+struct Walk<'a> {
+    key: &'a PublicKey,
+    head: Option<Head>,
+    journal: JournalId,
+    path: &'a Path,
+    link: Link,
+    unsigned: u64,
+    signed: Option<Head>,
+    /// End of the last whole record.
+    offset: u64,
+    /// Whether something incomplete follows `offset`.
+    torn: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn over(
+        dir: &'a Path,
+        key: &'a PublicKey,
+        head: Option<Head>,
+        segments: &'a [SegmentFile],
+    ) -> Result<Option<Self>, RecordError> {
+        let headers = headers(key, head.as_ref(), segments)?;
+        let from = headers.len().saturating_sub(2);
+        let (Some(first), Some(segment)) = (headers.get(from), segments.get(from)) else {
+            return match head {
+                None => Ok(None),
+                Some(head) => {
+                    Err(damaged(dir, 0, head.checkpoint.seq, "the segments are gone, the head is not"))
+                }
+            };
+        };
+        let mut walk = Self {
+            key,
+            head,
+            journal: first.journal,
+            path: &segment.path,
+            link: Link { seq: first.first_seq, previous: first.previous, last: first.previous },
+            // Where the last checkpoint lies further back than is read, one is due at once.
+            unsigned: if from == 0 { 0 } else { CHECKPOINT_EVERY },
+            signed: None,
+            offset: 0,
+            torn: false,
+        };
+        let rest = segments.get(from..).unwrap_or_default();
+        for (at, segment) in rest.iter().enumerate() {
+            walk.path = &segment.path;
+            walk.segment(at + 1 == rest.len())?;
+        }
+        match head {
+            // The record of the checkpoint that became the head is one more.
+            Some(head) if head.checkpoint.seq + 1 >= walk.link.seq => Err(walk.damaged(format!(
+                "the journal ends here, but this host signed it up to record {}: its end was cut off",
+                head.checkpoint.seq
+            ))),
+            _ => Ok(Some(walk)),
+        }
+    }
+
+    fn segment(&mut self, is_last: bool) -> Result<(), RecordError> {
+        let (mut scanner, bytes) = Scanner::open(self.path)?;
+        self.offset = 0;
+        let header = scan::header(self.path, &bytes)?;
+        self.link.enter(&header, &bytes).map_err(|problem| self.damaged(problem))?;
+        loop {
+            self.offset = scanner.offset();
+            match scanner.next().map_err(io_error("read", self.path))? {
+                None => return Ok(()),
+                Some(Found::Frame(frame)) => self.record(&frame)?,
+                Some(Found::Damage(damage)) if is_last && damage.to_end => {
+                    self.torn = true;
+                    return Ok(());
+                }
+                Some(Found::Damage(damage)) => {
+                    return Err(self.damaged(format!("{} bytes are no record", damage.len)));
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, frame: &Frame<'_>) -> Result<(), RecordError> {
+        self.link.step(frame).map_err(|problem| self.damaged(problem))?;
+        self.unsigned += 1;
+        if frame.kind == Kind::Checkpoint {
+            let signed = Checkpoint::decode(frame.payload).filter(|checkpoint| {
+                checkpoint.seq == frame.seq - 1
+                    && checkpoint.hash == frame.previous
+                    && self.key.signed(&self.journal, frame.time_ns, checkpoint)
+            });
+            let Some(checkpoint) = signed else {
+                return Err(
+                    self.damaged("the checkpoint is not this host's signature of what stands before it")
+                );
+            };
+            self.unsigned = 0;
+            let (host, journal) = (self.key.host(), self.journal);
+            self.signed = Some(Head { host, journal, time_ns: frame.time_ns, checkpoint });
+        }
+        match self.head {
+            // The next record of the chain names what the head signed, be it the first of a segment or not.
+            Some(head) if head.checkpoint.seq + 1 == frame.seq && head.checkpoint.hash != frame.previous => {
+                Err(self.damaged("this host's head speaks of other records before this one"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(self, repaired: &mut Vec<Repaired>) -> Result<End, RecordError> {
+        if self.torn {
+            repaired.push(cut(self.path, self.offset)?);
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .open(self.path)
+            .map_err(io_error("open for writing", self.path))?;
+        Ok(End {
+            journal: self.journal,
+            path: self.path.to_owned(),
+            file,
+            offset: self.offset,
+            link: self.link,
+            unsigned: self.unsigned,
+            signed: self.signed,
+        })
+    }
+
+    fn damaged(&self, problem: impl Into<String>) -> RecordError {
+        damaged(self.path, self.offset, self.link.seq, problem)
+    }
+}
+
+/// All headers, each with its segment's name, one host, one journal, in one order.
+fn headers(
+    key: &PublicKey,
+    head: Option<&Head>,
+    segments: &[SegmentFile],
+) -> Result<Vec<Header>, RecordError> {
+    let mut headers = Vec::<Header>::with_capacity(segments.len());
+    for segment in segments {
+        let (_, bytes) = Scanner::open(&segment.path)?;
+        let header = scan::header(&segment.path, &bytes)?;
+        let refuse = |problem: &str| Err(damaged(&segment.path, 0, segment.first_seq, problem));
+        let journal = head.map(|head| head.journal).or_else(|| headers.first().map(|first| first.journal));
+        if header.host != key.host() {
+            return refuse("the segment was written with another host's key");
+        }
+        if journal.is_some_and(|journal| journal != header.journal) {
+            return refuse("the segment belongs to another journal");
+        }
+        if header.first_seq != segment.first_seq {
+            return refuse("the segment does not begin with the record its name gives");
+        }
+        if headers.is_empty() && header.first_seq != 1 {
+            return refuse("the segments before this one are missing");
+        }
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+/// Moves what follows `offset` out of the segment into a file of its own.
+fn cut(path: &Path, offset: u64) -> Result<Repaired, RecordError> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error("open", path))?;
+    let mut rest = Vec::new();
+    file.seek(SeekFrom::Start(offset))
+        .and_then(|_| file.read_to_end(&mut rest))
+        .map_err(io_error("read", path))?;
+    let kept = free_name(path, offset);
+    fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&kept)
+        .and_then(|mut kept| {
+            std::io::Write::write_all(&mut kept, &rest)?;
+            kept.sync_all()
+        })
+        .map_err(io_error("write", &kept))?;
+    file.set_len(offset).and_then(|()| file.sync_all()).map_err(io_error("cut", path))?;
+    Ok(Repaired { segment: file_name(path), offset, bytes: rest.len() as u64 })
+}
+
+fn free_name(path: &Path, offset: u64) -> PathBuf {
+    let name = |suffix: String| {
+        let mut name = OsString::from(path);
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let first = name(format!(".cut-{offset}"));
+    if !first.exists() {
+        return first;
+    }
+    (2..).map(|again| name(format!(".cut-{offset}-{again}"))).find(|path| !path.exists()).unwrap_or(first)
+}
+
+fn remove_unfinished(dir: &Path) -> Result<(), RecordError> {
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        if path.to_string_lossy().ends_with(files::UNFINISHED) {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, offset: u64, seq: u64, problem: impl Into<String>) -> RecordError {
+    RecordError::Damaged { path: path.to_owned(), offset, seq, problem: problem.into() }
+}

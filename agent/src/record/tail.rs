@@ -1,0 +1,244 @@
+//! The end of the journal, where records are put: numbering, chaining, one write, rotation, and cutting back a write
+//! that failed. Everything here happens under the journal's lock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::error::io_error;
+use super::event::Event;
+use super::files::{self, Medium};
+use super::format::{
+    CHECKPOINT_EVERY, CHECKPOINT_LEN, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD,
+    payload_digest, seal,
+};
+use super::scan::Link;
+use super::{Appended, Head, HostKey, RecordError};
+
+/// Room at the beginning of every batch for a checkpoint that may turn out to be due.
+const ROOM: usize = FRAME_LEN + CHECKPOINT_LEN;
+
+/// Makes the medium of a freshly created or reopened segment; the tests put a faulty disk in between.
+pub(super) type Mount = fn(std::fs::File) -> Arc<dyn Medium>;
+
+/// What does not change while a journal is open.
+pub(super) struct Fixed {
+    pub(super) dir: PathBuf,
+    pub(super) key: HostKey,
+    pub(super) journal: JournalId,
+    pub(super) segment_bytes: u64,
+    pub(super) mount: Mount,
+    /// Bytes of the directory; read without the lock.
+    pub(super) used: AtomicU64,
+}
+
+/// Frames with their payloads in place, encoded before the lock is taken.
+#[derive(Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    frames: Vec<Draft>,
+}
+
+struct Draft {
+    start: usize,
+    end: usize,
+    digest: Hash,
+}
+
+impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.resize(ROOM, 0);
+        self.frames.clear();
+    }
+
+    pub(super) fn push(&mut self, event: &Event) -> Result<(), RecordError> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + FRAME_LEN, 0);
+        serde_json::to_writer(&mut self.bytes, event)?;
+        let end = self.bytes.len();
+        let payload = self.bytes.get(start + FRAME_LEN..end).unwrap_or_default();
+        if payload.len() > MAX_PAYLOAD {
+            return Err(RecordError::TooLong { bytes: payload.len(), limit: MAX_PAYLOAD });
+        }
+        let digest = payload_digest(payload);
+        self.frames.push(Draft { start, end, digest });
+        Ok(())
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    fn records(&self) -> u64 {
+        self.frames.len() as u64
+    }
+}
+
+pub(super) struct Tail {
+    pub(super) medium: Arc<dyn Medium>,
+    pub(super) path: PathBuf,
+    /// End of the last whole record of the segment.
+    pub(super) offset: u64,
+    pub(super) link: Link,
+    /// Records after the newest checkpoint.
+    pub(super) unsigned: u64,
+    pub(super) signed: Option<Head>,
+    /// The segment may be longer than `offset`.
+    pub(super) dirty: bool,
+    /// A rotation was begun and not finished: its file may exist, so nothing may be added to the segment before it.
+    pub(super) rotating: bool,
+    pub(super) closed: bool,
+}
+
+impl Tail {
+    /// Writes all records of `batch`, before them a checkpoint if one is due or `sign` asks for it.
+    pub(super) fn append(
+        &mut self,
+        fixed: &Fixed,
+        batch: &mut Batch,
+        limit: u64,
+        sign: bool,
+    ) -> Result<Appended, RecordError> {
+        if self.closed {
+            return Err(RecordError::Closed);
+        }
+        self.cut_back()?;
+        let sign = sign || self.unsigned + batch.records() > CHECKPOINT_EVERY;
+        let skip = if sign { 0 } else { ROOM };
+        let len = (batch.bytes.len() - skip) as u64;
+        self.make_room(fixed, len, limit)?;
+
+        let time_ns = now_ns();
+        let mut link = self.link;
+        let mut signed = self.signed;
+        if sign {
+            let head = Head {
+                host: fixed.key.public().host(),
+                journal: fixed.journal,
+                time_ns,
+                checkpoint: fixed.key.checkpoint(&fixed.journal, link.seq - 1, time_ns, link.previous),
+            };
+            put(&mut batch.bytes, FRAME_LEN, &head.checkpoint.encode());
+            let digest = payload_digest(&head.checkpoint.encode());
+            add(
+                &mut batch.bytes,
+                &Draft { start: 0, end: ROOM, digest },
+                Kind::Checkpoint,
+                time_ns,
+                &mut link,
+            );
+            signed = Some(head);
+        }
+        let first_seq = link.seq;
+        for draft in &batch.frames {
+            add(&mut batch.bytes, draft, Kind::Event, time_ns, &mut link);
+        }
+        self.write(batch.bytes.get(skip..).unwrap_or_default())?;
+
+        self.offset += len;
+        fixed.used.fetch_add(len, Ordering::Relaxed);
+        self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
+        self.signed = signed;
+        self.link = link;
+        Ok(Appended { first_seq, last_seq: link.seq - 1 })
+    }
+
+    /// Sees to it that `len` bytes fit under the ceiling, and begins the next segment when this one is long enough.
+    fn make_room(&mut self, fixed: &Fixed, len: u64, limit: u64) -> Result<(), RecordError> {
+        let rotate = self.rotating
+            || (self.offset > HEADER_LEN as u64 && self.offset.saturating_add(len) > fixed.segment_bytes);
+        let used = fixed.used.load(Ordering::Relaxed);
+        let wanted = used.saturating_add(len).saturating_add(if rotate { HEADER_LEN as u64 } else { 0 });
+        if wanted > limit {
+            return Err(RecordError::Full { used, limit });
+        }
+        if rotate { self.rotate(fixed) } else { Ok(()) }
+    }
+
+    fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
+        self.rotating = true;
+        self.medium.sync().map_err(io_error("sync", &self.path))?;
+        let segment = begin_segment(fixed, &mut self.link)?;
+        (self.path, self.medium) = segment;
+        self.offset = HEADER_LEN as u64;
+        self.rotating = false;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+        let mut rest = bytes;
+        let mut offset = self.offset;
+        while !rest.is_empty() {
+            let error = match self.medium.write_at(rest, offset) {
+                Ok(0) => std::io::ErrorKind::WriteZero.into(),
+                Ok(wrote) => {
+                    offset += wrote as u64;
+                    rest = rest.get(wrote..).unwrap_or_default();
+                    continue;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.dirty = true;
+            // Tried again before the next append, where a second failure is reported.
+            let _again_later = self.cut_back();
+            return Err(RecordError::Append { path: self.path.clone(), source: error });
+        }
+        Ok(())
+    }
+
+    fn cut_back(&mut self) -> Result<(), RecordError> {
+        if self.dirty {
+            let poisoned = |source| RecordError::Poisoned { path: self.path.clone(), source };
+            self.medium.set_len(self.offset).map_err(poisoned)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
+
+/// Creates the segment that begins with record `link.seq`, its header on stable storage before it has its name.
+pub(super) fn begin_segment(
+    fixed: &Fixed,
+    link: &mut Link,
+) -> Result<(PathBuf, Arc<dyn Medium>), RecordError> {
+    let header = Header {
+        host: fixed.key.public().host(),
+        journal: fixed.journal,
+        first_seq: link.seq,
+        previous: link.last,
+        created_ns: now_ns(),
+    };
+    let bytes = header.encode();
+    let path = files::segment_path(&fixed.dir, link.seq);
+    let file = files::replace(&path, 0o600, &bytes)?;
+    files::sync_dir(&fixed.dir)?;
+    fixed.used.fetch_add(HEADER_LEN as u64, Ordering::Relaxed);
+    link.previous = Header::hash(&bytes);
+    Ok((path, (fixed.mount)(file)))
+}
+
+fn add(bytes: &mut [u8], draft: &Draft, kind: Kind, time_ns: u64, link: &mut Link) {
+    let frame = bytes.get_mut(draft.start..draft.end).unwrap_or_default();
+    link.last = seal(frame, kind, link.seq, time_ns, &link.previous, &draft.digest);
+    link.previous = link.last;
+    link.seq += 1;
+}
+
+fn put(bytes: &mut [u8], at: usize, from: &[u8]) {
+    if let Some(to) = bytes.get_mut(at..at + from.len()) {
+        to.copy_from_slice(from);
+    }
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// For messages: the file's name without its directory.
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

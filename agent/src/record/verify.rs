@@ -1,0 +1,162 @@
+//! Says whether a journal is what its host wrote, and if not, where and in what way.
+//!
+//! Needs only the files and the host's public key. Owns the report and its words; the reasoning is in `walk`. What
+//! it cannot see: that records which no checkpoint covered yet were changed by somebody who recomputed their hashes
+//! (`unsigned_tail` says how many those are), and that everything was replaced by an older copy of itself.
+
+mod walk;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::io_error;
+use super::files::{self, DirLock};
+use super::head::HeadSummary;
+use super::scan::Scanner;
+use super::tail::file_name;
+use super::{Head, PublicKey, RecordError};
+use walk::Walk;
+
+/// Problems described one by one; the others are counted.
+const DESCRIBED: usize = 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub ok: bool,
+    pub dir: PathBuf,
+    /// An agent had the journal open; what it was just writing at the end was not judged.
+    pub live: bool,
+    pub segments: u64,
+    pub bytes: u64,
+    /// Whole records, those of checkpoints among them.
+    pub records: u64,
+    pub events: u64,
+    /// Checkpoints whose signature holds.
+    pub checkpoints: u64,
+    /// Incomplete ends that agents found and cut off when they started.
+    pub repairs: u64,
+    /// Number of the newest record, 0 in an empty journal.
+    pub last_seq: u64,
+    /// The newest record that a checkpoint covers, 0 for none.
+    pub signed_through: u64,
+    pub signed_time_ns: Option<u64>,
+    /// Records after the last checkpoint: chained, but not signed by anybody.
+    pub unsigned_tail: u64,
+    /// What the head file says, if there is one.
+    pub head: Option<HeadSummary>,
+    pub problems: Vec<Problem>,
+    /// Problems beyond those described.
+    pub more_problems: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub file: String,
+    pub offset: u64,
+    /// The first record concerned, and the last where it is a range.
+    pub seq: u64,
+    pub last_seq: u64,
+    pub kind: ProblemKind,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// A record's bytes do not match its checksum.
+    Edited,
+    /// A record is whole in itself, but its successor names another one.
+    Rewritten,
+    Deleted,
+    /// Bytes or records that the chain does not have.
+    Inserted,
+    Reordered,
+    /// A segment ends within a record.
+    Torn,
+    HeaderTruncated,
+    HeaderEdited,
+    Misnamed,
+    SegmentMissing,
+    FirstSegmentMissing,
+    ForeignSegment,
+    /// The host signed another history than the one that is here.
+    CheckpointMismatch,
+    /// More records follow each other without a checkpoint than an agent would write.
+    CheckpointMissing,
+    /// The journal ends before the record that the head speaks of.
+    EndMissing,
+    HeadInvalid,
+    Unreadable,
+}
+
+/// Reads the whole journal in `dir` and judges it by `key`.
+///
+/// # Errors
+/// When the directory cannot be listed. Everything about its files is in the report.
+pub fn verify(dir: &Path, key: &PublicKey) -> Result<Report, RecordError> {
+    // The head first: records that come while the segments are read must not make it look behind.
+    let head = Head::load(dir, key);
+    let segments = files::segments(dir)?;
+    let live = DirLock::is_taken(dir);
+    let mut walk = Walk::new(key, head.as_ref().ok().copied().flatten());
+    if let Err(error) = &head {
+        walk.file("head");
+        walk.problem(ProblemKind::HeadInvalid, 0, 0, 0, error.to_string());
+    }
+    let mut bytes = 0;
+    for (at, segment) in segments.iter().enumerate() {
+        walk.file(&file_name(&segment.path));
+        bytes += std::fs::metadata(&segment.path).map_or(0, |meta| meta.len());
+        match Scanner::open(&segment.path) {
+            Ok((scanner, header)) => {
+                let live_end = live && at + 1 == segments.len();
+                read_segment(&mut walk, &segment.path, segment.first_seq, scanner, &header, live_end);
+            }
+            Err(error) => walk.unreadable(0, &error.to_string()),
+        }
+    }
+    Ok(walk.finish(Report {
+        ok: false,
+        dir: dir.to_owned(),
+        live,
+        segments: segments.len() as u64,
+        bytes,
+        records: 0,
+        events: 0,
+        checkpoints: 0,
+        repairs: 0,
+        last_seq: 0,
+        signed_through: 0,
+        signed_time_ns: None,
+        unsigned_tail: 0,
+        head: None,
+        problems: Vec::new(),
+        more_problems: 0,
+    }))
+}
+
+fn read_segment(
+    walk: &mut Walk<'_>,
+    path: &Path,
+    named: u64,
+    mut scanner: Scanner<File>,
+    header: &[u8],
+    live_end: bool,
+) {
+    use super::scan::Found;
+    if !walk.header(named, header, live_end) {
+        return;
+    }
+    loop {
+        let offset = scanner.offset();
+        match scanner.next() {
+            Ok(None) => return,
+            Ok(Some(Found::Frame(frame))) => walk.record(offset, &frame),
+            Ok(Some(Found::Damage(damage))) if live_end && damage.to_end => return,
+            Ok(Some(Found::Damage(damage))) => walk.damage(damage),
+            Err(error) => return walk.unreadable(offset, &io_error("read", path)(error).to_string()),
+        }
+    }
+}

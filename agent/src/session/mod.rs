@@ -1,0 +1,190 @@
+//! The life of a connection, from accept to its last record, and the registry of those that live.
+//!
+//! One async function, top to bottom: original destination, workload, identity, protocol. Every way out is one
+//! record. What the bytes mean is the protocol's business.
+
+mod registry;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chaperone_policy::Principal;
+use tokio::net::TcpStream;
+use tracing::{Instrument, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::config::{Config, Target};
+use crate::gate::Gate;
+use crate::identity::Identities;
+use crate::intercept::Lookup;
+use crate::protocol::postgres::Postgres;
+use crate::record::Journal;
+use crate::record::event::{Event, Identity, Workload};
+use crate::upstream::Credentials;
+use crate::{identity, workload};
+
+pub use registry::{Command, Registry, SessionInfo};
+
+/// A target with its credential and its protocol's shared state.
+pub struct Backend {
+    pub target: Target,
+    pub credentials: Credentials,
+    pub postgres: Postgres,
+}
+
+/// What of the configuration a new session uses; replaced as one on reload.
+pub struct World {
+    pub config: Config,
+    pub identities: Identities,
+    pub backends: Vec<Arc<Backend>>,
+}
+
+impl World {
+    fn backend(&self, destination: SocketAddr) -> Option<Arc<Backend>> {
+        let target = self.config.target_for(destination.ip(), destination.port())?;
+        self.backends.iter().find(|backend| backend.target.name == target.name).map(Arc::clone)
+    }
+}
+
+/// Everything sessions share.
+pub struct Shared<L> {
+    pub lookup: L,
+    pub cgroup2: PathBuf,
+    pub gate: Arc<Gate>,
+    pub journal: Arc<Journal>,
+    pub registry: Arc<Registry>,
+    pub world: RwLock<Arc<World>>,
+}
+
+impl<L> Shared<L> {
+    #[must_use]
+    pub fn world(&self) -> Arc<World> {
+        Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What is known of a connection when its protocol takes over.
+pub struct Admitted {
+    pub id: String,
+    pub client: SocketAddr,
+    pub destination: SocketAddr,
+    pub workload: Workload,
+    pub principal: Principal,
+    pub backend: Arc<Backend>,
+    pub login_timeout: std::time::Duration,
+}
+
+impl Admitted {
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.principal.name().to_owned(), groups: self.principal.groups().to_vec() }
+    }
+}
+
+/// Why a connection did not become a session.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("no redirected connection is known from {0}; the listener is not dialled directly")]
+    NoFlow(SocketAddr),
+    #[error("cannot look up the connection: {0}")]
+    Lookup(crate::intercept::InterceptError),
+    #[error("{0} belongs to no configured target")]
+    NoTarget(SocketAddr),
+    #[error("{0}")]
+    Identity(#[from] identity::IdentityError),
+    #[error("the journal is {0} % full, and new sessions are refused from 95 % on")]
+    JournalFull(u32),
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client: SocketAddr) {
+    let id = Uuid::now_v7().simple().to_string();
+    let span = info_span!("session", id, identity = tracing::field::Empty, target = tracing::field::Empty);
+    async move {
+        let _ = stream.set_nodelay(true);
+        let world = shared.world();
+        let mut seen = Seen::default();
+        match admit(&shared, &world, &stream, client, &id, &mut seen) {
+            Ok(admitted) => {
+                tracing::Span::current().record("identity", admitted.principal.name());
+                tracing::Span::current().record("target", &admitted.backend.target.name);
+                let postgres = admitted.backend.postgres.clone();
+                postgres.serve(&shared.gate, &shared.journal, &shared.registry, admitted, stream).await;
+            }
+            Err(refusal) => {
+                warn!(%client, reason = %refusal, "connection refused");
+                let told = refused(&shared.journal, id, client, seen, refusal.to_string());
+                // Without a flow there is nobody of ours to talk to: a reset says enough.
+                let silent = matches!(refusal, Refusal::NoFlow(_) | Refusal::Lookup(_));
+                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err()).await;
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+/// What was learned of a connection before it was refused.
+#[derive(Default)]
+struct Seen {
+    destination: Option<SocketAddr>,
+    target: Option<String>,
+    workload: Option<Workload>,
+}
+
+fn admit<L: Lookup>(
+    shared: &Shared<L>,
+    world: &World,
+    stream: &TcpStream,
+    client: SocketAddr,
+    id: &str,
+    seen: &mut Seen,
+) -> Result<Admitted, Refusal> {
+    let local = stream.local_addr().map_err(|_| Refusal::NoFlow(client))?;
+    let origin = shared.lookup.take(client, local).map_err(Refusal::Lookup)?.ok_or(Refusal::NoFlow(client))?;
+    let destination = reachable(origin.destination.0);
+    seen.destination = Some(destination);
+    let workload = workload::describe(&origin, &shared.cgroup2);
+    seen.workload = Some(workload.clone());
+    let backend = world.backend(destination).ok_or(Refusal::NoTarget(destination))?;
+    seen.target = Some(backend.target.name.clone());
+    let principal = world.identities.identify(workload.cgroup.as_deref())?;
+    let full = shared.journal.usage_percent();
+    if full >= 95 {
+        return Err(Refusal::JournalFull(full));
+    }
+    info!(%destination, pid = workload.pid, comm = %workload.comm, identity = principal.name(), "connection");
+    let login_timeout = world.config.limits.login;
+    Ok(Admitted { id: id.to_owned(), client, destination, workload, principal, backend, login_timeout })
+}
+
+fn refused(
+    journal: &Journal,
+    session: String,
+    client: SocketAddr,
+    seen: Seen,
+    reason: String,
+) -> Result<(), crate::record::RecordError> {
+    let event = Event::SessionRefused {
+        session,
+        target: seen.target,
+        original_destination: seen.destination.map(|address| address.to_string()),
+        client: client.to_string(),
+        workload: seen.workload,
+        identity: None,
+        policies: Vec::new(),
+        reason,
+    };
+    journal.append(&[event]).map(drop)
+}
+
+/// A destination as it can be dialled: v4-mapped addresses are v4, the unspecified address means loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

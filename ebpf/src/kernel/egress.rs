@@ -1,0 +1,197 @@
+//! cgroup_skb/egress: the net below the connect hooks. No packet leaves for a target but the agent's own, whatever
+//! made it: raw sockets, NAT inside a pod, connections older than the agent.
+//!
+//! What cannot be parsed is dropped when the socket's cgroup is governed. Let through without an entry are
+//! segments that cannot carry a request: resets (of connections destroyed on purpose) and SYN-ACKs (of a server
+//! whose peer's port looks like a target's; the handshake's last step marks that socket).
+
+use aya_ebpf::{
+    bindings::bpf_sock, helpers::generated::bpf_skb_cgroup_id, macros::cgroup_skb, programs::SkBuffContext,
+};
+use chaperone_ebpf::{ROLE_ACCEPTED, ROLE_AGENT, ROLE_INBOUND, Stat, mapped};
+
+use crate::{
+    address::Destination,
+    maps,
+    policy::{self, Standing},
+    report,
+};
+
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_DCCP: u8 = 33;
+const IPPROTO_SCTP: u8 = 132;
+const IPPROTO_UDPLITE: u8 = 136;
+
+/// What the headers say.
+enum Parsed {
+    /// A protocol without ports.
+    Portless,
+    Ports {
+        destination: Destination,
+        protocol: u8,
+        transport: usize,
+    },
+    Unparsable,
+}
+
+enum Outcome {
+    Pass,
+    Drop(Stat, Destination, u8),
+}
+
+#[cgroup_skb(egress)]
+pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
+    match try_egress(&ctx) {
+        Outcome::Pass => 1,
+        // The sender gets EPERM where it waits for the packet; TCP goes on trying until it gives up.
+        Outcome::Drop(stat, destination, protocol) => {
+            // SAFETY: the helper takes this program's context.
+            let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+            report::dropped(stat, cgroup, &destination, u16::from(protocol));
+            0
+        }
+    }
+}
+
+#[inline(always)]
+fn try_egress(ctx: &SkBuffContext) -> Outcome {
+    const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+    const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+    let parsed = match ctx.skb.protocol() {
+        ETH_P_IP => parse_v4(ctx),
+        ETH_P_IPV6 => parse_v6(ctx),
+        _ => Parsed::Unparsable,
+    };
+    let (stat, destination, protocol) = match parsed {
+        Parsed::Portless => return Outcome::Pass,
+        Parsed::Ports { destination, protocol, transport } => {
+            if maps::target(destination.addr, destination.port).is_none() {
+                return Outcome::Pass;
+            }
+            if protocol == IPPROTO_TCP && cannot_ask(ctx, transport) {
+                return Outcome::Pass;
+            }
+            (Stat::DroppedEgress, destination, protocol)
+        }
+        Parsed::Unparsable => (Stat::DroppedUnparsable, Destination { addr: [0; 4], port: 0 }, 0),
+    };
+    if is_vouched(ctx) {
+        return Outcome::Pass;
+    }
+    match policy::of_packet(ctx.skb.skb) {
+        Standing::Bypassed => Outcome::Pass,
+        // The agent's own sockets carry a mark; its cgroup alone is no pass.
+        Standing::Agent | Standing::Denied | Standing::Governed => Outcome::Drop(stat, destination, protocol),
+    }
+}
+
+/// Whether the socket was opened by the agent, or accepted from the other side.
+#[inline(always)]
+fn is_vouched(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the kernel hands the program a valid context; the socket in it may be null.
+    let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    // SAFETY: `sk` is the context's.
+    let Some(entry) = (unsafe { maps::stored(sk) }) else { return false };
+    // SAFETY: one aligned word of this socket's value.
+    let role = unsafe { (&raw const (*entry).role).read_volatile() };
+    matches!(role, ROLE_AGENT | ROLE_INBOUND | ROLE_ACCEPTED)
+}
+
+#[inline(always)]
+fn cannot_ask(ctx: &SkBuffContext, transport: usize) -> bool {
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    match ctx.load::<u8>(transport + 13) {
+        Ok(flags) => flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK,
+        Err(_short) => false,
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Header {
+    version_ihl: u8,
+    tos: u8,
+    length: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[inline(always)]
+fn parse_v4(ctx: &SkBuffContext) -> Parsed {
+    let Ok(header) = ctx.load::<Ipv4Header>(0) else { return Parsed::Unparsable };
+    // Packets are cut after this hook: a later fragment here was made by hand.
+    if u16::from_be(header.fragment) & 0x1fff != 0 {
+        return Parsed::Unparsable;
+    }
+    let transport = usize::from(header.version_ihl & 0x0f) * 4;
+    ports(ctx, header.protocol, transport, mapped(header.destination))
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Header {
+    flow: u32,
+    length: u16,
+    next: u8,
+    hops: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+#[inline(always)]
+fn parse_v6(ctx: &SkBuffContext) -> Parsed {
+    /// More extension headers than any honest packet has.
+    const MAX_EXTENSIONS: usize = 8;
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    const MOBILITY: u8 = 135;
+    const HIP: u8 = 139;
+    const SHIM6: u8 = 140;
+    let Ok(header) = ctx.load::<Ipv6Header>(0) else { return Parsed::Unparsable };
+    let mut next = header.next;
+    let mut offset = size_of::<Ipv6Header>();
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(
+            next,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6
+        ) {
+            return ports(ctx, next, offset, header.destination);
+        }
+        let Ok([following, length, third, fourth]) = ctx.load::<[u8; 4]>(offset) else {
+            return Parsed::Unparsable;
+        };
+        offset += match next {
+            // The header's own destination is only the next hop while segments are left.
+            ROUTING if fourth != 0 => return Parsed::Unparsable,
+            FRAGMENT if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => return Parsed::Unparsable,
+            FRAGMENT => 8,
+            AUTHENTICATION => (usize::from(length) + 2) * 4,
+            _ => (usize::from(length) + 1) * 8,
+        };
+        next = following;
+    }
+    Parsed::Unparsable
+}
+
+#[inline(always)]
+fn ports(ctx: &SkBuffContext, protocol: u8, transport: usize, addr: [u32; 4]) -> Parsed {
+    match protocol {
+        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE => {}
+        _ => return Parsed::Portless,
+    }
+    match ctx.load::<[u16; 2]>(transport) {
+        Ok([_source, port]) => Parsed::Ports { destination: Destination { addr, port }, protocol, transport },
+        Err(_short) => Parsed::Unparsable,
+    }
+}

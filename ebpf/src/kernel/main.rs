@@ -1,0 +1,36 @@
+//! Chaperone's kernel programs. One file per hook; `maps` has the state, `policy` says who is asking, `report`
+//! counts and tells. Enforcement depends on maps only, never on an event stream.
+//!
+//! In the order a connection meets them: `create`, `bind`, `connect`, `sockops`, `egress`, `lookup`, `accepted`,
+//! `getpeername`; datagrams meet `sendmsg` instead of `connect`.
+//!
+//! Context words are read once, volatile, into locals: a conditional read compiled into arithmetic on the context
+//! pointer is refused by the verifier. The address family is the hook's, never the context's (`AF_INET6` sockets
+//! reach the IPv4 hooks).
+#![no_std]
+#![no_main]
+
+mod accepted;
+mod address;
+mod bind;
+mod connect;
+mod create;
+mod egress;
+mod getpeername;
+mod lookup;
+mod maps;
+mod policy;
+mod report;
+mod sendmsg;
+mod sockops;
+
+/// The helpers that matter are reserved for programs under a GPL-compatible licence; the dual form says so.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Never reached: the programs are compiled to abort, and the verifier would refuse a call.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

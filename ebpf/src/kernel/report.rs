@@ -1,0 +1,62 @@
+//! Counters, and diagnostic events for what was refused.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns},
+};
+use chaperone_ebpf::{Event, Stat};
+
+use crate::{
+    address::Destination,
+    maps::{EVENTS, STATS},
+};
+
+#[inline(always)]
+pub(crate) fn count(stat: Stat) {
+    if let Some(counter) = STATS.get_ptr_mut(stat as u32) {
+        // SAFETY: the pointer is this CPU's slot of a per-CPU array and lives as long as the program runs. An
+        // interrupting program may lose one count, which a counter can bear.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts, and tells who did it. For hooks that run in the caller's own context.
+#[inline(never)]
+pub(crate) fn refused(stat: Stat, destination: &Destination, protocol: u16) {
+    count(stat);
+    let Some(mut entry) = EVENTS.reserve(0) else { return };
+    entry.write(Event {
+        // SAFETY: helpers without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+        // SAFETY: as above.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        addr: destination.addr,
+        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        kind: stat as u32,
+        port: destination.port,
+        protocol,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    });
+    entry.submit(0);
+}
+
+/// Counts, and tells which cgroup's socket a packet was dropped of.
+#[inline(never)]
+pub(crate) fn dropped(stat: Stat, cgroup: u64, destination: &Destination, protocol: u16) {
+    count(stat);
+    let Some(mut entry) = EVENTS.reserve(0) else { return };
+    entry.write(Event {
+        // SAFETY: a helper without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup,
+        addr: destination.addr,
+        tgid: 0,
+        uid: 0,
+        kind: stat as u32,
+        port: destination.port,
+        protocol,
+        comm: [0; 16],
+    });
+    entry.submit(0);
+}
