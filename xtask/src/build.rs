@@ -22,9 +22,13 @@ impl Profile {
     }
 }
 
-/// Installs what building and testing need. Shell, because a bare machine cannot build this program.
+/// Installs what building and testing need, where it is missing. Shell, because a bare machine cannot build this
+/// program.
 pub(crate) fn setup() -> Result<()> {
-    sh::run(Command::new("bash").arg(sh::root().join("scripts/prereqs.sh")).current_dir(sh::root()))
+    for script in ["scripts/prereqs.sh", "scripts/packages.sh"] {
+        sh::run(Command::new("bash").arg(script).current_dir(sh::root()))?;
+    }
+    Ok(())
 }
 
 /// The agent's binary, with the kernel programs in it.

@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask <command>
 
-  setup                     install what building and testing need (scripts/prereqs.sh)
+  setup                     install what building and testing need (scripts/prereqs.sh, scripts/packages.sh)
   build [--release]         the kernel programs, then the agent
   lint                      fmt, clippy (host and BPF), tidy, licences and sources of dependencies
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe

@@ -23,7 +23,6 @@ pub(crate) fn e2e(args: &[&str]) -> Result<()> {
 }
 
 pub(crate) fn demo() -> Result<()> {
-    build::setup()?;
     hand_over(Profile::Dev, "demo", &[])
 }
 
@@ -32,6 +31,7 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
 }
 
 fn hand_over(profile: Profile, command: &str, args: &[&str]) -> Result<()> {
+    build::setup()?;
     let agent = build::everything(profile)?;
     let e2e = build::e2e_binary()?;
     sh::run(
