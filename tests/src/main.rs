@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "test code throughout: a panic is a failed case")]
 
 mod bench;
+mod demo;
 mod harness;
 mod stage;
 mod suites;
@@ -28,6 +29,7 @@ fn run(args: &[String]) -> Result<()> {
         ["suite"] => suites::run(None, None),
         ["suite", name] => suites::run(Some(name), None),
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
+        ["demo"] => demo::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["stage", rest @ ..] => stage::run(rest.contains(&"--no-agent")),
         _ => bail!("usage: e2e suite [NAME [FILTER]] | stage [--no-agent] | demo | bench ..."),

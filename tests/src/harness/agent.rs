@@ -123,6 +123,19 @@ impl Agent {
         self.log().get(mark..).unwrap_or_default().to_owned()
     }
 
+    /// A copy of the journal, for touching.
+    pub(crate) fn copy_journal(&self, scratch: &Scratch) -> Result<PathBuf> {
+        let to = scratch.path().join("copy");
+        // None yet, the first time.
+        let _ = fs::remove_dir_all(&to);
+        fs::create_dir(&to)?;
+        for entry in fs::read_dir(self.journal())? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        Ok(to)
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.state.join("journal")
     }

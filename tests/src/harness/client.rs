@@ -66,6 +66,12 @@ impl<'a> Client<'a> {
         self.psql_program()?.args(commands).run()
     }
 
+    /// psql exactly as a person types it, with its own layout; `shown` is what was typed.
+    pub(crate) fn typed(&self, sql: &str) -> Result<(String, Program)> {
+        let shown = format!("psql {} -d {} -c {}", self.where_to().join(" "), self.database, quoted(sql));
+        Ok((shown, self.program("/usr/bin/psql", &[])?.args(["-c", sql])))
+    }
+
     /// psql fed a script; it goes on after errors, as it does by itself.
     pub(crate) fn script(&self, text: &str) -> Result<Output> {
         self.psql_program()?.stdin(text).run()
@@ -132,4 +138,9 @@ impl<'a> Client<'a> {
             None => Ok(program),
         }
     }
+}
+
+/// An argument as a shell wants it.
+fn quoted(text: &str) -> String {
+    if text.contains('\'') { format!("\"{text}\"") } else { format!("'{text}'") }
 }

@@ -10,5 +10,6 @@ pub(crate) mod postgres;
 pub(crate) mod report;
 pub(crate) mod scratch;
 pub(crate) mod spawn;
+pub(crate) mod tamper;
 pub(crate) mod trail;
 pub(crate) mod world;

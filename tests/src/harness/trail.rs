@@ -56,6 +56,15 @@ impl Trail {
         found.with_context(|| format!("no result of `{sql}` (op {op}) in {}", self.session))
     }
 
+    /// The id of a hold nobody has decided on yet.
+    pub(crate) fn open_hold(&self) -> Option<String> {
+        let resolved: Vec<&Value> =
+            self.all("hold_resolved").into_iter().map(|event| &event["hold"]).collect();
+        let statements = self.all("statement").into_iter().filter(|event| event["verdict"] == "hold");
+        let open = statements.map(|event| &event["hold"]).find(|hold| !resolved.contains(hold))?;
+        open.as_str().map(str::to_owned)
+    }
+
     /// Every statement with its verdict, for comparing at a glance.
     pub(crate) fn verdicts(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -1,7 +1,5 @@
 //! The record: whole after traffic, telling when it was touched; and without it, no access.
 
-mod tamper;
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::wait_for;
+use crate::harness::tamper;
 use crate::harness::trail::Trail;
 use crate::harness::world::{Wishes, World};
 
@@ -96,15 +95,9 @@ fn verify_live(stage: &mut Stage) -> Result<()> {
 fn copy(stage: &mut Stage) -> Result<PathBuf> {
     let world = &mut stage.world;
     world.agent.stop()?;
-    let to = world.scratch.path().join("copy");
-    let _ = fs::remove_dir_all(&to);
-    fs::create_dir(&to)?;
-    for entry in fs::read_dir(world.agent.journal())? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
+    let copy = world.agent.copy_journal(&world.scratch);
     world.start_agent()?;
-    Ok(to)
+    copy
 }
 
 fn untouched(stage: &mut Stage) -> Result<()> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::report::Case;
 use crate::harness::spawn::{Output, Running, wait_for};
@@ -150,15 +150,9 @@ fn wait_for_hold(world: &World, user: &str, other_than: Option<&str>) -> Result<
 
 /// The hold `user`'s session waits for, which `approvals` must list too.
 fn pending(world: &World, user: &str) -> Result<Option<String>> {
-    let trail = Trail::when(&world.agent, user, |_| true)?;
-    let resolved: Vec<&Value> = trail.all("hold_resolved").into_iter().map(|event| &event["hold"]).collect();
-    let held = trail
-        .all("statement")
-        .into_iter()
-        .find(|event| event["verdict"] == "hold" && !resolved.contains(&&event["hold"]));
-    let Some(id) = held.and_then(|event| event["hold"].as_str()) else { return Ok(None) };
+    let Some(id) = Trail::when(&world.agent, user, |_| true)?.open_hold() else { return Ok(None) };
     let listed = world.agent.command(&["approvals", "--json"])?.ok()?;
-    Ok(listed.contains(id).then(|| id.to_owned()))
+    Ok(listed.contains(&id).then_some(id))
 }
 
 fn finish(client: Running) -> Result<Output> {

@@ -11,14 +11,14 @@ use anyhow::{Context, Result, ensure};
 const HEADER: usize = 120;
 
 /// A segment as header and frames.
-pub(super) struct Segment {
+pub(crate) struct Segment {
     header: Vec<u8>,
-    pub(super) frames: Vec<Vec<u8>>,
+    pub(crate) frames: Vec<Vec<u8>>,
 }
 
 /// Reads the newest segment of a copy, has it touched, and writes it back. The change gives the number of the record
 /// that should be complained of, if one number is sure.
-pub(super) fn newest_segment(copy: &Path, touch: fn(&mut Segment) -> Option<u64>) -> Result<Option<u64>> {
+pub(crate) fn newest_segment(copy: &Path, touch: fn(&mut Segment) -> Option<u64>) -> Result<Option<u64>> {
     let mut segments: Vec<PathBuf> = fs::read_dir(copy)?.flatten().map(|entry| entry.path()).collect();
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "chj"));
     segments.sort();
@@ -62,7 +62,7 @@ fn number(frame: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(frame.get(12..20)?.try_into().ok()?))
 }
 
-pub(super) fn edit(segment: &mut Segment) -> Option<u64> {
+pub(crate) fn edit(segment: &mut Segment) -> Option<u64> {
     let at = segment.middle();
     let frame = &mut segment.frames[at];
     let last = frame.len() - 3;
@@ -71,7 +71,7 @@ pub(super) fn edit(segment: &mut Segment) -> Option<u64> {
 }
 
 /// An edit by somebody who puts the checksum right afterwards.
-pub(super) fn forge(segment: &mut Segment) -> Option<u64> {
+pub(crate) fn forge(segment: &mut Segment) -> Option<u64> {
     edit(segment)?;
     let at = segment.middle();
     let frame = &mut segment.frames[at];
@@ -80,18 +80,18 @@ pub(super) fn forge(segment: &mut Segment) -> Option<u64> {
     None
 }
 
-pub(super) fn delete(segment: &mut Segment) -> Option<u64> {
+pub(crate) fn delete(segment: &mut Segment) -> Option<u64> {
     let at = segment.middle();
     number(&segment.frames.remove(at))
 }
 
-pub(super) fn swap(segment: &mut Segment) -> Option<u64> {
+pub(crate) fn swap(segment: &mut Segment) -> Option<u64> {
     let at = segment.middle();
     segment.frames.swap(at, at + 1);
     number(&segment.frames[at + 1])
 }
 
-pub(super) fn cut(segment: &mut Segment) -> Option<u64> {
+pub(crate) fn cut(segment: &mut Segment) -> Option<u64> {
     segment.frames.truncate(segment.frames.len() - 3);
     None
 }
