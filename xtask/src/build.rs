@@ -33,12 +33,13 @@ pub(crate) fn setup() -> Result<()> {
 
 /// The agent's binary, with the kernel programs in it.
 pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
-    let object = ebpf::build(&sh::root())?;
+    // It lands where agent/build.rs looks; saying so in the environment as well would make cargo build twice.
+    ebpf::build(&sh::root())?;
     let mut command = sh::cargo(["build", "--locked", "--package", "chaperone"]);
     if profile == Profile::Release {
         command.arg("--release");
     }
-    sh::run(command.env("CHAPERONE_EBPF_OBJECT", object))?;
+    sh::run(&mut command)?;
     Ok(sh::target_dir().join(profile.folder()).join("chaperone"))
 }
 

@@ -7,7 +7,10 @@ use anyhow::Result;
 use crate::build::{self, Profile};
 use crate::sh;
 
+/// The agent is built first, so that the unit tests find the kernel programs and nothing is compiled twice.
 pub(crate) fn all() -> Result<()> {
+    build::setup()?;
+    build::everything(Profile::Dev)?;
     unit()?;
     e2e(&[])
 }
