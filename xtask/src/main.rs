@@ -1,1 +1,59 @@
-fn main() {}
+//! The project's own commands: `cargo xtask <command>`.
+//!
+//! Owns the order in which things are built and run. What is tested, shown and measured lives in tests/.
+
+mod build;
+mod ebpf;
+mod lint;
+mod sh;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask <command>
+
+  setup                     install what building and testing need (scripts/prereqs.sh, scripts/packages.sh)
+  build [--release]         the kernel programs, then the agent
+  lint                      fmt, clippy (host and BPF), tidy, licences and sources of dependencies
+  tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
+  test [unit|e2e]           everything, or one half
+  e2e <suite> [filter]      one end-to-end suite (core, bad, journal, reload), or the cases whose name holds filter
+  demo                      the main scenario with a throw-away PostgreSQL and plain psql
+  bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
+                            what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["setup"] => build::setup(),
+        ["build"] => build::everything(build::Profile::Dev).map(drop),
+        ["build", "--release"] => build::everything(build::Profile::Release).map(drop),
+        ["lint"] => lint::lint(),
+        ["tidy"] => tidy::report(),
+        ["test"] => test::all(),
+        ["test", "unit"] => test::unit(),
+        ["test", "e2e"] => test::e2e(&[]),
+        ["e2e", rest @ ..] if !rest.is_empty() => test::e2e(rest),
+        ["demo"] => test::demo(),
+        ["bench", rest @ ..] => test::bench(rest),
+        _ => {
+            bail!("usage:\n\n{USAGE}")
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The agent under test: its folders, its process in a cgroup of its own, and its commands.
+//!
+//! Links stay pinned when the agent dies, which is the point of them; so the last act is `chaperone detach`, and
+//! the pins live on a bpffs mount of the test's own that goes with the test whatever happened before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+
+use super::cgroup::Cgroup;
+use super::scratch::Scratch;
+use super::spawn::{Output, Program, Running, wait_for};
+
+pub(crate) struct Agent {
+    binary: PathBuf,
+    pub(crate) config: PathBuf,
+    pub(crate) policy: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) bpffs: PathBuf,
+    log: PathBuf,
+    process: Option<Running>,
+    started: bool,
+}
+
+impl Agent {
+    /// Makes the folders; the caller writes `config` and `policy`.
+    pub(crate) fn prepare(scratch: &Scratch) -> Result<Self> {
+        let bpffs = scratch.folder("bpffs", 0o700)?;
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .context("mounting a bpffs: is this root, with the right to mount?")?;
+        let etc = scratch.folder("etc", 0o755)?;
+        Ok(Self {
+            binary: binary()?,
+            config: etc.join("chaperone.toml"),
+            policy: scratch.folder("etc/policy", 0o755)?,
+            state: scratch.folder("state", 0o700)?,
+            run: scratch.folder("run", 0o755)?,
+            bpffs,
+            log: scratch.path().join("agent.log"),
+            process: None,
+            started: false,
+        })
+    }
+
+    /// Starts `chaperone run` in its cgroup and waits until it answers.
+    pub(crate) fn start(&mut self, cgroup: &Cgroup) -> Result<()> {
+        self.launch(cgroup)?;
+        wait_for("the agent being ready", Duration::from_secs(30), || {
+            let process = self.process.as_mut().context("the agent is not started")?;
+            ensure!(!process.exited()?, "the agent ended at once");
+            Ok((self.command(&["status"])?.code == Some(0)).then_some(()))
+        })
+        .with_context(|| format!("log of the agent:\n{}", self.log_tail()))
+    }
+
+    /// Starts `chaperone run` without waiting, for a configuration that should be refused.
+    pub(crate) fn launch(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let process = Program::new(&self.binary)
+            .args(["--config".as_ref(), self.config.as_os_str(), "run".as_ref()])
+            .env("RUST_BACKTRACE", "1")
+            .env("RUST_LOG", std::env::var("CHAPERONE_E2E_LOG").unwrap_or_else(|_| "info".into()))
+            .log(&self.log)?
+            .inside(cgroup)?
+            .start()?;
+        self.process = Some(process);
+        self.started = true;
+        Ok(())
+    }
+
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the agent is not running")?.pid())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// SIGTERM, and an end with status 0.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let process = self.process.take().context("the agent is not running")?;
+        process.signal(Signal::SIGTERM)?;
+        process.finish(Duration::from_secs(20))?.ok().with_context(|| self.log_tail())?;
+        Ok(())
+    }
+
+    /// SIGHUP: read configuration and policy again.
+    pub(crate) fn reload(&self) -> Result<()> {
+        self.process.as_ref().context("the agent is not running")?.signal(Signal::SIGHUP)
+    }
+
+    /// Waits for the running agent to end by itself.
+    pub(crate) fn wait_end(&mut self, limit: Duration) -> Result<Output> {
+        self.process.take().context("the agent is not running")?.finish(limit)
+    }
+
+    /// `chaperone <args>`, as an operator outside every governed cgroup runs it.
+    pub(crate) fn command(&self, args: &[&str]) -> Result<Output> {
+        self.program(args).limit(20).run()
+    }
+
+    /// The same, not yet run.
+    pub(crate) fn program(&self, args: &[&str]) -> Program {
+        Program::new(&self.binary).args(["--config".as_ref(), self.config.as_os_str()]).args(args)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(25)).copied().collect::<Vec<_>>().join("\n")
+    }
+
+    /// The log written since `mark`, which is an earlier length of it.
+    pub(crate) fn log_since(&self, mark: usize) -> String {
+        self.log().get(mark..).unwrap_or_default().to_owned()
+    }
+
+    /// A copy of the journal, for touching.
+    pub(crate) fn copy_journal(&self, scratch: &Scratch) -> Result<PathBuf> {
+        let to = scratch.path().join("copy");
+        // None yet, the first time.
+        let _ = fs::remove_dir_all(&to);
+        fs::create_dir(&to)?;
+        for entry in fs::read_dir(self.journal())? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        Ok(to)
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.state.join("journal")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(process) = &self.process {
+            // Time to write its last record; then the kernel gets no choice.
+            let _ = process.signal(Signal::SIGTERM);
+        }
+        if let Some(process) = self.process.take() {
+            let _ = process.finish(Duration::from_secs(5));
+        }
+        if self.started {
+            let _ = self.command(&["detach"]);
+        }
+        let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The agent that `cargo xtask` built, or the one beside this binary.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CHAPERONE_BIN") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe()?;
+    let beside = here.parent().unwrap_or(Path::new("/")).join("chaperone");
+    if !beside.exists() {
+        bail!("no agent at {}: use `cargo xtask e2e`, which builds it", beside.display());
+    }
+    Ok(beside)
+}

@@ -1,0 +1,100 @@
+//! A cgroup tree of our own below the cgroup2 mount.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::spawn::wait_for;
+
+/// What our trees' names begin with; the rest is the suite and the process that made it.
+const PREFIX: &str = "chaperone-e2e-";
+
+/// One cgroup, removed with everything in and below it on drop.
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    name: String,
+}
+
+impl Cgroup {
+    /// The top of a suite's tree. Trees whose makers are dead are taken away first.
+    pub(crate) fn top(suite: &str) -> Result<Self> {
+        let mount = mount_point()?;
+        remove_orphans(&mount);
+        let name = format!("/{PREFIX}{suite}-{}", std::process::id());
+        Self::make(mount.join(name.trim_start_matches('/')), name)
+    }
+
+    pub(crate) fn child(&self, name: &str) -> Result<Self> {
+        Self::make(self.path.join(name), format!("{}/{name}", self.name))
+    }
+
+    fn make(path: PathBuf, name: String) -> Result<Self> {
+        fs::create_dir_all(&path).with_context(|| format!("making cgroup {}", path.display()))?;
+        Ok(Self { path, name })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path below the mount, as the agent's configuration wants it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Where cgroup2 is mounted: /sys/fs/cgroup on most machines, a folder below it on hybrid ones.
+pub(crate) fn mount_point() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+        })
+        .context("no cgroup2 mount on this machine")
+}
+
+fn remove_orphans(mount: &Path) {
+    let Ok(entries) = fs::read_dir(mount) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit('-').next()?.parse::<i32>().ok());
+        if maker.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    // Kernels before 5.14 have no cgroup.kill; there the processes are found one by one.
+    if fs::write(path.join("cgroup.kill"), "1").is_err() {
+        kill_members(path);
+    }
+    for child in fs::read_dir(path).into_iter().flatten().flatten() {
+        if child.path().is_dir() {
+            remove(&child.path());
+        }
+    }
+    // The dead leave a moment after they are killed. What stays is found by the next run.
+    let _ = wait_for("an empty cgroup", Duration::from_secs(5), || {
+        Ok((!path.exists() || fs::remove_dir(path).is_ok()).then_some(()))
+    });
+}
+
+fn kill_members(path: &Path) {
+    let members = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}

@@ -1,0 +1,68 @@
+//! Runs the cases of a suite, a line for each, and counts.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+
+use super::spawn::check_interrupted;
+
+/// One case: its name is the sentence it proves.
+pub(crate) struct Case<W> {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&mut W) -> Result<()>,
+}
+
+impl<W> Clone for Case<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Case<W> {}
+
+/// Runs all cases whose name holds `filter`; after a failure `tail` says what the agent logged.
+pub(crate) fn run<W>(
+    suite: &str,
+    world: &mut W,
+    cases: &[Case<W>],
+    filter: Option<&str>,
+    tail: fn(&W) -> String,
+) -> Result<()> {
+    let (mut passed, mut failed) = (0, Vec::new());
+    for case in cases.iter().filter(|case| filter.is_none_or(|part| case.name.contains(part))) {
+        check_interrupted()?;
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| (case.run)(world)))
+            .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                eprintln!("ok      {suite}: {} ({seconds:.1} s)", case.name);
+            }
+            Err(error) => {
+                failed.push(case.name);
+                eprintln!("FAILED  {suite}: {} ({seconds:.1} s)\n  {error:#}", case.name);
+                eprintln!("  --- the agent's log, its end:\n{}\n  ---", tail(world));
+            }
+        }
+    }
+    for name in &failed {
+        eprintln!("failed: {suite}: {name}");
+    }
+    let counts = format!("{passed} passed, {} failed", failed.len());
+    eprintln!("\n{counts}");
+    if passed == 0 && failed.is_empty() {
+        bail!("{suite}: no case of that name");
+    }
+    if !failed.is_empty() {
+        bail!("{suite}: {counts}");
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}

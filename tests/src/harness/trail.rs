@@ -1,0 +1,113 @@
+//! What the journal says about a session, as `chaperone sessions` and `chaperone replay` tell it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::agent::Agent;
+use super::spawn::wait_for;
+
+/// The events of one session, in order.
+pub(crate) struct Trail {
+    pub(crate) session: String,
+    events: Vec<Value>,
+}
+
+impl Trail {
+    /// The last session whose client claimed to be `user`, once it has ended.
+    pub(crate) fn of(agent: &Agent, user: &str) -> Result<Self> {
+        Self::when(agent, user, |trail| trail.first("session_end").is_ok())
+    }
+
+    /// The same, as soon as `enough` is content.
+    pub(crate) fn when(agent: &Agent, user: &str, enough: impl Fn(&Self) -> bool) -> Result<Self> {
+        let what = format!("a complete record of the session of `{user}`");
+        let mut last = Self { session: String::new(), events: Vec::new() };
+        let found = wait_for(&what, Duration::from_secs(10), || {
+            let Some(session) = session_of(agent, user)? else { return Ok(None) };
+            let text = agent.command(&["replay", &session, "--json"])?.ok()?;
+            last = Self { session, events: values(&text).with_context(|| text.clone())? };
+            Ok(enough(&last).then_some(()))
+        });
+        found.with_context(|| format!("recorded so far: {}", Value::from(last.events.clone())))?;
+        Ok(last)
+    }
+
+    pub(crate) fn all(&self, kind: &str) -> Vec<&Value> {
+        self.events.iter().map(body).filter(|event| event["event"] == kind).collect()
+    }
+
+    pub(crate) fn first(&self, kind: &str) -> Result<&Value> {
+        self.all(kind).into_iter().next().with_context(|| format!("no {kind} in {}", self.session))
+    }
+
+    /// The record of the statement with exactly this text.
+    pub(crate) fn statement(&self, sql: &str) -> Result<&Value> {
+        let statements = self.all("statement");
+        let found = statements.iter().find(|event| event["sql"] == sql).copied();
+        found.with_context(|| format!("no statement `{sql}` in {}: {statements:?}", self.session))
+    }
+
+    /// The record of what the target answered to it.
+    pub(crate) fn result(&self, sql: &str) -> Result<&Value> {
+        let op = &self.statement(sql)?["op"];
+        let found = self.all("result").into_iter().find(|event| &event["op"] == op);
+        found.with_context(|| format!("no result of `{sql}` (op {op}) in {}", self.session))
+    }
+
+    /// The id of a hold nobody has decided on yet.
+    pub(crate) fn open_hold(&self) -> Option<String> {
+        let resolved: Vec<&Value> =
+            self.all("hold_resolved").into_iter().map(|event| &event["hold"]).collect();
+        let statements = self.all("statement").into_iter().filter(|event| event["verdict"] == "hold");
+        let open = statements.map(|event| &event["hold"]).find(|hold| !resolved.contains(hold))?;
+        open.as_str().map(str::to_owned)
+    }
+
+    /// Every statement with its verdict, for comparing at a glance.
+    pub(crate) fn verdicts(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        self.all("statement")
+            .into_iter()
+            .map(|event| (text(&event["sql"]), text(&event["verdict"])))
+            .collect()
+    }
+}
+
+/// Asserts fields of an event; `wanted` is an object whose fields the event must hold with these values.
+pub(crate) fn holds(event: &Value, wanted: &Value) -> Result<()> {
+    for (name, value) in wanted.as_object().context("a test compares with an object")? {
+        ensure!(&event[name] == value, "{name} is {}, expected {value}, in {event}", event[name]);
+    }
+    Ok(())
+}
+
+/// The sessions `chaperone sessions --json` lists.
+pub(crate) fn sessions(agent: &Agent) -> Result<Vec<Value>> {
+    let text = agent.command(&["sessions", "--json"])?.ok()?;
+    values(&text).with_context(|| text.clone())
+}
+
+fn session_of(agent: &Agent, user: &str) -> Result<Option<String>> {
+    let found = sessions(agent)?.into_iter().rev().find(|session| session["claimed_user"] == user);
+    Ok(found.and_then(|session| session["session"].as_str().map(str::to_owned)))
+}
+
+/// One array, one object with an array in it, or one value per line.
+fn values(text: &str) -> Result<Vec<Value>> {
+    let stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let values = stream.collect::<Result<Vec<_>, _>>().context("reading JSON")?;
+    Ok(values
+        .into_iter()
+        .flat_map(|value| match value {
+            Value::Array(values) => values,
+            one => vec![one],
+        })
+        .collect())
+}
+
+/// A record may carry its event inside an envelope with number and time.
+fn body(record: &Value) -> &Value {
+    record.get("body").or_else(|| record.get("event").filter(|event| event.is_object())).unwrap_or(record)
+}

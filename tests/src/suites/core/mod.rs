@@ -1,0 +1,24 @@
+//! The whole line with unmodified clients: kernel, identity, decision, mask, hold, record, real server.
+
+mod decide;
+mod hold;
+mod login;
+mod mask;
+mod reach;
+mod wire;
+
+use anyhow::Result;
+
+use crate::harness::report::{self, Case};
+use crate::harness::world::{Wishes, World};
+
+pub(super) fn run(filter: Option<&str>) -> Result<()> {
+    let mut world = World::start("core", Wishes::default())?;
+    let cases: Vec<Case<World>> =
+        [login::CASES, reach::CASES, decide::CASES, mask::CASES, hold::CASES, wire::CASES]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+    report::run("core", &mut world, &cases, filter, |world| world.agent.log_tail())
+}

@@ -1,0 +1,238 @@
+//! The record: whole after traffic, telling when it was touched; and without it, no access.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::harness::report::{self, Case};
+use crate::harness::spawn::wait_for;
+use crate::harness::tamper;
+use crate::harness::trail::Trail;
+use crate::harness::world::{Wishes, World};
+
+/// Bytes of the small disk the journal lives on.
+const DISK: &str = "size=16m,mode=0700";
+
+pub(super) fn run(filter: Option<&str>) -> Result<()> {
+    let world = World::prepare("journal", Wishes::default())?;
+    let disk = SmallDisk::mount(world.agent.state.clone())?;
+    let mut stage = Stage { world, _disk: disk };
+    stage.world.start_agent()?;
+    report::run("journal", &mut stage, CASES, filter, |stage| stage.world.agent.log_tail())
+}
+
+/// The agent stops before its disk is taken away.
+struct Stage {
+    world: World,
+    _disk: SmallDisk,
+}
+
+impl Stage {
+    fn remount(&self, flags: MsFlags) -> Result<()> {
+        let at = &self.world.agent.state;
+        mount(None::<&str>, at, None::<&str>, MsFlags::MS_REMOUNT | flags, Some(DISK)).context("remounting")
+    }
+}
+
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> Result<Self> {
+        mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), Some(DISK))
+            .context("mounting a small tmpfs")?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+const CASES: &[Case<Stage>] = &[
+    Case { name: "verify passes while the agent writes", run: verify_live },
+    Case {
+        name: "a copy with an edited record is refused, its position named",
+        run: |stage| tampered(stage, tamper::edit),
+    },
+    Case {
+        name: "a copy with an edited record and a mended checksum is refused",
+        run: |stage| tampered(stage, tamper::forge),
+    },
+    Case {
+        name: "a copy without one record is refused, its position named",
+        run: |stage| tampered(stage, tamper::delete),
+    },
+    Case {
+        name: "a copy with two records swapped is refused, its position named",
+        run: |stage| tampered(stage, tamper::swap),
+    },
+    Case { name: "a copy without its newest records is refused", run: |stage| tampered(stage, tamper::cut) },
+    Case { name: "an untouched copy passes", run: untouched },
+    Case { name: "what clients were told before the agent was killed is in the record", run: killed },
+    Case {
+        name: "with the journal's disk full sessions end and new ones are refused, until there is room",
+        run: full,
+    },
+    Case { name: "with the journal read-only nobody is served, until it is not", run: read_only },
+    Case { name: "at its ceiling of bytes the journal stops service", run: ceiling },
+];
+
+fn verify_live(stage: &mut Stage) -> Result<()> {
+    let world = &stage.world;
+    for _ in 0..5 {
+        world.client("traffic").script(&"select name, email from customers;\n".repeat(40))?.ok()?;
+        world.agent.command(&["verify"])?.ok()?;
+    }
+    Ok(())
+}
+
+/// A copy of the journal in the scratch folder, made while nobody writes.
+fn copy(stage: &mut Stage) -> Result<PathBuf> {
+    let world = &mut stage.world;
+    world.agent.stop()?;
+    let copy = world.agent.copy_journal(&world.scratch);
+    world.start_agent()?;
+    copy
+}
+
+fn untouched(stage: &mut Stage) -> Result<()> {
+    let copy = copy(stage)?;
+    stage.world.agent.command(&["verify", "--dir", &copy.to_string_lossy()])?.ok().map(drop)
+}
+
+fn tampered(stage: &mut Stage, tamper: fn(&mut tamper::Segment) -> Option<u64>) -> Result<()> {
+    let copy = copy(stage)?;
+    let position = tamper::newest_segment(&copy, tamper)?;
+    let output = stage.world.agent.command(&["verify", "--dir", &copy.to_string_lossy()])?;
+    ensure!(output.code == Some(1), "a tampered copy passed: {output}");
+    let said = format!("{}{}", output.stdout, output.stderr);
+    if let Some(number) = position {
+        ensure!(said.contains(&number.to_string()), "record {number} is not named: {said}");
+    }
+    stage.world.agent.command(&["verify"])?.ok().map(drop)
+}
+
+fn killed(stage: &mut Stage) -> Result<()> {
+    let world = &mut stage.world;
+    let script: String = (0..4000).map(|n| format!("select 'told-{n}';\n")).collect();
+    let client = world.client("told").start_script(&script)?;
+    std::thread::sleep(Duration::from_millis(400));
+    world.agent.kill();
+    let output = client.finish(Duration::from_secs(20))?;
+    world.start_agent()?;
+    let told: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("told-")).collect();
+    ensure!(!told.is_empty() && told.len() < 4000, "{} answers: the agent was not killed midway", told.len());
+    let trail = Trail::when(&world.agent, "told", |_| true)?;
+    for word in told {
+        let sql = format!("select '{word}'");
+        ensure!(trail.result(&sql)?["rows"] == 1, "{sql}");
+    }
+    world.agent.command(&["verify"])?.ok().map(drop)
+}
+
+fn full(stage: &mut Stage) -> Result<()> {
+    let filler = stage.world.agent.state.join("filler");
+    let outcome = without_record(stage, "full", || fill(&filler));
+    let _ = fs::remove_file(&filler);
+    outcome?;
+    restored(stage)
+}
+
+/// Takes all that is left of the small disk.
+fn fill(path: &std::path::Path) -> Result<()> {
+    use std::io::Write;
+    let mut file = fs::File::create(path)?;
+    for chunk in [1 << 16, 1 << 9, 1] {
+        while file.write_all(&vec![0; chunk]).is_ok() {}
+    }
+    Ok(())
+}
+
+fn read_only(stage: &mut Stage) -> Result<()> {
+    stage.world.agent.stop()?;
+    stage.remount(MsFlags::MS_RDONLY)?;
+    let outcome = refused_while_read_only(&mut stage.world);
+    stage.world.agent.kill();
+    stage.remount(MsFlags::empty())?;
+    stage.world.start_agent()?;
+    outcome?;
+    restored(stage)
+}
+
+/// An agent that cannot record either ends with a reason, or serves nobody; never anything else.
+fn refused_while_read_only(world: &mut World) -> Result<()> {
+    let mark = world.agent.log().len();
+    world.agent.launch(&world.places.agent)?;
+    wait_for("a reason in the agent's log", Duration::from_secs(10), || {
+        Ok(world.agent.log_since(mark).to_lowercase().contains("read-only").then_some(()))
+    })?;
+    let output = world.client("read-only").psql(&["select 1"])?;
+    ensure!(output.code == Some(2) && output.stdout.is_empty(), "{output}");
+    Ok(())
+}
+
+/// A session is open, `lose` takes the record away: the session ends, new ones are refused, and it is logged.
+fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) -> Result<()> {
+    let go = stage.world.scratch.folder(name, 0o777)?.join("go");
+    let script = format!(
+        "select 1;\n\\! while ! test -e {}; do sleep 0.05; done\n{}",
+        go.display(),
+        "insert into scratch (word) values ('unrecorded');\n".repeat(3)
+    );
+    let running = stage.world.client(name).start_script(&script)?;
+    Trail::when(&stage.world.agent, name, |trail| !trail.all("result").is_empty())?;
+    let mark = stage.world.agent.log().len();
+    lose()?;
+    fs::write(&go, "")?;
+    let world = &stage.world;
+    let output = running.finish(Duration::from_secs(20))?;
+    ensure!(output.code != Some(0), "the session went on without a record: {output}");
+    let inserted = world.postgres.admin("select count(*) from scratch where word = 'unrecorded'")?;
+    ensure!(inserted == "0", "{inserted} statements ran without a record");
+    let refused = world.client("late").psql(&["select 1"])?;
+    ensure!(refused.code == Some(2) && refused.stdout.is_empty(), "{refused}");
+    ensure!(refused.stderr.contains("FATAL"), "no clear reason: {refused}");
+    let log = world.agent.log_since(mark);
+    ensure!(log.to_lowercase().contains("journal") || log.contains("record"), "nothing in the log:\n{log}");
+    Ok(())
+}
+
+/// Service is back by itself, or after a restart of the agent; the journal is whole.
+fn restored(stage: &mut Stage) -> Result<()> {
+    let world = &mut stage.world;
+    let back = wait_for("service by itself", Duration::from_secs(5), || {
+        Ok((world.client("restored").psql(&["select 9"])?.stdout == "9\n").then_some(()))
+    });
+    if back.is_err() {
+        world.agent.kill();
+        world.start_agent()?;
+        let rows = world.client("restored").psql(&["select 9"])?.ok()?;
+        ensure!(rows == "9\n", "{rows:?}");
+    }
+    world.agent.command(&["verify"])?.ok().map(drop)
+}
+
+fn ceiling(stage: &mut Stage) -> Result<()> {
+    let world = &mut stage.world;
+    world.agent.stop()?;
+    fs::remove_dir_all(world.agent.journal())?;
+    world.wishes.record_max_bytes = 1 << 20;
+    world.write_config()?;
+    world.start_agent()?;
+    let script = format!("select '{}';\n", "x".repeat(4000)).repeat(600);
+    let output = world.client("ceiling").limit(60).script(&script)?;
+    ensure!(output.code != Some(0), "more than the ceiling was served");
+    let used: u64 = fs::read_dir(world.agent.journal())?
+        .flatten()
+        .filter_map(|e| e.metadata().ok())
+        .map(|m| m.len())
+        .sum();
+    ensure!(used <= 1 << 20, "{used} bytes in the journal");
+    ensure!(world.client("ceiling-2").psql(&["select 1"])?.stderr.contains("FATAL"));
+    world.agent.command(&["verify"])?.ok().map(drop)
+}

@@ -1,0 +1,36 @@
+//! The end-to-end suites.
+
+mod bad;
+mod core;
+mod journal;
+mod reload;
+
+use anyhow::{Result, bail};
+
+/// One suite: its name and its entry, which takes a filter for case names.
+type Suite = (&'static str, fn(Option<&str>) -> Result<()>);
+
+const SUITES: &[Suite] =
+    &[("core", core::run), ("bad", bad::run), ("journal", journal::run), ("reload", reload::run)];
+
+/// Runs the named suite, or all; a failing suite does not keep the next from running.
+pub(crate) fn run(name: Option<&str>, filter: Option<&str>) -> Result<()> {
+    let chosen: Vec<&Suite> =
+        SUITES.iter().filter(|(suite, _)| name.is_none_or(|name| name == *suite)).collect();
+    if chosen.is_empty() {
+        let known: Vec<&str> = SUITES.iter().map(|(suite, _)| *suite).collect();
+        bail!("no suite {}; known: {}", name.unwrap_or_default(), known.join(", "));
+    }
+    let mut failures = Vec::new();
+    for (suite, run) in chosen {
+        eprintln!("\n=== {suite}");
+        if let Err(error) = run(filter) {
+            eprintln!("{error:#}");
+            failures.push(*suite);
+        }
+    }
+    if !failures.is_empty() {
+        bail!("failed: {}", failures.join(", "));
+    }
+    Ok(())
+}
