@@ -254,6 +254,7 @@ impl Builder {
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Repair { .. }
+            | Event::KernelRefusal { .. }
             | Event::Control { .. } => {}
         }
     }
