@@ -150,8 +150,8 @@ impl<'a> Analyser<'a> {
                 name = called;
             }
             let definitions = match pair.get(1) {
-                Some(Node::NodeList(list)) => column_names(list)?,
-                _ => range.coldeflist().iter().filter_map(|column| column.colname()).collect(),
+                Some(Node::NodeList(list)) => self.defined_columns(list.iter())?,
+                _ => self.defined_columns(range.coldeflist().iter().map(Node::ColumnDef))?,
             };
             if definitions.is_empty() {
                 self.function_columns(call, called, range.alias(), several, &mut rows);
@@ -163,6 +163,19 @@ impl<'a> Analyser<'a> {
             rows.push(Name::Given("ordinality"), None);
         }
         aliased(name, Fields::List(Rc::new(rows)), range.alias())
+    }
+
+    /// Names in a column definition list, whose types must be harmless.
+    fn defined_columns(&mut self, list: impl Iterator<Item = Node<'a>>) -> Res<Vec<&'a str>> {
+        let mut names = Vec::new();
+        for column in list {
+            let Node::ColumnDef(column) = column else {
+                return Err(Refusal::unsupported("this column definition list"));
+            };
+            self.type_name(column.type_name())?;
+            names.push(column.colname().unwrap_or_default());
+        }
+        Ok(names)
     }
 
     /// Columns of one call. A function of one scalar names its column after the alias.
@@ -236,17 +249,6 @@ impl<'a> Analyser<'a> {
         }
         Ok(())
     }
-}
-
-fn column_names(list: &NodeList) -> Res<Vec<&str>> {
-    let name = |node| match node {
-        Node::ColumnDef(column) => {
-            let column: &nodes::ColumnDef = column;
-            Ok(column.colname().unwrap_or_default())
-        }
-        _ => Err(Refusal::unsupported("this column definition list")),
-    };
-    list.iter().map(name).collect()
 }
 
 /// An item under its alias: the name and the column aliases, if any.

@@ -148,6 +148,7 @@ pub(crate) const MASKED_SYSTEM_COLUMNS: &[(&str, &str, &str)] = &[
     ("pg_catalog", "pg_proc", "prosqlbody"),
     ("pg_catalog", "pg_proc", "prosrc"),
     ("pg_catalog", "pg_stat_activity", "query"),
+    ("pg_catalog", "pg_subscription", "subconninfo"),
     ("information_schema", "routines", "routine_definition"),
 ];
 
@@ -261,6 +262,7 @@ const SERVED: &[&str] = &[
     "pg_statio_user_sequences",
     "pg_statio_user_tables",
     "pg_statistic_ext",
+    "pg_subscription",
     "pg_subscription_rel",
     "pg_tables",
     "pg_tablespace",

@@ -12,12 +12,19 @@ const fn query(name: &'static str, sql: &'static str) -> CatalogQuery {
     CatalogQuery { name, sql }
 }
 
-/// A function of the database's own that is still harmless: native or part of an extension, and declared to depend on
-/// nothing but its arguments.
+/// A function of the database's own that is still harmless: part of an extension, and declared to depend on nothing but
+/// its arguments. For operators settings may matter, too (`stable`); stable functions include some that run SQL.
 macro_rules! trusted {
     () => {
-        "(p.provolatile = 'i' AND EXISTS (SELECT 1 FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass
+        trusted!("'i'")
+    };
+    ($volatility:literal) => {
+        concat!(
+            "(p.provolatile IN (",
+            $volatility,
+            ") AND EXISTS (SELECT 1 FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass
              AND e.objid = p.oid AND e.deptype = 'e' AND e.refclassid = 'pg_extension'::regclass))"
+        )
     };
 }
 
@@ -96,7 +103,7 @@ pub const QUERIES: &[CatalogQuery] = &[
         "operators",
         concat!(
             "SELECT DISTINCT n.nspname, o.oprname, ",
-            trusted!(),
+            trusted!("'i', 's'"),
             " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace LEFT JOIN pg_proc p ON p.oid = o.oprcode
  ORDER BY 1, 2, 3"
         ),

@@ -128,9 +128,9 @@ fn run(statement: Statement, names: &mut HashMap<(bool, String), Statement>) -> 
     if statement.copy.is_some() && statement.output.is_masked() {
         return Err("policy: COPY of masked columns".to_owned());
     }
-    let shown = match &statement.names {
-        NameOp::Execute(name) => names.get(&(false, name.clone())).cloned(),
-        NameOp::Fetch { name, .. } => names.get(&(true, name.clone())).cloned(),
+    let shown = match (&statement.output, &statement.names) {
+        (Output::OfName, NameOp::Execute(name)) => names.get(&(false, name.clone())).cloned(),
+        (Output::OfName, NameOp::Fetch { name, .. }) => names.get(&(true, name.clone())).cloned(),
         _ => Some(statement.clone()),
     };
     let shown = shown.ok_or_else(|| "a name that is not known".to_owned())?;
