@@ -1,2 +1,7 @@
 //! The `chaperone` binary: arguments in, exit status out.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chaperone::cli::main()
+}

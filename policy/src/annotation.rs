@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cedar_policy::{Effect, Policy};
 
-use crate::load::Problem;
+use crate::problem::Problem;
 use crate::vocabulary::{Action, MaskWith, RecordMode, nearest};
 
 /// How long an approval stays good when the rule does not say.
@@ -67,10 +67,9 @@ pub(crate) fn read(policy: &Policy, rule: &str, actions: &[Action]) -> Result<An
             "max_rows" => rows(key, value).map(|rows| meant.max_rows = Some(rows)),
             "record" => modes(key, value).map(|modes| meant.record = modes),
             "mask_with" => mask(key, value).map(|mask| meant.mask_with = Some(mask)),
-            unknown => Err(Problem::UnknownAnnotation {
-                key: unknown.to_owned(),
-                nearest: nearest(unknown, KEYS),
-            }),
+            unknown => {
+                Err(Problem::UnknownAnnotation { key: unknown.to_owned(), nearest: nearest(unknown, KEYS) })
+            }
         };
         problems.extend(result.err());
         problems.extend(no_effect(key, policy, actions));
@@ -119,17 +118,22 @@ fn bad(key: &str, value: &str, expected: &'static str) -> Problem {
 /// Text that reaches the client in an error message.
 fn text(key: &str, value: &str) -> Result<String, Problem> {
     let value = value.trim();
-    if value.is_empty() || value.chars().count() > LONGEST_TEXT || value.chars().any(char::is_control) {
-        return Err(bad(key, value, "one line of at most 500 characters"));
+    if value.is_empty() || value.chars().count() > LONGEST_TEXT || value.chars().any(is_deceptive) {
+        return Err(bad(key, value, "one line of at most 500 characters, without control characters"));
     }
     Ok(value.to_owned())
+}
+
+/// Control characters, and those that make text read in another order than it is stored.
+fn is_deceptive(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn groups(key: &str, value: &str) -> Result<Vec<String>, Problem> {
     let mut groups: Vec<String> = value.split(',').map(|group| group.trim().to_owned()).collect();
     groups.sort();
     groups.dedup();
-    if groups.iter().any(|group| group.is_empty() || group.chars().any(char::is_control)) {
+    if groups.iter().any(|group| group.is_empty() || group.chars().any(is_deceptive)) {
         return Err(bad(key, value, "a group, or several separated by commas of which any one may approve"));
     }
     Ok(groups)

@@ -111,7 +111,12 @@ impl Decision {
         }
     }
 
-    pub(crate) fn deny(cause: Cause, policies: Vec<String>, reason: String, hint: Option<String>) -> Decision {
+    pub(crate) fn deny(
+        cause: Cause,
+        policies: Vec<String>,
+        reason: String,
+        hint: Option<String>,
+    ) -> Decision {
         Decision { effect: Effect::Deny, cause, policies, reason, hint, obligations: Obligations::default() }
     }
 }
@@ -135,11 +140,8 @@ impl PolicySet {
         if !self.index.applies(request.action, request.resource.kind()) {
             return Err(invalid(request, "the action does not apply to such a resource"));
         }
-        let buckets = self.index.candidates(
-            request.action,
-            request.principal.lineage(),
-            request.resource.lineage(),
-        );
+        let buckets =
+            self.index.candidates(request.action, request.principal.lineage(), request.resource.lineage());
         let mut evaluation = Evaluation { policies: self, request, prepared: None };
 
         let forbids = evaluation.satisfied(&buckets, |bucket| &bucket.forbids)?;
@@ -179,8 +181,7 @@ impl PolicySet {
                 obligations,
             });
         }
-        obligations.approvals =
-            holding.iter().filter_map(|rule| rule.annotations.approval.clone()).collect();
+        obligations.approvals = holding.iter().filter_map(|rule| rule.annotations.approval.clone()).collect();
         Ok(Decision {
             effect: Effect::Hold,
             cause: Cause::Rules,
@@ -260,7 +261,10 @@ impl<'a> Evaluation<'a> {
         let policies = self.policies;
         let (request, entities) = self.prepare()?;
         let response = Authorizer::new().is_authorized(request, &stage.conditional, entities);
-        let failed = response.diagnostics().errors().map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| error);
+        let failed = response
+            .diagnostics()
+            .errors()
+            .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| error);
         // Several can fail; which one is named must not depend on a hash.
         if let Some(error) = failed.min_by_key(|error| error.policy_id().clone()) {
             return Err(Box::new(Decision::deny(
@@ -288,13 +292,19 @@ impl PolicySet {
     fn cedar_request(&self, request: &Request<'_>) -> Result<(CedarRequest, Entities), String> {
         let principal = request.principal.lineage();
         let resource = request.resource.lineage();
-        let entities = Entities::from_entities([principal.entity.clone(), resource.entity.clone()], None)
-            .map_err(|error| error.to_string())?;
+        let action = self.index.action(request.action).ok_or("the schema does not know the action")?;
+        let entities = [principal.entity.clone(), action.clone(), resource.entity.clone()];
+        let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
         let context = if request.action.has_statement() { statement(request)? } else { Context::empty() };
-        let action = request.action.uid();
-        CedarRequest::new(principal.uid.clone(), action, resource.uid.clone(), context, Some(&self.schema))
-            .map(|request| (request, entities))
-            .map_err(|error| error.to_string())
+        CedarRequest::new(
+            principal.uid.clone(),
+            action.uid(),
+            resource.uid.clone(),
+            context,
+            Some(&self.schema),
+        )
+        .map(|request| (request, entities))
+        .map_err(|error| error.to_string())
     }
 }
 
@@ -316,7 +326,9 @@ fn is_given(need: &ApprovalNeed, request: &Request<'_>) -> bool {
     let approvers: BTreeSet<&str> = request
         .approvals
         .iter()
-        .filter(|approval| !request.statement_hash.is_empty() && approval.statement_hash == request.statement_hash)
+        .filter(|approval| {
+            !request.statement_hash.is_empty() && approval.statement_hash == request.statement_hash
+        })
         .filter(|approval| approval.by != request.principal.name() && !approval.by.is_empty())
         .filter(|approval| approval.age <= need.ttl)
         .filter(|approval| need.groups.iter().any(|group| approval.groups.contains(group)))

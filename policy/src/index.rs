@@ -8,7 +8,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cedar_policy::{EntityUid, PolicyId, PolicySet as CedarSet, PrincipalConstraint, ResourceConstraint, Schema};
+use cedar_policy::{
+    Entity, EntityUid, PolicyId, PolicySet as CedarSet, PrincipalConstraint, ResourceConstraint, Schema,
+};
 
 use crate::entity::{Kind, Lineage, uid};
 use crate::load::Rule;
@@ -23,6 +25,8 @@ pub(crate) struct Index {
     names: HashMap<EntityUid, u32>,
     numbers: HashMap<PolicyId, RuleNo>,
     applies: HashSet<(Action, Kind)>,
+    /// `action in Action::"sql:read"` is true only if the request brings the action with its groups.
+    actions: HashMap<Action, Entity>,
 }
 
 /// One side of a scope.
@@ -56,6 +60,7 @@ impl Index {
             names: HashMap::new(),
             numbers: HashMap::new(),
             applies: applies(schema),
+            actions: actions(schema)?,
         };
         for (number, rule) in rules.iter().enumerate() {
             index.numbers.insert(rule.policy.id().clone(), number);
@@ -80,6 +85,10 @@ impl Index {
         self.applies.contains(&(action, kind))
     }
 
+    pub(crate) fn action(&self, action: Action) -> Option<&Entity> {
+        self.actions.get(&action)
+    }
+
     pub(crate) fn number(&self, id: &PolicyId) -> Option<RuleNo> {
         self.numbers.get(id).copied()
     }
@@ -102,7 +111,9 @@ impl Index {
         if let Some(name) = self.names.get(&lineage.uid) {
             terms.extend([Term::Is(*name), Term::In(*name)]);
         }
-        terms.extend(lineage.ancestors.iter().filter_map(|uid| self.names.get(uid)).map(|name| Term::In(*name)));
+        terms.extend(
+            lineage.ancestors.iter().filter_map(|uid| self.names.get(uid)).map(|name| Term::In(*name)),
+        );
         terms.dedup();
         terms
     }
@@ -138,10 +149,21 @@ fn applies(schema: &Schema) -> HashSet<(Action, Kind)> {
     let mut pairs = HashSet::new();
     for env in schema.request_envs() {
         for action in Action::ALL.iter().filter(|action| action.uid() == *env.action()) {
-            for kind in Kind::ALL.iter().filter(|kind| uid(**kind, "x".into()).type_name() == env.resource()) {
+            for kind in Kind::ALL.iter().filter(|kind| uid(**kind, "x".into()).type_name() == env.resource())
+            {
                 pairs.insert((*action, *kind));
             }
         }
     }
     pairs
+}
+
+fn actions(schema: &Schema) -> Result<HashMap<Action, Entity>, String> {
+    let entities = schema.action_entities().map_err(|error| error.to_string())?;
+    let entity = |action: &Action| {
+        let uid = action.uid();
+        let groups = entities.ancestors(&uid).into_iter().flatten().cloned().collect();
+        (*action, Entity::new_no_attrs(uid, groups))
+    };
+    Ok(Action::ALL.iter().map(entity).collect())
 }

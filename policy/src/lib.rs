@@ -4,7 +4,9 @@
 //! caller reads the sources, says how old an approval is, and records the answer. Every doubt is a denial.
 //!
 //! ```text
-//! load         sources -> PolicySet      strict: schema, ids, annotations, entity ids; every error at once
+//! load         sources -> PolicySet      all of them or none, and everything that is wrong at once
+//! reader       one source -> rules       strict: schema, ids, annotations, entity ids
+//! problem      what can be wrong         place, rule, problem, hint
 //! annotation   @approval, @max_rows ...  as typed -> as meant
 //! vocabulary   Action, Flag, ...         the closed lists, equal to schema.cedarschema (a test holds them together)
 //! entity       Principal, Resource       names -> Cedar entities, built once and shared
@@ -21,9 +23,12 @@ mod annotation;
 mod combine;
 mod decide;
 mod entity;
+mod hints;
 mod index;
 mod load;
 mod position;
+mod problem;
+mod reader;
 mod vocabulary;
 mod world;
 
@@ -31,7 +36,8 @@ pub use annotation::ApprovalNeed;
 pub use combine::combine;
 pub use decide::{Approval, Cause, Decision, Effect, Obligations, Request};
 pub use entity::{Database, Kind, Principal, Resource};
-pub use load::{LoadError, LoadErrors, PolicySet, Problem, Source};
+pub use load::{PolicySet, Source};
+pub use problem::{LoadError, LoadErrors, Problem};
 pub use vocabulary::{Action, Flag, MaskWith, RecordMode, UnknownName};
 pub use world::{Finding, World};
 

@@ -1,12 +1,24 @@
 //! Byte offsets as the line and column an editor shows.
 
-/// Line and column, both from 1; the column counts characters.
-pub(crate) fn line_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.matches('\n').count() + 1;
-    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-    (line, column)
+/// Where the lines of a text begin.
+pub(crate) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(crate) fn of(text: &'t str) -> Lines<'t> {
+        let after_newlines = text.match_indices('\n').map(|(at, _)| at + 1);
+        Lines { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+    }
+
+    /// Line and column, both from 1; the column counts characters.
+    pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).and_then(|line| self.starts.get(line)).copied().unwrap_or(0);
+        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
+        (line.max(1), before.chars().count() + 1)
+    }
 }
 
 #[cfg(test)]
@@ -18,12 +30,13 @@ mod tests {
         for (text, offset, expected) in [
             ("", 0, (1, 1)),
             ("abc", 2, (1, 3)),
+            ("a\nbc", 1, (1, 2)),
             ("a\nbc", 2, (2, 1)),
             ("é\nü b", 6, (2, 3)),
             ("a\n", 2, (2, 1)),
             ("a", 99, (1, 2)),
         ] {
-            assert_eq!(line_column(text, offset), expected, "{text:?} at {offset}");
+            assert_eq!(Lines::of(text).position(offset), expected, "{text:?} at {offset}");
         }
     }
 }

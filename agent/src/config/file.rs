@@ -39,6 +39,7 @@ struct InterceptFile {
     cgroup: String,
     bypass: Vec<String>,
     deny: Vec<String>,
+    operators: Vec<String>,
     bpffs: PathBuf,
     listen_port: u16,
 }
@@ -49,6 +50,7 @@ impl Default for InterceptFile {
             cgroup: "/".into(),
             bypass: Vec::new(),
             deny: Vec::new(),
+            operators: vec!["/user.slice".into()],
             bpffs: "/sys/fs/bpf/chaperone".into(),
             listen_port: 15001,
         }
@@ -194,6 +196,9 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
     for path in &typed.bypass {
         cgroup_path("intercept.bypass", path, problems);
     }
+    for path in &typed.operators {
+        cgroup_path("intercept.operators", path, problems);
+    }
     for path in &typed.deny {
         cgroup_path("intercept.deny", path, problems);
         if typed.bypass.contains(path) {
@@ -207,6 +212,7 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
         cgroup: typed.cgroup,
         bypass: typed.bypass,
         deny: typed.deny,
+        operators: typed.operators,
         bpffs: typed.bpffs,
         listen_port: typed.listen_port,
     }

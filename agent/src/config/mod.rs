@@ -49,6 +49,8 @@ pub struct Intercept {
     pub cgroup: String,
     pub bypass: Vec<String>,
     pub deny: Vec<String>,
+    /// Cgroups whose processes may use the control socket where the whole host is governed.
+    pub operators: Vec<String>,
     pub bpffs: PathBuf,
     pub listen_port: u16,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::RecordError;
 use super::error::io_error;
+use super::format::MAX_SEQ;
 
 const LOCK: &str = "lock";
 /// A segment or head that is being made; never read, removed at the next start.
@@ -55,6 +56,7 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<SegmentFile>, RecordError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let digits = name.strip_prefix("journal-").and_then(|name| name.strip_suffix(".chj"));
         let seq = digits.filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok());
+        let seq = seq.filter(|seq| (1..=MAX_SEQ).contains(seq));
         if let Some(first_seq) = seq {
             found.push(SegmentFile { first_seq, path });
         }

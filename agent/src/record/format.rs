@@ -17,6 +17,8 @@ pub const FRAME_LEN: usize = 60;
 pub const CHECKPOINT_LEN: usize = 104;
 /// Longest payload written or believed: a length above it is damage, not a reason to allocate.
 pub const MAX_PAYLOAD: usize = 16 << 20;
+/// Highest number believed: at a million records a second it is reached in 146,000 years, and one more still fits.
+pub const MAX_SEQ: u64 = 1 << 62;
 /// Most records between two checkpoints.
 pub const CHECKPOINT_EVERY: u64 = 1024;
 
@@ -53,6 +55,8 @@ pub enum HeaderError {
     Magic,
     #[error("the header does not match its checksum")]
     Checksum,
+    #[error("the header gives a number that no record has")]
+    Number,
     #[error("format version {0} is not known here")]
     Version(u32),
 }
@@ -91,8 +95,12 @@ impl Header {
             VERSION => {}
             other => return Err(HeaderError::Version(other)),
         }
+        let first_seq = take_u64(bytes, 12);
+        if !(1..=MAX_SEQ).contains(&first_seq) {
+            return Err(HeaderError::Number);
+        }
         Ok(Self {
-            first_seq: take_u64(bytes, 12),
+            first_seq,
             created_ns: take_u64(bytes, 20),
             host: take(bytes, 28),
             journal: take(bytes, 60),
@@ -154,7 +162,7 @@ pub enum Decoded<'a> {
     Short {
         need: usize,
     },
-    /// A length, kind or checksum that no frame written by a journal has.
+    /// A length, kind, number or checksum that no frame written by a journal has.
     Bad,
 }
 
@@ -165,7 +173,9 @@ impl<'a> Frame<'a> {
         let Some(len) = Self::claimed_len(head) else { return Decoded::Bad };
         let Some(whole) = bytes.get(..len) else { return Decoded::Short { need: len } };
         match Self::fields(whole) {
-            Some(frame) if take_u32(head, 4) == checksum(whole) => Decoded::Frame(frame),
+            Some(frame) if (1..=MAX_SEQ).contains(&frame.seq) && take_u32(head, 4) == checksum(whole) => {
+                Decoded::Frame(frame)
+            }
             _ => Decoded::Bad,
         }
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::error::io_error;
 use super::format::{Checkpoint, HostId, JournalId, hex};
-use super::{PublicKey, RecordError, files};
+use super::{PublicKey, RecordError, Stamp, files};
 
 const FIRST_LINE: &str = "chaperone journal head 1";
 
@@ -29,7 +29,7 @@ pub struct Head {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeadSummary {
     pub seq: u64,
-    pub time_ns: u64,
+    pub time: Stamp,
     pub hash: String,
 }
 
@@ -58,15 +58,15 @@ impl Head {
     }
 
     pub(super) fn store(&self, dir: &Path) -> Result<(), RecordError> {
-        files::replace(&Self::path(dir), 0o600, self.to_text().as_bytes()).map(drop)
+        files::replace(&Self::path(dir), 0o600, self.text().as_bytes()).map(drop)
     }
 
     #[must_use]
     pub fn summary(&self) -> HeadSummary {
-        HeadSummary { seq: self.checkpoint.seq, time_ns: self.time_ns, hash: hex(&self.checkpoint.hash) }
+        HeadSummary { seq: self.checkpoint.seq, time: Stamp(self.time_ns), hash: hex(&self.checkpoint.hash) }
     }
 
-    fn to_text(&self) -> String {
+    fn text(&self) -> String {
         format!(
             "{FIRST_LINE}\nhost {}\njournal {}\nseq {}\ntime_ns {}\nhash {}\nsignature {}\n",
             hex(&self.host),
@@ -78,7 +78,7 @@ impl Head {
         )
     }
 
-    /// Exactly what `to_text` writes, and nothing else.
+    /// Exactly what `text` writes, and nothing else.
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         (lines.next()? == FIRST_LINE).then_some(())?;
@@ -90,7 +90,7 @@ impl Head {
         let hash = unhex(field("hash")?)?;
         let signature = unhex(field("signature")?)?;
         let head = Self { host, journal, time_ns, checkpoint: Checkpoint { seq, hash, signature } };
-        (head.to_text() == text).then_some(head)
+        (head.text() == text).then_some(head)
     }
 }
 

@@ -78,7 +78,7 @@ impl Journal {
     /// `InUse` when another agent holds the directory; `Damaged` or `Header` when the journal is not what an agent
     /// with this key left there; otherwise when files cannot be read, made or written.
     pub fn open(options: &Options) -> Result<Self, RecordError> {
-        Self::open_on(options, |file| Arc::new(file))
+        Self::open_on(options, Box::new(|file| Arc::new(file)))
     }
 
     pub(super) fn open_on(options: &Options, mount: Mount) -> Result<Self, RecordError> {

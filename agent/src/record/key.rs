@@ -50,7 +50,6 @@ impl HostKey {
     }
 
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "it does not panic")]
     pub fn public(&self) -> PublicKey {
         let bytes = self.pair.public_key().as_ref().first_chunk::<32>();
         PublicKey(bytes.copied().unwrap_or([0; 32]))

@@ -11,9 +11,12 @@ pub mod format;
 mod head;
 mod journal;
 mod key;
+pub mod query;
 pub mod reader;
 mod recover;
+pub mod render;
 mod scan;
+mod stamp;
 mod tail;
 pub mod verify;
 
@@ -23,6 +26,7 @@ pub use journal::{Appended, Journal, Options};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;
+pub use stamp::Stamp;
 
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,8 @@ pub struct Reader {
     check: Check,
     journal: Option<JournalId>,
     link: Option<Link>,
+    /// Number of the newest record read.
+    newest: u64,
 }
 
 impl Reader {
@@ -55,7 +57,7 @@ impl Reader {
     /// When the directory cannot be listed.
     pub fn open(dir: &Path, check: Check) -> Result<Self, RecordError> {
         let waiting = files::segments(dir)?.into();
-        Ok(Self { waiting, current: None, check, journal: None, link: Some(Link::START) })
+        Ok(Self { waiting, current: None, check, journal: None, link: Some(Link::START), newest: 0 })
     }
 
     /// The next frame, undecoded.
@@ -66,6 +68,7 @@ impl Reader {
         };
         let (scanner, path) = self.current.as_ref()?;
         let frame = scanner.frame(&span)?;
+        self.newest = frame.seq;
         if self.check == Check::Chain {
             // After damage the chain is taken up again wherever the records go on.
             let mut link =
@@ -98,9 +101,9 @@ impl Reader {
                 Ok(Some(Place::Frame(span))) => return Some(Ok(span)),
                 Ok(Some(Place::Damage(damage))) if damage.to_end && self.waiting.is_empty() => return None,
                 Ok(Some(Place::Damage(damage))) => {
-                    let seq = self.link.take().map_or(0, |link| link.seq);
+                    self.link = None;
                     let problem = format!("{} bytes are no record", damage.len);
-                    return Some(Err(damaged(path, damage.offset, seq, problem)));
+                    return Some(Err(damaged(path, damage.offset, self.newest + 1, problem)));
                 }
             }
         }

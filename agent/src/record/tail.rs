@@ -20,7 +20,7 @@ use super::{Appended, Head, HostKey, RecordError};
 const ROOM: usize = FRAME_LEN + CHECKPOINT_LEN;
 
 /// Makes the medium of a freshly created or reopened segment; the tests put a faulty disk in between.
-pub(super) type Mount = fn(std::fs::File) -> Arc<dyn Medium>;
+pub(super) type Mount = Box<dyn Fn(std::fs::File) -> Arc<dyn Medium> + Send + Sync>;
 
 /// What does not change while a journal is open.
 pub(super) struct Fixed {

@@ -16,7 +16,7 @@ use super::files::{self, DirLock};
 use super::head::HeadSummary;
 use super::scan::Scanner;
 use super::tail::file_name;
-use super::{Head, PublicKey, RecordError};
+use super::{Head, PublicKey, RecordError, Stamp};
 use walk::Walk;
 
 /// Problems described one by one; the others are counted.
@@ -41,7 +41,7 @@ pub struct Report {
     pub last_seq: u64,
     /// The newest record that a checkpoint covers, 0 for none.
     pub signed_through: u64,
-    pub signed_time_ns: Option<u64>,
+    pub signed_time: Option<Stamp>,
     /// Records after the last checkpoint: chained, but not signed by anybody.
     pub unsigned_tail: u64,
     /// What the head file says, if there is one.
@@ -91,6 +91,32 @@ pub enum ProblemKind {
     Unreadable,
 }
 
+impl ProblemKind {
+    /// As in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Edited => "edited",
+            Self::Rewritten => "rewritten",
+            Self::Deleted => "deleted",
+            Self::Inserted => "inserted",
+            Self::Reordered => "reordered",
+            Self::Torn => "torn",
+            Self::HeaderTruncated => "header_truncated",
+            Self::HeaderEdited => "header_edited",
+            Self::Misnamed => "misnamed",
+            Self::SegmentMissing => "segment_missing",
+            Self::FirstSegmentMissing => "first_segment_missing",
+            Self::ForeignSegment => "foreign_segment",
+            Self::CheckpointMismatch => "checkpoint_mismatch",
+            Self::CheckpointMissing => "checkpoint_missing",
+            Self::EndMissing => "end_missing",
+            Self::HeadInvalid => "head_invalid",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// Reads the whole journal in `dir` and judges it by `key`.
 ///
 /// # Errors
@@ -129,7 +155,7 @@ pub fn verify(dir: &Path, key: &PublicKey) -> Result<Report, RecordError> {
         repairs: 0,
         last_seq: 0,
         signed_through: 0,
-        signed_time_ns: None,
+        signed_time: None,
         unsigned_tail: 0,
         head: None,
         problems: Vec::new(),

@@ -6,6 +6,7 @@
 mod registry;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,6 +26,9 @@ use crate::upstream::Credentials;
 use crate::{identity, workload};
 
 pub use registry::{Command, Registry, SessionInfo};
+
+/// From this share of the journal's ceiling on, what is left is for the sessions that live.
+const FULL: f64 = 0.95;
 
 /// A target with its credential and its protocol's shared state.
 pub struct Backend {
@@ -93,8 +97,8 @@ pub enum Refusal {
     NoTarget(SocketAddr),
     #[error("{0}")]
     Identity(#[from] identity::IdentityError),
-    #[error("the journal is {0} % full, and new sessions are refused from 95 % on")]
-    JournalFull(u32),
+    #[error("the journal is {0:.1} % full, and new sessions are refused from {} % on", FULL * 100.0)]
+    JournalFull(f64),
 }
 
 /// Serves one accepted connection to its end.
@@ -141,8 +145,8 @@ fn admit<L: Lookup>(
     id: &str,
     seen: &mut Seen,
 ) -> Result<Admitted, Refusal> {
-    let local = stream.local_addr().map_err(|_| Refusal::NoFlow(client))?;
-    let origin = shared.lookup.take(client, local).map_err(Refusal::Lookup)?.ok_or(Refusal::NoFlow(client))?;
+    let origin = shared.lookup.take(stream.as_fd(), client).map_err(Refusal::Lookup)?;
+    let origin = origin.ok_or(Refusal::NoFlow(client))?;
     let destination = reachable(origin.destination.0);
     seen.destination = Some(destination);
     let workload = workload::describe(&origin, &shared.cgroup2);
@@ -150,9 +154,9 @@ fn admit<L: Lookup>(
     let backend = world.backend(destination).ok_or(Refusal::NoTarget(destination))?;
     seen.target = Some(backend.target.name.clone());
     let principal = world.identities.identify(workload.cgroup.as_deref())?;
-    let full = shared.journal.usage_percent();
-    if full >= 95 {
-        return Err(Refusal::JournalFull(full));
+    let full = shared.journal.usage();
+    if full >= FULL {
+        return Err(Refusal::JournalFull(full * 100.0));
     }
     info!(%destination, pid = workload.pid, comm = %workload.comm, identity = principal.name(), "connection");
     let login_timeout = world.config.limits.login;

@@ -122,12 +122,10 @@ fn client(ctx: &SockOpsContext) -> Option<*mut Origin> {
 
 #[inline(always)]
 fn client_key(ctx: &SockOpsContext, origin: &Origin) -> FlowKey {
+    let v4 = (mapped(word!(ctx, local_ip4)), mapped(word!(ctx, remote_ip4)));
+    let v6 = (local_v6(ctx), remote_v6(ctx));
     // A mapped connection lives in an IPv6 socket, and the listener sees IPv4: the rewrite knows which it is.
-    let (client, listener) = if origin.via_v6 == 0 {
-        (mapped(word!(ctx, local_ip4)), mapped(word!(ctx, remote_ip4)))
-    } else {
-        (local_v6(ctx), remote_v6(ctx))
-    };
+    let (client, listener) = if origin.via_v6 == 0 { v4 } else { v6 };
     FlowKey {
         netns: origin.netns,
         client,

@@ -81,7 +81,10 @@ fn every_rule_that_holds_has_to_be_satisfied() {
         (vec![olga.clone(), ivan.clone()], "hold ask-prod"),
         (vec![anna.clone()], "hold ask"),
         (vec![olga.clone(), ivan, anna.clone()], "permit write ask ask-prod"),
-        (vec![olga, Approval { groups: ["owner".into(), "dba".into()].into(), ..anna }], "permit write ask ask-prod"),
+        (
+            vec![olga, Approval { groups: ["owner".into(), "dba".into()].into(), ..anna }],
+            "permit write ask ask-prod",
+        ),
     ] {
         assert_eq!(brief(&ask(&policies, "bot sql:delete shop/public.t", &approvals)), expected);
     }

@@ -28,7 +28,8 @@ fn the_strictest_decision_wins() {
         ("c e", "deny never-e", Some("e is closed")),
         ("e c f", "deny never-e closed", Some("e is closed; sql:select on shop/crm/p.f is forbidden")),
     ] {
-        let decisions = tables.split(' ').map(|table| ask(&policies, &format!("bot sql:select shop/p.{table}"), &[]));
+        let decisions =
+            tables.split(' ').map(|table| ask(&policies, &format!("bot sql:select shop/p.{table}"), &[]));
         let combined = combine(decisions.collect::<Vec<_>>());
         assert_eq!(brief(&combined), expected, "{tables}");
         if let Some(reason) = reason {
@@ -40,7 +41,8 @@ fn the_strictest_decision_wins() {
 #[test]
 fn obligations_of_all_parts_add_up() {
     let policies = policies(RULES);
-    let ask = |table: &str, approvals: &[_]| ask(&policies, &format!("bot sql:select shop/p.{table}"), approvals);
+    let ask =
+        |table: &str, approvals: &[_]| ask(&policies, &format!("bot sql:select shop/p.{table}"), approvals);
 
     let held = combine([ask("a", &[]), ask("b", &[]), ask("c", &[]), ask("d", &[]), ask("c", &[])]);
     assert_eq!(held.obligations.max_rows, Some(10));

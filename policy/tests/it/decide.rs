@@ -144,7 +144,10 @@ fn a_denial_without_a_rule_says_what_is_permitted_instead() {
             Some("permitted on shop/crm/public.t: sql:select, sql:copy-out; after approval: sql:insert"),
         ),
         ("stranger sql:update shop/public.t", None),
-        ("bot connect shop", Some("permitted on shop/crm: sql:select, sql:copy-out, sql:session; after approval: sql:insert")),
+        (
+            "bot connect shop",
+            Some("permitted on shop/crm: sql:select, sql:copy-out, sql:session; after approval: sql:insert"),
+        ),
     ] {
         assert_eq!(ask(&policies, case, &[]).hint.as_deref(), hint, "{case}");
     }
@@ -190,6 +193,30 @@ fn conditions_see_flags_and_every_table_of_the_statement() {
 }
 
 #[test]
+fn an_action_group_means_its_actions_with_and_without_conditions() {
+    let policies = policies(
+        r#"
+        @id("plain") permit(principal, action in Action::"sql:read", resource);
+        @id("typed") permit(principal is NonHumanIdentity, action in Action::"sql:write", resource);
+        @id("when") forbid(principal, action in Action::"sql:write", resource)
+        when { context.flags.contains(Flag::"no_where") };
+        @id("inside") forbid(principal, action, resource)
+        when { action in [Action::"sql:all"] && principal in Group::"ci" };
+        "#,
+    );
+    check(
+        &policies,
+        "
+        bot sql:select shop/public.t           => permit plain
+        bot sql:update shop/public.t           => permit typed
+        bot sql:update shop/public.t +no_where => deny when
+        ci sql:select shop/public.t            => deny inside
+        ci connect shop                        => deny default-deny
+        ",
+    );
+}
+
+#[test]
 fn obligations_come_from_every_rule_that_decided() {
     let policies = policies(
         r#"
@@ -211,7 +238,11 @@ fn obligations_come_from_every_rule_that_decided() {
     for (case, approvals, expected) in [
         ("ci sql:select shop/public.t", vec![], (Some(5000), vec![RecordMode::Rows], None)),
         ("bot sql:select shop/public.t", vec![], (Some(10), vec![RecordMode::Rows], Some(MaskWith::Redact))),
-        ("analyst sql:select shop/public.t", vec![], (Some(10), vec![RecordMode::Rows], Some(MaskWith::Null))),
+        (
+            "analyst sql:select shop/public.t",
+            vec![],
+            (Some(10), vec![RecordMode::Rows], Some(MaskWith::Null)),
+        ),
         ("bot sql:delete shop/public.t", vec![], (Some(5000), all.clone(), None)),
         ("bot sql:delete shop/public.t", vec![yes("olga", &["dba"])], (Some(5000), all, None)),
     ] {
@@ -238,4 +269,13 @@ fn unmask_is_true_only_for_a_plain_permit() {
         "#,
     );
     assert!(!held.unmask(&who("bot"), &what("shop/public.customers.id")));
+}
+
+#[test]
+fn policies_and_names_are_shared_between_sessions() {
+    fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<chaperone_policy::PolicySet>();
+    shareable::<chaperone_policy::Principal>();
+    shareable::<chaperone_policy::Resource>();
+    shareable::<chaperone_policy::Decision>();
 }

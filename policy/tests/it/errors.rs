@@ -10,10 +10,22 @@ const OVERFLOW: &str = "9223372036854775807 + 1 > 0";
 #[test]
 fn an_evaluation_error_denies_and_names_the_policy() {
     for (name, rules) in [
-        ("in a forbid", r#"@id("ok") permit(principal, action, resource); @id("broken") forbid(principal, action, resource) when { E };"#),
-        ("in a permit beside a good one", r#"@id("ok") permit(principal, action, resource); @id("broken") permit(principal, action, resource) when { E };"#),
-        ("in a forbid with approval", r#"@id("ok") permit(principal, action, resource); @id("broken") @approval("dba") forbid(principal, action, resource) when { E };"#),
-        ("in a policy of its own scope", r#"@id("ok") permit(principal, action, resource); @id("broken") forbid(principal in Group::"ai-agents", action == Action::"sql:select", resource in Target::"shop") when { E };"#),
+        (
+            "in a forbid",
+            r#"@id("ok") permit(principal, action, resource); @id("broken") forbid(principal, action, resource) when { E };"#,
+        ),
+        (
+            "in a permit beside a good one",
+            r#"@id("ok") permit(principal, action, resource); @id("broken") permit(principal, action, resource) when { E };"#,
+        ),
+        (
+            "in a forbid with approval",
+            r#"@id("ok") permit(principal, action, resource); @id("broken") @approval("dba") forbid(principal, action, resource) when { E };"#,
+        ),
+        (
+            "in a policy of its own scope",
+            r#"@id("ok") permit(principal, action, resource); @id("broken") forbid(principal in Group::"ai-agents", action == Action::"sql:select", resource in Target::"shop") when { E };"#,
+        ),
     ] {
         let policies = policies(&rules.replace('E', OVERFLOW));
         let decision = ask(&policies, "bot sql:select shop/public.t", &[yes("olga", &["dba"])]);

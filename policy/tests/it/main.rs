@@ -1,5 +1,13 @@
 //! Everything about policies that can be asked through the public interface. One binary: Cedar is slow to link.
 
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod approvals;
 mod combine;
 mod decide;
@@ -7,6 +15,7 @@ mod errors;
 mod load;
 mod names;
 mod properties;
+mod readme;
 mod starter;
 mod support;
 mod world;

@@ -72,7 +72,11 @@ fn paths_are_readable_and_unambiguous() {
         (shop.schema("public"), Kind::Schema, "shop/crm/public"),
         (shop.table("public", "customers"), Kind::Table, "shop/crm/public.customers"),
         (shop.routine("public", "refund"), Kind::Routine, "shop/crm/public.refund"),
-        (shop.column("public", "customers", "email", &["pii"]), Kind::Column, "shop/crm/public.customers.email"),
+        (
+            shop.column("public", "customers", "email", &["pii"]),
+            Kind::Column,
+            "shop/crm/public.customers.email",
+        ),
         (shop.table("a", "b.c"), Kind::Table, r#"shop/crm/a."b.c""#),
         (shop.table("a.b", "c"), Kind::Table, r#"shop/crm/"a.b".c"#),
         (shop.table("a", "say \"hi\""), Kind::Table, r#"shop/crm/a."say ""hi""""#),

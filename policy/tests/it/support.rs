@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use chaperone_policy::{Action, Approval, Database, Decision, Flag, PolicySet, Principal, Request, Resource, Source};
+use chaperone_policy::{
+    Action, Approval, Database, Decision, Flag, PolicySet, Principal, Request, Resource, Source,
+};
 
 pub(crate) const HASH: &str = "hash-of-the-statement";
 
@@ -34,7 +36,9 @@ pub(crate) fn what(text: &str) -> Resource {
     match below.split('.').collect::<Vec<_>>()[..] {
         [""] => database.resource(),
         [schema] => database.schema(schema),
-        [schema, routine] if routine.ends_with("()") => database.routine(schema, routine.trim_end_matches("()")),
+        [schema, routine] if routine.ends_with("()") => {
+            database.routine(schema, routine.trim_end_matches("()"))
+        }
         [schema, table] => database.table(schema, table),
         [schema, table, column] => database.column(schema, table, column, &tags),
         _ => panic!("no such resource {text}"),
@@ -66,7 +70,8 @@ pub(crate) fn ask(policies: &PolicySet, line: &str, approvals: &[Approval]) -> D
 /// The effect and the rules behind it, as one line.
 pub(crate) fn brief(decision: &Decision) -> String {
     let effect = format!("{:?}", decision.effect).to_lowercase();
-    let rules = if decision.policies.is_empty() { decision.rule().into() } else { decision.policies.join(" ") };
+    let rules =
+        if decision.policies.is_empty() { decision.rule().into() } else { decision.policies.join(" ") };
     format!("{effect} {rules}")
 }
 

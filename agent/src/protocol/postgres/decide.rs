@@ -99,9 +99,14 @@ impl Decider {
 
     /// The masked columns as the machine needs them, and whether there are any.
     pub fn origins(&self) -> (MaskedOrigins, bool) {
-        (MaskedOrigins(Arc::clone(&self.view)), self.view.guarded())
+        (MaskedOrigins(Arc::clone(&self.view)), self.guarded())
     }
 
+
+    /// Whether anything of this target is masked for the principal.
+    fn guarded(&self) -> bool {
+        !self.view.is_clear()
+    }
 
     /// Answers a question and stages its record. With `approved`, the approval of exactly this statement counts.
     pub async fn decide(
@@ -229,7 +234,7 @@ impl Decider {
             age: std::time::Duration::ZERO,
         };
         let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
-        let facts = Facts::of(&statements, self.view.guarded());
+        let facts = Facts::of(&statements, self.guarded());
         let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[approval], &info.binding);
         Ok(decision.effect == Effect::Permit)
     }
@@ -328,7 +333,7 @@ impl Decider {
         if let Some(report) = plan_of::unsupported(statements) {
             return plan_of::builtin(version, "not-supported", report);
         }
-        let facts = Facts::of(statements, self.view.guarded());
+        let facts = Facts::of(statements, self.guarded());
         let decision = match self.decisions.get(&facts) {
             Some(decision) => decision.clone(),
             None => {
@@ -395,14 +400,6 @@ impl Decider {
                 table: label.table.as_str().into(),
                 column: label.column.as_str().into(),
             };
-            if !self.snapshot.catalog.has_column(&path) {
-                if label.database.is_none() {
-                    continue;
-                }
-                let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
-                return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what)
-                    .hint("A mask that can never match is refused; correct the label in the agent's configuration."));
-            }
             let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
             let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
             if !self.policies.set.unmask(&self.principal, &column) {
@@ -413,8 +410,25 @@ impl Decider {
                 masked.insert(path, kind);
             }
         }
-        self.view = Arc::new(View::build(Arc::clone(&self.snapshot.catalog), &masked));
+        let view = View::build(Arc::clone(&self.snapshot.catalog), &masked);
+        if let Some(path) = view.unmatched().iter().find(|path| self.must_match(path)) {
+            let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
+            return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what)
+                .hint("A mask that can never match is refused; correct the label in the agent's configuration."));
+        }
+        self.view = Arc::new(view);
         Ok(())
+    }
+
+    /// A label may speak of a table that another database has; but when the table is here, or the label names this
+    /// database, a missing column is one that was renamed or mistyped, and would be served in clear.
+    fn must_match(&self, path: &ColumnPath) -> bool {
+        let here = self.snapshot.catalog.resolve(Some(&path.schema), &path.table).is_some();
+        here || self.backend.target.labels.iter().any(|label| {
+            label.database.as_ref() == Some(&self.database_name)
+                && (label.schema.as_str(), label.table.as_str(), label.column.as_str())
+                    == (&*path.schema, &*path.table, &*path.column)
+        })
     }
 }
 

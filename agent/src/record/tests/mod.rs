@@ -1,68 +1,146 @@
 //! Journals in temporary directories, and ways to damage them.
 
 mod append;
+mod crash;
+mod faults;
+mod recover;
+mod render;
+mod sessions;
+mod tamper;
+mod tamper_segments;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use super::event::{Event, Verdict};
-use super::verify::{Report, verify};
-use super::{Check, Journal, Options, PublicKey, Reader, Record, RecordError, public_path};
+use super::format::{FRAME_LEN, Frame, HEADER_LEN};
+use super::verify::{ProblemKind, Report, verify};
+use super::{Body, Check, Journal, Options, PublicKey, Reader, Record, RecordError, public_path};
 
 /// A state directory of its own for each test.
-pub(super) struct State {
+struct State {
     dir: TempDir,
-    pub(super) options: Options,
+    options: Options,
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new(dir.path(), 1 << 30);
         Self { dir, options }
     }
 
-    pub(super) fn small_segments(mut self, bytes: u64) -> Self {
-        self.options.segment_bytes = bytes;
-        self
+    fn with_segments_of(bytes: u64) -> Self {
+        let mut state = Self::new();
+        state.options.segment_bytes = bytes;
+        state
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.dir.path()
+    /// The same files in another place.
+    fn copy(&self) -> Self {
+        let copy = Self::with_segments_of(self.options.segment_bytes);
+        for (from, to) in [(self.dir.path(), copy.dir.path()), (self.journal_dir(), copy.journal_dir())] {
+            fs::create_dir_all(to).unwrap();
+            for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+                if entry.metadata().unwrap().is_file() {
+                    fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                }
+            }
+        }
+        copy
     }
 
-    pub(super) fn journal_dir(&self) -> &Path {
+    fn journal_dir(&self) -> &Path {
         &self.options.dir
     }
 
-    pub(super) fn open(&self) -> Journal {
+    fn open(&self) -> Journal {
         Journal::open(&self.options).unwrap()
     }
 
-    pub(super) fn key(&self) -> PublicKey {
+    fn refusal(&self) -> String {
+        Journal::open(&self.options).err().expect("the journal should not open").to_string()
+    }
+
+    fn key(&self) -> PublicKey {
         PublicKey::load(&public_path(&self.options.key)).unwrap()
     }
 
-    pub(super) fn verify(&self) -> Report {
+    fn verify(&self) -> Report {
         verify(self.journal_dir(), &self.key()).unwrap()
     }
 
-    pub(super) fn segments(&self) -> Vec<PathBuf> {
+    fn segments(&self) -> Vec<PathBuf> {
         super::files::segments(self.journal_dir()).unwrap().into_iter().map(|segment| segment.path).collect()
     }
 
-    pub(super) fn records(&self) -> Result<Vec<Record>, RecordError> {
+    fn records(&self) -> Result<Vec<Record>, RecordError> {
         Reader::open(self.journal_dir(), Check::Chain)?.collect()
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let event = |record: Record| match record.body {
+            Body::Event(event) => Some(*event),
+            Body::Checkpoint(_) => None,
+            Body::Unknown(json) => panic!("unknown event {json}"),
+        };
+        self.records().unwrap().into_iter().filter_map(event).collect()
+    }
+
+    /// Where every record lies.
+    fn places(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for file in self.segments() {
+            let bytes = fs::read(&file).unwrap();
+            let mut at = HEADER_LEN;
+            while at < bytes.len() {
+                let len = Frame::claimed_len(&bytes[at..]).unwrap();
+                let frame = Frame::fields(&bytes[at..at + len]).unwrap();
+                places.push(Place { file: file.clone(), at, len, seq: frame.seq });
+                at += len;
+            }
+        }
+        places
     }
 }
 
-pub(super) fn statement(op: u64, sql: &str) -> Event {
+#[derive(Debug, Clone)]
+struct Place {
+    file: PathBuf,
+    at: usize,
+    len: usize,
+    seq: u64,
+}
+
+fn edit(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(file).unwrap();
+    change(&mut bytes);
+    fs::write(file, bytes).unwrap();
+}
+
+/// Asserts that some problem of these kinds names record `seq`.
+fn assert_found(report: &Report, seq: u64, kinds: &[ProblemKind]) {
+    let names = |problem: &&super::verify::Problem| {
+        (problem.seq..=problem.last_seq).contains(&seq) && kinds.contains(&problem.kind)
+    };
+    assert!(
+        !report.ok && report.problems.iter().any(|problem| names(&problem)),
+        "{seq} {kinds:?} {report:#?}"
+    );
+}
+
+fn statement(op: u64, sql: &str) -> Event {
+    statement_in("0198c0de-0000-7000-8000-000000000001", op, sql)
+}
+
+fn statement_in(session: &str, op: u64, sql: &str) -> Event {
     Event::Statement {
-        session: "0198c0de-0000-7000-8000-000000000001".into(),
+        session: session.into(),
         op,
         sql: sql.into(),
-        sql_sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
+        sql_sha256: super::format::hex(&super::format::payload_digest(sql.as_bytes())),
         binds: vec![],
         verdict: Verdict::Permit,
         policies: vec!["read-shop".into()],

@@ -5,7 +5,7 @@
 
 use super::super::format::{CHECKPOINT_EVERY, Checkpoint, Frame, HEADER_LEN, Hash, Header, JournalId, Kind};
 use super::super::scan::{Damage, Extent};
-use super::super::{Head, PublicKey};
+use super::super::{Head, PublicKey, Stamp};
 use super::{DESCRIBED, Problem, ProblemKind, Report};
 
 /// Gaps remembered, in case their records turn up elsewhere.
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
             Kind::Checkpoint => self.checkpoint(offset, frame),
         }
         if let Some(head) = self.head
-            && head.checkpoint.seq + 1 == seq
+            && head.checkpoint.seq == seq - 1
             && head.checkpoint.hash != frame.previous
         {
             let detail = "the head was signed over other records than those before this one".to_owned();
@@ -285,7 +285,7 @@ impl<'a> Walk<'a> {
         let seq = frame.seq;
         let good = self.journal.is_some_and(|journal| {
             Checkpoint::decode(frame.payload).is_some_and(|checkpoint| {
-                checkpoint.seq + 1 == seq
+                checkpoint.seq == seq - 1
                     && checkpoint.hash == frame.previous
                     && self.key.signed(&journal, frame.time_ns, &checkpoint)
             })
@@ -299,11 +299,10 @@ impl<'a> Walk<'a> {
             self.forged = true;
             let first = self.signed_after();
             let detail = format!(
-                "checkpoint {seq} is the first that no longer matches: records {first} to {} were changed or replaced \
-                 and their hashes recomputed",
-                seq - 1
+                "checkpoint {seq} is the first that no longer matches: records were changed or replaced here and the \
+                 hashes recomputed, or the checkpoint itself was"
             );
-            self.problem(ProblemKind::CheckpointMismatch, offset, first, seq - 1, detail);
+            self.problem(ProblemKind::CheckpointMismatch, offset, first, seq, detail);
         }
     }
 
@@ -381,7 +380,7 @@ impl<'a> Walk<'a> {
             repairs: self.repairs,
             last_seq: self.expected - 1,
             signed_through: self.signed.map_or(0, |(seq, _)| seq - 1),
-            signed_time_ns: self.signed.map(|(_, time_ns)| time_ns),
+            signed_time: self.signed.map(|(_, time_ns)| Stamp(time_ns)),
             unsigned_tail: self.expected - 1 - self.signed.map_or(0, |(seq, _)| seq),
             head: self.head.as_ref().map(Head::summary),
             problems: self.problems,

@@ -1,0 +1,245 @@
+//! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
+
+mod accept;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::control::{self, Callers, Operator};
+use crate::gate::{self, Gate};
+use crate::intercept::{self, Intercept, Redirects};
+use crate::record::event::Event;
+use crate::record::{self, Journal};
+use crate::session::{Command, Registry, Shared};
+
+pub use world::{checked_policies, policy_world};
+
+/// How long live sessions get to end when the agent does.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything a running agent holds.
+struct Agent {
+    config_path: PathBuf,
+    shared: Arc<Shared<Redirects>>,
+    intercept: Arc<Mutex<Intercept>>,
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When it cannot start. Once it runs, errors end sessions, not the agent.
+pub fn run(config_path: &Path) -> Result<()> {
+    let config = Config::load(config_path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // The grammar and the analysis recurse; their own limits keep them far below this.
+        .thread_stack_size(32 << 20)
+        .build()
+        .context("cannot start the runtime")?;
+    // On a worker, not on this thread: its stack is whatever the shell gave it.
+    let path = config_path.to_owned();
+    runtime.block_on(async move { tokio::spawn(start_and_serve(path, config)).await? })
+}
+
+async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
+    // The record first: from here on, what happens is written.
+    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
+        .context("cannot open the journal")?;
+    let journal = Arc::new(journal);
+    let policies = checked_policies(&config)?;
+    let policy_sha256 = policies.digest().to_owned();
+    let gate = Arc::new(Gate::new(policies, config.hold.timeout));
+    let world = world::build(config.clone(), None)?;
+    let registry = Arc::new(Registry::default());
+
+    journal
+        .append(&[Event::AgentStart {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: hostname(),
+            pid: std::process::id(),
+            config_sha256: config.sha256.clone(),
+            policy_sha256,
+        }])
+        .context("cannot record")?;
+
+    let options = world::intercept_options(&config)?;
+    let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
+    let kernel_log = intercept.logger();
+    let cgroup2 = intercept::cgroup2_mount()?;
+    let shared = Arc::new(Shared {
+        lookup: intercept.redirects(),
+        cgroup2,
+        gate: Arc::clone(&gate),
+        journal: Arc::clone(&journal),
+        registry: Arc::clone(&registry),
+        world: RwLock::new(Arc::new(world)),
+    });
+    let intercept = Arc::new(Mutex::new(intercept));
+    let agent = Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept) };
+
+    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel_log));
+    let accepting = accept::spawn(listeners, &shared, config.limits.sessions)?;
+    let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
+        .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
+    notify_systemd("READY=1");
+    info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
+
+    let reason = wait_for_signals(&agent).await?;
+    info!(reason, "stopping");
+    notify_systemd("STOPPING=1");
+    for task in accepting {
+        task.abort();
+    }
+    drain(&registry).await;
+    control.abort();
+    heartbeat.abort();
+    journal.append(&[Event::AgentStop { reason: reason.to_owned() }]).context("cannot record the stop")?;
+    journal.close().context("cannot close the journal")?;
+    Ok(())
+}
+
+/// Serves SIGHUP until SIGTERM or SIGINT.
+async fn wait_for_signals(agent: &Agent) -> Result<&'static str> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => agent.reload(),
+            _ = terminate.recv() => return Ok("SIGTERM"),
+            _ = interrupt.recv() => return Ok("SIGINT"),
+        }
+    }
+}
+
+impl Agent {
+    /// Reads configuration and policies again; on any error everything stays as it was.
+    fn reload(&self) {
+        notify_systemd("RELOADING=1");
+        let outcome = self.try_reload();
+        let policy_sha256 = self.shared.gate.policies().set.digest().to_owned();
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        match &error {
+            None => info!(policy_sha256, "reloaded"),
+            Some(error) => error!(error, "reload refused; the last good configuration stays in force"),
+        }
+        if let Err(error) = self.shared.journal.append(&[Event::Reload { policy_sha256, error }]) {
+            warn!(%error, "the reload could not be recorded");
+        }
+        notify_systemd("READY=1");
+    }
+
+    fn try_reload(&self) -> Result<()> {
+        let config = Config::load(&self.config_path)?;
+        let before = self.shared.world();
+        world::may_change(&before.config, &config)?;
+        let policies = checked_policies(&config)?;
+        let options = world::intercept_options(&config)?;
+        let next = world::build(config, Some(&before))?;
+        // The kernel first: a target it does not know yet is not redirected, and one it knows is refused
+        // by a session that does not.
+        self.intercept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reconfigure(&options.targets, &options.bypass, &options.deny)?;
+        *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.shared.gate.replace(policies);
+        Ok(())
+    }
+}
+
+/// Once a second: the kernel learns that the agent lives, the journal gets a signature.
+async fn beat(
+    intercept: Arc<Mutex<Intercept>>,
+    journal: Arc<Journal>,
+    mut kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let watchdog = std::env::var_os("WATCHDOG_USEC").is_some();
+    loop {
+        interval.tick().await;
+        if let Err(error) = intercept.lock().unwrap_or_else(PoisonError::into_inner).beat() {
+            error!(%error, "heartbeat failed; the kernel will refuse connections");
+        }
+        if let Some(log) = &mut kernel_log {
+            log.flush();
+        }
+        let journal = Arc::clone(&journal);
+        match tokio::task::spawn_blocking(move || journal.checkpoint()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!(%error, "checkpoint failed"),
+            Err(error) => warn!(%error, "checkpoint panicked"),
+        }
+        if watchdog {
+            notify_systemd("WATCHDOG=1");
+        }
+    }
+}
+
+async fn drain(registry: &Registry) {
+    registry.command_all(&Command::Kill("the agent is shutting down".to_owned()));
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    while !registry.is_empty() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if !registry.is_empty() {
+        warn!(sessions = registry.len(), "sessions did not end in time");
+    }
+}
+
+fn operator(agent: &Agent, config: &Config) -> Operator {
+    let intercept = Arc::clone(&agent.intercept);
+    let shared = Arc::clone(&agent.shared);
+    Operator {
+        gate: Arc::clone(&agent.shared.gate),
+        journal: Arc::clone(&agent.shared.journal),
+        registry: Arc::clone(&agent.shared.registry),
+        callers: Callers {
+            governed: config.intercept.cgroup.clone(),
+            bypass: config.intercept.bypass.clone(),
+            operators: config.intercept.operators.clone(),
+            identified: Box::new(move |cgroup| shared.world().identities.identify(Some(cgroup)).is_ok()),
+        },
+        stats: Box::new(move || {
+            let intercept = intercept.lock().unwrap_or_else(PoisonError::into_inner);
+            match intercept.stats() {
+                Ok(stats) => stats
+                    .counters
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .chain([("flows".to_owned(), stats.flows as u64)])
+                    .collect(),
+                Err(_) => Vec::new(),
+            }
+        }),
+    }
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "?".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Tells systemd, when it started us with Type=notify (sd_notify(3)).
+fn notify_systemd(state: &str) {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = path.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,137 @@
+//! From a configuration to the things that are made of it.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use chaperone_policy::{self as policy, PolicySet};
+
+use crate::config::Config;
+use crate::gate;
+use crate::identity::Identities;
+use crate::intercept::{self, Options};
+use crate::protocol::postgres::{ClientTls, Postgres};
+use crate::session::{Backend, World};
+use crate::upstream::Credentials;
+
+/// Reads the credentials and makes what sessions share. State of a target that was there before is kept.
+pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
+    let mut backends = Vec::new();
+    for target in &config.targets {
+        let credentials =
+            Credentials::load(target).with_context(|| format!("target \"{}\"", target.name))?;
+        let kept = before.and_then(|world| {
+            world.backends.iter().find(|backend| {
+                backend.target.name == target.name && backend.target.client_tls == target.client_tls
+            })
+        });
+        let postgres = match kept {
+            Some(backend) => backend.postgres.clone(),
+            None => Postgres::new(if target.client_tls { Some(ClientTls::self_signed()?) } else { None }),
+        };
+        backends.push(Arc::new(Backend { target: target.clone(), credentials, postgres }));
+    }
+    Ok(World { identities: Identities::new(config.identities.clone()), backends, config })
+}
+
+/// Loads the policies and refuses rules that can never match.
+///
+/// # Errors
+/// When a policy is not valid, or names something the configuration does not define.
+pub fn checked_policies(config: &Config) -> Result<PolicySet> {
+    let set = gate::load(&config.policy_dir)?;
+    let findings = set.check_world(&policy_world(config));
+    if !findings.is_empty() {
+        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        bail!("policies do not fit the configuration:\n{}", lines.join("\n"));
+    }
+    Ok(set)
+}
+
+/// What policies may name.
+#[must_use]
+pub fn policy_world(config: &Config) -> policy::World {
+    policy::World {
+        identities: config.identities.iter().map(|identity| identity.name.clone()).collect(),
+        groups: config.identities.iter().flat_map(|identity| identity.groups.iter().cloned()).collect(),
+        targets: config.targets.iter().map(|target| (target.name.clone(), target.env.clone())).collect(),
+        tags: config
+            .targets
+            .iter()
+            .flat_map(|target| &target.labels)
+            .flat_map(|label| label.tags.iter().cloned())
+            .collect(),
+        approver_groups: None,
+        // Rows are not recorded yet: a policy that asks for it must not look as if they were.
+        record_modes: Some(std::collections::BTreeSet::new()),
+        flags: None,
+    }
+}
+
+/// What the kernel programs are told.
+pub(super) fn intercept_options(config: &Config) -> Result<Options> {
+    let mount = intercept::cgroup2_mount()?;
+    let below = |path: &str| mount.join(path.trim_start_matches('/'));
+    let id = |path: &String| -> Result<Option<u64>> {
+        let dir = below(path);
+        // A cgroup that does not exist yet cannot be told to the kernel; what appears there later is governed.
+        if dir.is_dir() { Ok(Some(intercept::cgroup_id(&dir)?)) } else { Ok(None) }
+    };
+    let known = |paths: &[String]| -> Result<Vec<u64>> {
+        paths.iter().filter_map(|path| id(path).transpose()).collect()
+    };
+    let cgroup = below(&config.intercept.cgroup);
+    if !cgroup.is_dir() {
+        bail!("intercept.cgroup: {} does not exist", cgroup.display());
+    }
+    let own = own_cgroup()?;
+    let mut targets = Vec::new();
+    for (index, target) in config.targets.iter().enumerate() {
+        for network in &target.addresses {
+            targets.push(intercept::Target {
+                id: u32::try_from(index).unwrap_or(u32::MAX),
+                addr: network.address,
+                prefix: network.prefix,
+                port: target.port,
+            });
+        }
+    }
+    Ok(Options {
+        cgroup,
+        bpffs: config.intercept.bpffs.clone(),
+        listen_port: config.intercept.listen_port,
+        targets,
+        bypass: known(&config.intercept.bypass)?,
+        deny: known(&config.intercept.deny)?,
+        agent_cgroup_id: intercept::cgroup_id(&below(&own))?,
+    })
+}
+
+/// The agent's own cgroup, below the cgroup2 mount.
+fn own_cgroup() -> Result<String> {
+    procfs::process::Process::myself()?
+        .cgroups()?
+        .into_iter()
+        .find(|group| group.hierarchy == 0)
+        .map(|group| group.pathname)
+        .context("this process has no cgroup in the unified hierarchy")
+}
+
+/// Refuses a reload that changes what can only change at a start.
+pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
+    let fixed = [
+        ("state_dir", before.state_dir == after.state_dir),
+        ("run_dir", before.run_dir == after.run_dir),
+        ("record", before.record.max_bytes == after.record.max_bytes),
+        ("intercept.cgroup", before.intercept.cgroup == after.intercept.cgroup),
+        ("intercept.bpffs", before.intercept.bpffs == after.intercept.bpffs),
+        ("intercept.listen_port", before.intercept.listen_port == after.intercept.listen_port),
+        ("intercept.operators", before.intercept.operators == after.intercept.operators),
+        ("hold.timeout_s", before.hold.timeout == after.hold.timeout),
+        ("limits.sessions", before.limits.sessions == after.limits.sessions),
+    ];
+    let changed: Vec<&str> = fixed.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
+    if !changed.is_empty() {
+        bail!("{} can only change with a restart", changed.join(", "));
+    }
+    Ok(())
+}

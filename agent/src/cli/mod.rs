@@ -1,0 +1,199 @@
+//! The subcommands. Human output by default, `--json` where there is something to read, exit codes that scripts
+//! can use: 0 done, 1 failed or not as it should be, 2 usage or configuration.
+
+mod doctor;
+mod journal;
+mod operate;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// Supervises non-human identities: intercepts, decides, masks and records what they do.
+#[derive(Debug, Parser)]
+#[command(name = "chaperone", version, about)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, global = true, default_value = "/etc/chaperone/chaperone.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent (SIGHUP reloads, SIGTERM ends it; interception stays in force).
+    Run,
+    /// Check the configuration and the policies, and exit.
+    Check,
+    /// Say what this host has and lacks, and how to mend it.
+    Doctor {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say whether the agent runs, and what it does.
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// List recorded sessions.
+    Sessions {
+        #[command(flatten)]
+        place: Place,
+        /// Only sessions of this identity.
+        #[arg(long)]
+        identity: Option<String>,
+        /// Only sessions with this target.
+        #[arg(long)]
+        target: Option<String>,
+    },
+    /// Show a recorded session, statement by statement.
+    Replay {
+        /// Id of the session, or its beginning.
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check that the journal is whole and unchanged.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        /// The host's public key; default: journal-key.pub beside the journal's directory.
+        #[arg(long)]
+        key: Option<PathBuf>,
+    },
+    /// List statements that wait for an approval.
+    Approvals {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a held statement run, once.
+    Approve {
+        id: String,
+        #[arg(long)]
+        comment: Option<String>,
+    },
+    /// Refuse a held statement.
+    Deny {
+        id: String,
+        #[arg(long)]
+        comment: Option<String>,
+    },
+    /// End a live session.
+    Kill {
+        id: String,
+        #[arg(long, default_value = "an operator ended the session")]
+        reason: String,
+    },
+    /// Let go of the kernel: nothing is intercepted any more. Refused while the agent runs.
+    Detach,
+}
+
+/// Where the journal is, and how to show it.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The journal's directory; default: the configuration's.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Place {
+    fn dir(&self, config: &Path) -> Result<PathBuf, Failure> {
+        match &self.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(Config::load(config)?.state_dir.join("journal")),
+        }
+    }
+}
+
+/// Why a command ended with another status than 0.
+#[derive(Debug)]
+enum Failure {
+    /// Status 2.
+    Usage(String),
+    /// Status 1.
+    Failed(String),
+    /// Status 1, and everything was said already.
+    Said,
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<ConfigError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        // `chaperone sessions | head` is not a failure.
+        if error.kind() == std::io::ErrorKind::BrokenPipe { Self::Said } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<crate::record::RecordError> for Failure {
+    fn from(error: crate::record::RecordError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Parses the arguments, runs the command, returns the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let stdout = std::io::stdout();
+    match dispatch(&arguments, &mut stdout.lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Said) => ExitCode::from(1),
+        Err(Failure::Failed(why)) => complain(&why, 1),
+        Err(Failure::Usage(why)) => complain(&why, 2),
+    }
+}
+
+fn complain(why: &str, status: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "chaperone: {why}");
+    ExitCode::from(status)
+}
+
+fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let config = arguments.config.as_path();
+    match &arguments.command {
+        Command::Run => {
+            log_to_stderr();
+            crate::app::run(config).map_err(Failure::from)
+        }
+        Command::Check => operate::check(config, out),
+        Command::Doctor { json } => doctor::doctor(config, *json, out),
+        Command::Status { json } => operate::status(config, *json, out),
+        Command::Sessions { place, identity, target } => {
+            journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
+        }
+        Command::Replay { id, place } => journal::replay(&place.dir(config)?, id, place.json, out),
+        Command::Verify { place, key } => journal::verify(&place.dir(config)?, key.as_deref(), place.json, out),
+        Command::Approvals { json } => operate::approvals(config, *json, out),
+        Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),
+        Command::Deny { id, comment } => operate::resolve(config, id, false, comment.as_deref(), out),
+        Command::Kill { id, reason } => operate::kill(config, id, reason, out),
+        Command::Detach => operate::detach(config, out),
+    }
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CHAPERONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

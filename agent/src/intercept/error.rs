@@ -1,0 +1,87 @@
+//! What can go wrong between the agent and the kernel, with what to do about it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum InterceptError {
+    #[error(
+        "this binary was built without its kernel programs; build them with `cargo xtask build-ebpf` and build again"
+    )]
+    NoObject,
+
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+
+    #[error("no cgroup2 file system is mounted; mount one with `mount -t cgroup2 cgroup2 /sys/fs/cgroup`")]
+    NoCgroup2,
+
+    #[error("cannot open cgroup {}", path.display())]
+    Cgroup { path: PathBuf, source: io::Error },
+
+    #[error("cannot resolve cgroup id {id} (needs CAP_DAC_READ_SEARCH)")]
+    CgroupById { id: u64, source: io::Error },
+
+    #[error("cgroup id {id} does not exist (any more)")]
+    CgroupGone { id: u64 },
+
+    #[error(
+        "the agent runs in a pid namespace of its own, where the kernel's process ids mean nothing; use the host's"
+    )]
+    PidNamespace,
+
+    #[error("cannot mount a bpf file system on {}", path.display())]
+    MountBpffs { path: PathBuf, source: nix::Error },
+
+    #[error("{} is not on a bpf file system; choose a directory below /sys/fs/bpf or mount one there", path.display())]
+    NotBpffs { path: PathBuf },
+
+    #[error("cannot prepare pin directory {}", path.display())]
+    PinDirectory { path: PathBuf, source: io::Error },
+
+    #[error(
+        "pinned map {name} has another layout than this version's; run `chaperone detach` and start again \
+         (nothing is intercepted in between)"
+    )]
+    PinnedMapDiffers { name: &'static str },
+
+    #[error("cannot load the kernel programs")]
+    Load(#[from] aya::EbpfError),
+
+    #[error("the kernel refused program {name}")]
+    LoadProgram { name: &'static str, source: aya::programs::ProgramError },
+
+    #[error("cannot attach program {name}")]
+    Attach { name: &'static str, source: aya::programs::ProgramError },
+
+    #[error("the object has no program or map {name} of the right kind")]
+    Missing { name: &'static str },
+
+    #[error("cannot pin the link of program {name}")]
+    Pin { name: &'static str, source: io::Error },
+
+    #[error("cannot open pinned link {}", path.display())]
+    OpenLink { path: PathBuf, source: io::Error },
+
+    #[error("cannot replace the program of pinned link {}", path.display())]
+    UpdateLink { path: PathBuf, source: io::Error },
+
+    #[error("cannot remove pin {}", path.display())]
+    Unpin { path: PathBuf, source: io::Error },
+
+    #[error("cannot use map {name}")]
+    Map { name: &'static str, source: aya::maps::MapError },
+
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: io::Error },
+
+    #[error("target {addr}/{prefix} port {port}: {reason}")]
+    Target { addr: std::net::IpAddr, prefix: u8, port: u16, reason: &'static str },
+
+    #[error("cannot read the accepted socket's origin")]
+    Origin { source: aya::maps::MapError },
+
+    #[error("cannot read the clock")]
+    Clock { source: nix::Error },
+}

@@ -1,0 +1,235 @@
+//! Interception: which connections reach the agent, and what the kernel knows about each.
+//!
+//! Owns the BPF object, its links and maps, the listeners and the origin of an accepted connection. Knows nothing
+//! of protocols, identities or policy: targets are numbers to it, cgroups are ids.
+//!
+//! Links and maps are pinned: dropping an [`Intercept`], or dying, leaves everything in force, and connections to
+//! targets are refused until an agent takes over. Only [`detach`] lets go.
+//!
+//! `unsafe` lives here (libbpf's C interface, two system calls, one read of kernel bytes) and nowhere else in the
+//! agent.
+
+mod bpffs;
+mod btf;
+mod cgroup;
+mod error;
+mod events;
+mod listener;
+mod origin;
+pub mod probe;
+mod programs;
+mod state;
+
+use std::{
+    net::IpAddr,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{Ebpf, EbpfLoader};
+use chaperone_ebpf::{Config, Stat};
+
+pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
+pub use error::InterceptError;
+pub use events::{Events, KernelLog, Refusal};
+pub use listener::Listeners;
+pub use origin::{Lookup, OrigDst, Origin, Redirects};
+pub use programs::Attached;
+
+use bpffs::Pins;
+use programs::Places;
+use state::State;
+
+/// The kernel programs, or nothing when this binary was built without them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CHAPERONE_EBPF_OBJECT"));
+
+/// PROC_PID_INIT_INO, include/linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// Destinations that may only be reached through the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Comes back in [`Origin::target_id`].
+    pub id: u32,
+    pub addr: IpAddr,
+    /// Length of the network prefix in bits.
+    pub prefix: u8,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of the cgroup everything below which is governed.
+    pub cgroup: PathBuf,
+    /// Directory for pins, on a bpf file system.
+    pub bpffs: PathBuf,
+    /// The port redirected connects go to on 127.0.0.1 and ::1. Nothing listens on it as a port: the lookup program
+    /// hands its connections to the agent's sockets.
+    pub listen_port: u16,
+    pub targets: Vec<Target>,
+    /// Cgroups left alone, each with all below it.
+    pub bypass: Vec<u64>,
+    /// Cgroups that may not reach any target, each with all below it. The nearest listed ancestor decides.
+    pub deny: Vec<u64>,
+    /// The cgroup this process is in, and stays in.
+    pub agent_cgroup_id: u64,
+}
+
+/// What the kernel programs counted since they were first attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    pub counters: Vec<(&'static str, u64)>,
+    /// Connections announced to the agent whose handshake is not finished.
+    pub flows: usize,
+}
+
+impl Stats {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.counters.iter().find(|(counter, _)| *counter == name).map(|(_, value)| *value)
+    }
+}
+
+/// The attached programs.
+pub struct Intercept {
+    ebpf: Ebpf,
+    state: State,
+    redirects: Redirects,
+    listen_port: u16,
+    attached: Attached,
+}
+
+impl Intercept {
+    /// Puts the programs in force, or takes over those of an agent before this one, and returns the listeners.
+    ///
+    /// From the first heartbeat, made here, connections are redirected; [`Self::beat`] must follow every second.
+    pub fn attach(options: &Options) -> Result<(Self, Listeners), InterceptError> {
+        if OBJECT.is_empty() {
+            return Err(InterceptError::NoObject);
+        }
+        state::check(&options.targets, options.listen_port)?;
+        require_host_pids()?;
+        let places = places(options)?;
+        let pins = Pins::new(&options.bpffs);
+        pins.prepare()?;
+
+        let mut ebpf = load_object(&pins)?;
+        programs::load(&mut ebpf)?;
+        let listeners = listener::listen()?;
+        listener::publish(&mut state::take(&mut ebpf, "LSOCK")?, &listeners)?;
+        let redirects = Redirects::new(state::take(&mut ebpf, "SKS")?);
+        let mut state = State::take(&mut ebpf)?;
+        state.set_cgroups(&options.bypass, &options.deny)?;
+        state.set_targets(&options.targets)?;
+        state.set_config(config(options))?;
+        state.beat()?;
+        let attached = programs::attach(&mut ebpf, &pins, &places)?;
+        if attached.taken_over > 0 {
+            tracing::info!(links = attached.taken_over, fresh = attached.fresh, "took over pinned links");
+        }
+        Ok((Self { ebpf, state, redirects, listen_port: options.listen_port, attached }, listeners))
+    }
+
+    /// How many links were new, and how many an earlier agent had left.
+    #[must_use]
+    pub fn attached(&self) -> Attached {
+        self.attached
+    }
+
+    /// Replaces targets and cgroup policy; nothing that stays is unprotected in between.
+    pub fn reconfigure(
+        &mut self,
+        targets: &[Target],
+        bypass: &[u64],
+        deny: &[u64],
+    ) -> Result<(), InterceptError> {
+        state::check(targets, self.listen_port)?;
+        self.state.set_cgroups(bypass, deny)?;
+        self.state.set_targets(targets)
+    }
+
+    /// Says that the agent is alive; without it for three seconds, governed connects to targets get EPERM.
+    pub fn beat(&self) -> Result<(), InterceptError> {
+        self.state.beat()
+    }
+
+    #[must_use]
+    pub fn redirects(&self) -> Redirects {
+        self.redirects.clone()
+    }
+
+    pub fn stats(&self) -> Result<Stats, InterceptError> {
+        let counters = Stat::ALL
+            .iter()
+            .map(|stat| Ok((stat.name(), self.state.count(*stat)?)))
+            .collect::<Result<_, InterceptError>>()?;
+        Ok(Stats { counters, flows: self.state.flows()? })
+    }
+
+    /// The ring of refusals, once.
+    pub fn events(&mut self) -> Option<Events> {
+        state::take(&mut self.ebpf, "EVENTS").ok().map(Events::new)
+    }
+
+    /// The programs' own log lines, once.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        KernelLog::new(&mut self.ebpf)
+    }
+}
+
+/// Removes all pins, and with them the links: nothing is intercepted any more. Returns the number of links removed.
+pub fn detach(bpffs: &Path) -> Result<usize, InterceptError> {
+    Pins::new(bpffs).remove()
+}
+
+/// The pinned links by name, each with the id of the cgroup (for `lookup`: the inode of the network namespace) it is
+/// attached to; `None` when it is missing or its cgroup is gone.
+pub fn pinned_links(bpffs: &Path) -> Result<Vec<(&'static str, Option<u64>)>, InterceptError> {
+    programs::pinned(&Pins::new(bpffs))
+}
+
+fn load_object(pins: &Pins) -> Result<Ebpf, InterceptError> {
+    let has_set_retval = u32::from(probe::can_set_retval());
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    state::use_pins(&mut loader, pins)?;
+    Ok(loader.load(OBJECT)?)
+}
+
+fn config(options: &Options) -> Config {
+    let types = btf::KernelTypes::load();
+    let offset = |member| types.as_ref().and_then(|types| types.offset("task_struct", member));
+    let (leader_offset, start_offset) = match (offset("group_leader"), offset("start_boottime")) {
+        (Some(leader), Some(start)) => (leader, start),
+        _ => {
+            tracing::warn!("no BTF for task_struct: process start times will be missing");
+            (0, 0)
+        }
+    };
+    Config {
+        agent_cgroup: options.agent_cgroup_id,
+        agent_tgid: std::process::id(),
+        listen_port: u32::from(options.listen_port),
+        leader_offset,
+        start_offset,
+        syn_timeout: 0,
+        flags: 0,
+    }
+}
+
+fn places(options: &Options) -> Result<Places, InterceptError> {
+    let mount = cgroup2_mount()?;
+    let agent_id = options.agent_cgroup_id;
+    let agent = cgroup::open_cgroup(agent_id, &mount)?.ok_or(InterceptError::CgroupGone { id: agent_id })?;
+    let failed = |source| InterceptError::Cgroup { path: options.cgroup.clone(), source };
+    let governed: OwnedFd = std::fs::File::open(&options.cgroup).map_err(failed)?.into();
+    Ok(Places { governed, governed_id: cgroup_id(&options.cgroup)?, agent, agent_id })
+}
+
+/// The programs compare process ids of the initial pid namespace.
+fn require_host_pids() -> Result<(), InterceptError> {
+    let path = Path::new("/proc/self/ns/pid");
+    let metadata =
+        std::fs::metadata(path).map_err(|source| InterceptError::Read { path: path.to_owned(), source })?;
+    if metadata.ino() == INITIAL_PID_NAMESPACE { Ok(()) } else { Err(InterceptError::PidNamespace) }
+}

@@ -1,0 +1,304 @@
+//! What this kernel and host offer of what the programs need, for `chaperone doctor`.
+//!
+//! Program types, maps and helpers are probed by asking the kernel (libbpf loads tiny programs), never derived from
+//! its version: distributions carry features back. Needs the agent's own privileges; without them most probes
+//! fail, which is why the capabilities come first.
+
+use std::{fs, net::Ipv6Addr, os::unix::fs::MetadataExt as _, path::Path};
+
+use libbpf_sys as bpf;
+use nix::sys::utsname::uname;
+
+use super::{OBJECT, bpffs, cgroup2_mount};
+
+/// Oldest kernel whose cgroup hooks behave as the design needs.
+const FLOOR: (u32, u32) = (5, 15);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feature {
+    pub name: String,
+    pub ok: bool,
+    /// Without a required feature the agent does not start; without another it works in the way `otherwise` says.
+    pub required: bool,
+    pub why: &'static str,
+    /// What to do about it, or what is lost.
+    pub otherwise: String,
+}
+
+/// All of them, in the order an operator should mend them.
+#[must_use]
+pub fn features() -> Vec<Feature> {
+    silence_libbpf();
+    let mut features = host();
+    features.extend(PROGRAM_TYPES.iter().map(probe_program_type));
+    features.extend(MAP_TYPES.iter().map(probe_map_type));
+    features.extend(HELPERS.iter().map(probe_helper));
+    features
+}
+
+/// bpf_set_retval for sock_create (5.18).
+pub(super) fn can_set_retval() -> bool {
+    silence_libbpf();
+    has_helper(bpf::BPF_PROG_TYPE_CGROUP_SOCK, bpf::BPF_FUNC_set_retval)
+}
+
+fn host() -> Vec<Feature> {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let (major, minor) = FLOOR;
+    vec![
+        required(
+            "kernel programs in this binary",
+            !OBJECT.is_empty(),
+            "they are the interception",
+            "build them with `cargo xtask build-ebpf`, then build the agent again",
+        ),
+        required(
+            format!("kernel {release}, at least {major}.{minor}"),
+            version(&release).is_some_and(|version| version >= FLOOR),
+            "older kernels lose a socket's cgroup once a v1 net controller is used",
+            format!("boot a kernel from {major}.{minor} on; 6.1 or newer is recommended"),
+        ),
+        required(
+            "capabilities CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_DAC_READ_SEARCH",
+            has_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            "loading and attaching programs, reading process start times, resolving cgroup ids",
+            "run as root, or give the service these capabilities",
+        ),
+        required(
+            "cgroup2 mounted",
+            cgroup2_mount().is_ok(),
+            "identity is a cgroup, and the programs are attached to one",
+            "mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`",
+        ),
+        required(
+            "the host's pid namespace",
+            in_initial_pid_namespace(),
+            "the kernel reports process ids of the host",
+            "start the agent with the host's pid namespace",
+        ),
+        optional(
+            "bpf file system on /sys/fs/bpf",
+            bpffs::is_bpffs(Path::new("/sys/fs/bpf")),
+            "pins keep the programs in force when the agent dies",
+            "the agent mounts one when it starts",
+        ),
+        optional(
+            "kernel type information (BTF)",
+            Path::new("/sys/kernel/btf/vmlinux").exists(),
+            "with its start time a process has a name that is never reused",
+            "records carry no process start time; use a kernel with CONFIG_DEBUG_INFO_BTF",
+        ),
+        optional(
+            "IPv6 loopback",
+            std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
+            "IPv6 connects are redirected to ::1",
+            "IPv6 connections to targets are refused",
+        ),
+    ]
+}
+
+const PROGRAM_TYPES: &[(&str, bpf::bpf_prog_type, &str)] = &[
+    ("cgroup_sock_addr", bpf::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "redirects connect, denies datagrams"),
+    ("cgroup_sock", bpf::BPF_PROG_TYPE_CGROUP_SOCK, "denies raw sockets"),
+    ("sock_ops", bpf::BPF_PROG_TYPE_SOCK_OPS, "announces redirected connections"),
+    ("cgroup_skb", bpf::BPF_PROG_TYPE_CGROUP_SKB, "drops what went around connect"),
+    ("sk_lookup", bpf::BPF_PROG_TYPE_SK_LOOKUP, "makes the listener a socket instead of a port"),
+];
+
+const MAP_TYPES: &[(&str, bpf::bpf_map_type, &str)] = &[
+    ("sk_storage", bpf::BPF_MAP_TYPE_SK_STORAGE, "a socket's origin lives and dies with it"),
+    ("sockmap", bpf::BPF_MAP_TYPE_SOCKMAP, "holds the listeners"),
+    ("lpm_trie", bpf::BPF_MAP_TYPE_LPM_TRIE, "targets are networks"),
+    ("ringbuf", bpf::BPF_MAP_TYPE_RINGBUF, "diagnostics"),
+];
+
+const SOCK_ADDR: bpf::bpf_prog_type = bpf::BPF_PROG_TYPE_CGROUP_SOCK_ADDR;
+
+/// Name, program type, helper, required, why, what is lost without it.
+const HELPERS: &[(&str, bpf::bpf_prog_type, bpf::bpf_func_id, bool, &str, &str)] = &[
+    (
+        "get_netns_cookie in cgroup_sock_addr",
+        SOCK_ADDR,
+        bpf::BPF_FUNC_get_netns_cookie,
+        true,
+        "connections of different namespaces must not be mixed up",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "get_netns_cookie in sock_ops",
+        bpf::BPF_PROG_TYPE_SOCK_OPS,
+        bpf::BPF_FUNC_get_netns_cookie,
+        true,
+        "connections of different namespaces must not be mixed up",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "sk_storage_get in sock_ops",
+        bpf::BPF_PROG_TYPE_SOCK_OPS,
+        bpf::BPF_FUNC_sk_storage_get,
+        true,
+        "carries the origin to the accepted socket",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "sk_storage_get in cgroup_skb",
+        bpf::BPF_PROG_TYPE_CGROUP_SKB,
+        bpf::BPF_FUNC_sk_storage_get,
+        true,
+        "tells the agent's packets from others",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "get_current_ancestor_cgroup_id in cgroup_sock_addr",
+        SOCK_ADDR,
+        bpf::BPF_FUNC_get_current_ancestor_cgroup_id,
+        true,
+        "a cgroup is judged by its ancestors",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "skb_ancestor_cgroup_id in cgroup_skb",
+        bpf::BPF_PROG_TYPE_CGROUP_SKB,
+        bpf::BPF_FUNC_skb_ancestor_cgroup_id,
+        true,
+        "a packet is judged by its socket's cgroup",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "get_current_task and probe_read_kernel in cgroup_sock_addr",
+        SOCK_ADDR,
+        bpf::BPF_FUNC_probe_read_kernel,
+        true,
+        "reads the process's start time",
+        "lift the kernel lockdown, or grant CAP_PERFMON",
+    ),
+    (
+        "setsockopt in cgroup_sock_addr",
+        SOCK_ADDR,
+        bpf::BPF_FUNC_setsockopt,
+        true,
+        "sockets bound to a device are rebound to loopback",
+        "use a kernel from 5.15 on",
+    ),
+    (
+        "set_retval in cgroup_sock",
+        bpf::BPF_PROG_TYPE_CGROUP_SOCK,
+        bpf::BPF_FUNC_set_retval,
+        false,
+        "MPTCP is refused in a way that makes applications use TCP",
+        "applications that ask for MPTCP get EPERM (kernels before 5.18)",
+    ),
+];
+
+fn probe_program_type(&(name, kind, why): &(&str, bpf::bpf_prog_type, &'static str)) -> Feature {
+    // SAFETY: the options must be null.
+    let ok = unsafe { bpf::libbpf_probe_bpf_prog_type(kind, std::ptr::null()) } == 1;
+    required(
+        format!("program type {name}"),
+        ok,
+        why,
+        "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL",
+    )
+}
+
+fn probe_map_type(&(name, kind, why): &(&str, bpf::bpf_map_type, &'static str)) -> Feature {
+    // SAFETY: the options must be null.
+    let ok = unsafe { bpf::libbpf_probe_bpf_map_type(kind, std::ptr::null()) } == 1;
+    required(format!("map type {name}"), ok, why, "use a kernel from 5.15 on with CONFIG_BPF_STREAM_PARSER")
+}
+
+fn probe_helper(
+    &(name, kind, helper, required, why, otherwise): &(
+        &str,
+        bpf::bpf_prog_type,
+        bpf::bpf_func_id,
+        bool,
+        &'static str,
+        &str,
+    ),
+) -> Feature {
+    let ok = has_helper(kind, helper);
+    Feature { name: format!("helper {name}"), ok, required, why, otherwise: otherwise.to_owned() }
+}
+
+fn has_helper(kind: bpf::bpf_prog_type, helper: bpf::bpf_func_id) -> bool {
+    // SAFETY: the options must be null.
+    unsafe { bpf::libbpf_probe_bpf_helper(kind, helper, std::ptr::null()) == 1 }
+}
+
+fn required(name: impl Into<String>, ok: bool, why: &'static str, otherwise: impl Into<String>) -> Feature {
+    Feature { name: name.into(), ok, required: true, why, otherwise: otherwise.into() }
+}
+
+fn optional(name: impl Into<String>, ok: bool, why: &'static str, otherwise: impl Into<String>) -> Feature {
+    Feature { required: false, ..required(name, ok, why, otherwise) }
+}
+
+/// libbpf prints what it probes to standard error unless told otherwise.
+fn silence_libbpf() {
+    // SAFETY: no callback is allowed; the setting is process-wide and idempotent.
+    unsafe { bpf::libbpf_set_print(None) };
+}
+
+fn in_initial_pid_namespace() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|metadata| metadata.ino() == super::INITIAL_PID_NAMESPACE)
+}
+
+/// Major and minor number of a release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, capabilities(7).
+fn has_capabilities(status: &str) -> bool {
+    const DAC_READ_SEARCH: u32 = 2;
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const BPF: u32 = 39;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |capability: u32| (effective >> capability) & 1 == 1;
+    has(DAC_READ_SEARCH) && has(NET_ADMIN) && (has(SYS_ADMIN) || (has(PERFMON) && has(BPF)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_releases_of_all_kinds() {
+        let cases = [
+            ("6.1.0-18-amd64", Some((6, 1))),
+            ("5.15.0", Some((5, 15))),
+            ("6.18.44-fc-v445", Some((6, 18))),
+            ("5.10-rc1", Some((5, 10))),
+            ("strange", None),
+            ("", None),
+        ];
+        for (release, expected) in cases {
+            assert_eq!(version(release), expected, "{release}");
+        }
+        assert!(version("5.10.0").unwrap() < FLOOR && version("5.15.1").unwrap() >= FLOOR);
+    }
+
+    #[test]
+    fn capabilities_are_judged_together() {
+        let cases = [
+            ("CapEff:\t000001ffffffffff\n", true),
+            // BPF, PERFMON, NET_ADMIN, DAC_READ_SEARCH
+            ("CapEff:\t000000c000001004\n", true),
+            // the same without NET_ADMIN
+            ("CapEff:\t000000c000000004\n", false),
+            ("CapEff:\t0000000000000000\n", false),
+            ("", false),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(has_capabilities(status), expected, "{status}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One session in full, statement by statement.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::super::RecordError;
+use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload};
+use super::super::format::{Kind, hex};
+use super::super::reader::{Check, Reader};
+use super::super::stamp::Stamp;
+use super::events;
+use super::sessions::{Found, SessionSummary};
+
+/// Candidates named when a prefix fits several sessions.
+const NAMED: usize = 5;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transcript {
+    pub session: SessionSummary,
+    /// How it began; `None` when it was refused before, or that record is lost.
+    pub start: Option<Start>,
+    /// The connection as far as it was known, of a session that was refused.
+    pub refused: Option<Event>,
+    pub operations: Vec<Operation>,
+    /// Places of the journal that could not be read; what was there may have been this session's.
+    pub damage: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Start {
+    pub client: String,
+    pub original_destination: String,
+    pub workload: Workload,
+    pub claimed_user: String,
+    pub database: String,
+    pub application: Option<String>,
+    pub upstream_user: String,
+}
+
+/// A statement and everything that became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    pub op: u64,
+    /// Number of its record in the journal.
+    pub seq: u64,
+    pub time: Stamp,
+    /// After the session's start.
+    pub offset_ms: u64,
+    pub sql: String,
+    pub sql_sha256: String,
+    /// `sql` is only the beginning of the text that the digest is of.
+    pub sql_cut: bool,
+    pub binds: Vec<Bind>,
+    pub verdict: Verdict,
+    pub policies: Vec<String>,
+    pub reason: Option<String>,
+    pub masked: Vec<String>,
+    pub hold: Option<Hold>,
+    pub outcome: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    pub id: String,
+    /// `None` while it is waiting, or when the agent died before.
+    pub outcome: Option<HoldOutcome>,
+    pub by: Option<String>,
+    pub comment: Option<String>,
+    pub waited_ms: Option<u64>,
+}
+
+/// What the target answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    pub offset_ms: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub masked_cells: u64,
+    pub tag: String,
+    pub sqlstate: Option<String>,
+}
+
+/// The session whose id is, or alone begins with, `id`.
+///
+/// # Errors
+/// `NoSuchSession`, `Ambiguous`; otherwise when the directory cannot be listed.
+pub fn replay(dir: &Path, id: &str) -> Result<Transcript, RecordError> {
+    let id = resolve(dir, id)?;
+    let mut found = Found::new(None);
+    let mut builder = Builder::default();
+    let damage = events(dir, |seq, time, event| {
+        let about_it = event.session() == Some(&id);
+        if about_it || matches!(event, Event::AgentStart { .. }) {
+            found.take(time, &event);
+        }
+        if about_it {
+            builder.take(seq, time, event);
+        }
+    })?;
+    let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
+    let Builder { start, refused, operations, .. } = builder;
+    Ok(Transcript { session, start, refused, operations, damage })
+}
+
+/// Just enough of an event to see whose it is.
+#[derive(serde::Deserialize)]
+struct Peek<'a> {
+    #[serde(borrow, default)]
+    session: Option<std::borrow::Cow<'a, str>>,
+}
+
+fn resolve(dir: &Path, prefix: &str) -> Result<String, RecordError> {
+    let mut ids = BTreeSet::new();
+    let mut reader = Reader::open(dir, Check::Checksums)?;
+    while let Some(frame) = reader.next_frame() {
+        // Damage is told of by the pass that reads the session.
+        let Some(payload) = frame.ok().filter(|frame| frame.kind == Kind::Event).map(|frame| frame.payload)
+        else {
+            continue;
+        };
+        let session = serde_json::from_slice::<Peek<'_>>(payload).ok().and_then(|peek| peek.session);
+        if let Some(session) = session.filter(|session| session.starts_with(prefix))
+            && ids.len() <= NAMED
+            && !ids.contains(session.as_ref())
+        {
+            if session == prefix {
+                return Ok(session.into_owned());
+            }
+            ids.insert(session.into_owned());
+        }
+    }
+    match (ids.len(), ids.first()) {
+        (1, Some(id)) if !prefix.is_empty() => Ok(id.clone()),
+        (0, _) => Err(RecordError::NoSuchSession(prefix.to_owned())),
+        _ => Err(RecordError::Ambiguous {
+            prefix: prefix.to_owned(),
+            ids: ids.into_iter().take(NAMED).collect(),
+        }),
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    begin: Option<Stamp>,
+    start: Option<Start>,
+    refused: Option<Event>,
+    operations: Vec<Operation>,
+    places: HashMap<u64, usize>,
+}
+
+impl Builder {
+    fn take(&mut self, seq: u64, time: Stamp, event: Event) {
+        let offset_ms = millis(time, *self.begin.get_or_insert(time));
+        match event {
+            Event::SessionStart {
+                client,
+                original_destination,
+                workload,
+                claimed_user,
+                database,
+                application,
+                upstream_user,
+                ..
+            } => {
+                self.start = Some(Start {
+                    client,
+                    original_destination,
+                    workload,
+                    claimed_user,
+                    database,
+                    application,
+                    upstream_user,
+                });
+            }
+            Event::SessionRefused { .. } => self.refused = Some(event),
+            Event::Statement {
+                op, sql, sql_sha256, binds, verdict, policies, reason, masked, hold, ..
+            } => {
+                let sql_cut = hex(&Sha256::digest(&sql)) != sql_sha256;
+                let hold =
+                    hold.map(|id| Hold { id, outcome: None, by: None, comment: None, waited_ms: None });
+                self.places.insert(op, self.operations.len());
+                self.operations.push(Operation {
+                    op,
+                    seq,
+                    time,
+                    offset_ms,
+                    sql,
+                    sql_sha256,
+                    sql_cut,
+                    binds,
+                    verdict,
+                    policies,
+                    reason,
+                    masked,
+                    hold,
+                    outcome: None,
+                });
+            }
+            Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
+                if let Some(operation) = self.operation(op) {
+                    let waited_ms = Some(millis(time, operation.time));
+                    operation.hold = Some(Hold { id: hold, outcome: Some(outcome), by, comment, waited_ms });
+                }
+            }
+            Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, .. } => {
+                if let Some(operation) = self.operation(op) {
+                    operation.outcome = Some(Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate });
+                }
+            }
+            Event::SessionEnd { .. }
+            | Event::AgentStart { .. }
+            | Event::AgentStop { .. }
+            | Event::Reload { .. }
+            | Event::Repair { .. }
+            | Event::Control { .. } => {}
+        }
+    }
+
+    fn operation(&mut self, op: u64) -> Option<&mut Operation> {
+        self.places.get(&op).and_then(|at| self.operations.get_mut(*at))
+    }
+}
+
+fn millis(time: Stamp, begin: Stamp) -> u64 {
+    u64::try_from(time.since(begin).as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,135 @@
+//! A session as a transcript to read from top to bottom.
+
+use std::io::{self, Write};
+
+use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload};
+use super::super::query::{Hold, Operation, Outcome, SessionState, Start, Transcript};
+use super::escape::{visible, visible_lines};
+use super::{Paint, Tone, damage_text, moment, seconds};
+
+/// # Errors
+/// Those of `out`.
+pub fn transcript_text(transcript: &Transcript, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let session = &transcript.session;
+    let or_unknown = |text: Option<&str>| text.map_or_else(|| "unknown".to_owned(), visible);
+    writeln!(out, "session {}", visible(&session.id))?;
+    let groups = session.groups.iter().map(|group| visible(group)).collect::<Vec<_>>().join(", ");
+    let groups = if groups.is_empty() { groups } else { format!(" ({groups})") };
+    line(out, "identity", &format!("{}{groups}", or_unknown(session.identity.as_deref())))?;
+    line(out, "target", &or_unknown(session.target.as_deref()))?;
+    if let Some(start) = &transcript.start {
+        start_text(start, out)?;
+    }
+    if let Some(Event::SessionRefused { client, workload, policies, .. }) = &transcript.refused {
+        line(out, "from", &visible(client))?;
+        workload.as_ref().map_or(Ok(()), |workload| workload_text(workload, out))?;
+        line(out, "policies", &joined(policies))?;
+    }
+    line(out, "start", &session.start.to_string())?;
+    let (tone, state) = match session.state {
+        SessionState::Open => (Tone::Good, "no end recorded yet".to_owned()),
+        SessionState::Ended => (Tone::Plain, moment(session.end)),
+        SessionState::Refused => (Tone::Bad, "refused".to_owned()),
+        SessionState::Lost => (Tone::Waiting, format!("before {}", moment(session.end))),
+    };
+    let reason =
+        session.end_reason.as_deref().map(|reason| format!(", {}", visible(reason))).unwrap_or_default();
+    line(out, "end", &format!("{}{reason}", paint.apply(tone, &state)))?;
+    let (statements, denied, held, rows) = (session.statements, session.denied, session.held, session.rows);
+    line(out, "statements", &format!("{statements} ({denied} denied, {held} held), {rows} rows"))?;
+    for operation in &transcript.operations {
+        writeln!(out)?;
+        operation_text(operation, paint, out)?;
+    }
+    damage_text(&transcript.damage, paint, out)
+}
+
+fn start_text(start: &Start, out: &mut dyn Write) -> io::Result<()> {
+    line(out, "from", &format!("{} to {}", visible(&start.client), visible(&start.original_destination)))?;
+    workload_text(&start.workload, out)?;
+    let application = start.application.as_deref().map(|name| format!(", application {}", visible(name)));
+    let (claimed, database) = (visible(&start.claimed_user), visible(&start.database));
+    let upstream = visible(&start.upstream_user);
+    let application = application.unwrap_or_default();
+    line(out, "login", &format!("as {claimed} to {database}{application}; at the target as {upstream}"))
+}
+
+fn workload_text(workload: &Workload, out: &mut dyn Write) -> io::Result<()> {
+    let exe = workload.exe.as_deref().map(|exe| format!(" {}", visible(exe))).unwrap_or_default();
+    let cgroup = workload.cgroup.as_deref().map_or_else(|| workload.cgroup_id.to_string(), visible);
+    let (pid, uid, comm) = (workload.pid, workload.uid, visible(&workload.comm));
+    line(out, "process", &format!("pid {pid} {comm}{exe}, uid {uid}, cgroup {cgroup}"))
+}
+
+fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let (tone, verdict) = match operation.verdict {
+        Verdict::Permit => (Tone::Good, "permit"),
+        Verdict::Deny => (Tone::Bad, "deny"),
+        Verdict::Hold => (Tone::Waiting, "hold"),
+    };
+    let verdict = paint.apply(tone, verdict);
+    let reason =
+        operation.reason.as_deref().map(|reason| format!(": {}", visible(reason))).unwrap_or_default();
+    let (op, offset, policies) = (operation.op, seconds(operation.offset_ms), joined(&operation.policies));
+    writeln!(out, "#{op} +{offset} {verdict} [{policies}]{reason}")?;
+    for sql in visible_lines(&operation.sql) {
+        writeln!(out, "    | {sql}")?;
+    }
+    if operation.sql_cut {
+        line(out, "cut", &format!("the whole statement has sha256 {}", visible(&operation.sql_sha256)))?;
+    }
+    for (at, bind) in operation.binds.iter().enumerate() {
+        line(out, &format!("${}", at + 1), &bind_text(bind))?;
+    }
+    if !operation.masked.is_empty() {
+        line(out, "masked", &joined(&operation.masked))?;
+    }
+    operation.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
+    operation.outcome.as_ref().map_or(Ok(()), |outcome| outcome_text(outcome, paint, out))
+}
+
+fn bind_text(bind: &Bind) -> String {
+    match bind {
+        Bind::Null => "NULL".to_owned(),
+        Bind::Text(text) => format!("'{}'", visible(text)),
+        Bind::Binary(base64) => format!("base64 {}", visible(base64)),
+        Bind::Digest { bytes, sha256 } => format!("{bytes} bytes, sha256 {}", visible(sha256)),
+    }
+}
+
+fn hold_text(hold: &Hold, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let (tone, outcome) = match hold.outcome {
+        None => (Tone::Waiting, "no decision recorded"),
+        Some(HoldOutcome::Approved) => (Tone::Good, "approved"),
+        Some(HoldOutcome::Denied) => (Tone::Bad, "denied"),
+        Some(HoldOutcome::Expired) => (Tone::Bad, "expired"),
+        Some(HoldOutcome::Withdrawn) => (Tone::Plain, "withdrawn"),
+    };
+    let by = hold.by.as_deref().map(|by| format!(" by {}", visible(by))).unwrap_or_default();
+    let after = hold.waited_ms.map(|waited| format!(" after {}", seconds(waited))).unwrap_or_default();
+    let comment =
+        hold.comment.as_deref().map(|comment| format!(": {}", visible(comment))).unwrap_or_default();
+    line(out, "hold", &format!("{}, {}{by}{after}{comment}", visible(&hold.id), paint.apply(tone, outcome)))
+}
+
+fn outcome_text(outcome: &Outcome, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let answer = match &outcome.sqlstate {
+        Some(sqlstate) => paint.apply(Tone::Bad, &format!("error {}", visible(sqlstate))),
+        None => visible(&outcome.tag),
+    };
+    let Outcome { rows, bytes, masked_cells, .. } = outcome;
+    let offset = seconds(outcome.offset_ms);
+    line(
+        out,
+        "result",
+        &format!("+{offset} {answer}, {rows} rows, {bytes} bytes, {masked_cells} cells masked"),
+    )
+}
+
+fn joined(names: &[String]) -> String {
+    names.iter().map(|name| visible(name)).collect::<Vec<_>>().join(", ")
+}
+
+fn line(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
+    writeln!(out, "    {name:<10} {text}")
+}
