@@ -10,11 +10,6 @@ use crate::record::event::Workload;
 /// Describes the process behind a redirected connection.
 #[must_use]
 pub fn describe(origin: &Origin, cgroup2: &Path) -> Workload {
-    // Resolved by id, not by pid: right even when the process has moved or gone since.
-    let cgroup = intercept::cgroup_path(origin.cgroup_id, cgroup2).ok().flatten().map(|path| {
-        let below = path.strip_prefix(cgroup2).unwrap_or(&path);
-        format!("/{}", below.display())
-    });
     Workload {
         pid: origin.tgid,
         start_boottime_ns: origin.start_boottime_ns,
@@ -22,9 +17,16 @@ pub fn describe(origin: &Origin, cgroup2: &Path) -> Workload {
         comm: origin.comm.clone(),
         exe: executable(origin),
         cgroup_id: origin.cgroup_id,
-        cgroup,
+        cgroup: cgroup(origin.cgroup_id, cgroup2),
         netns_cookie: origin.netns_cookie,
     }
+}
+
+/// The path of a cgroup below the cgroup2 mount. By id, not by pid: right even when the process has moved or gone.
+#[must_use]
+pub fn cgroup(id: u64, cgroup2: &Path) -> Option<String> {
+    let path = intercept::cgroup_path(id, cgroup2).ok().flatten()?;
+    Some(format!("/{}", path.strip_prefix(cgroup2).unwrap_or(&path).display()))
 }
 
 /// The executable's path, if the process of that pid is still the one that connected.

@@ -27,6 +27,9 @@ fn ebpf() -> Result<()> {
         "--bins",
         "--features",
         "kernel",
+        // The kernel has no unwinding; for the BPF target cargo knows, for the host it must be told.
+        "--config",
+        "profile.dev.panic=\"abort\"",
         "--",
         "-D",
         "warnings",

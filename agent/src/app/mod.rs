@@ -13,13 +13,17 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Callers, Operator};
-use crate::gate::{self, Gate};
-use crate::intercept::{self, Intercept, Redirects};
+use crate::gate::Gate;
+use crate::intercept::{self, Events, Intercept, KernelLog, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
 use crate::session::{Command, Registry, Shared};
+use crate::workload;
 
 pub use world::{checked_policies, policy_world};
+
+/// Refusals of the kernel that are recorded per second; a flood of attempts must not fill the journal.
+const REFUSALS_AT_ONCE: usize = 100;
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -71,8 +75,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
 
     let options = world::intercept_options(&config)?;
     let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
-    let kernel_log = intercept.logger();
     let cgroup2 = intercept::cgroup2_mount()?;
+    let kernel = Kernel { log: intercept.log(), events: intercept.events(), cgroup2: cgroup2.clone() };
     let shared = Arc::new(Shared {
         lookup: intercept.redirects(),
         cgroup2,
@@ -84,7 +88,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let intercept = Arc::new(Mutex::new(intercept));
     let agent = Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept) };
 
-    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel_log));
+    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel));
     let accepting = accept::spawn(listeners, &shared, config.limits.sessions)?;
     let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
         .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
@@ -159,7 +163,7 @@ impl Agent {
 async fn beat(
     intercept: Arc<Mutex<Intercept>>,
     journal: Arc<Journal>,
-    mut kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    mut kernel: Kernel,
 ) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -169,9 +173,7 @@ async fn beat(
         if let Err(error) = intercept.lock().unwrap_or_else(PoisonError::into_inner).beat() {
             error!(%error, "heartbeat failed; the kernel will refuse connections");
         }
-        if let Some(log) = &mut kernel_log {
-            log.flush();
-        }
+        kernel.drain(&journal);
         let journal = Arc::clone(&journal);
         match tokio::task::spawn_blocking(move || journal.checkpoint()).await {
             Ok(Ok(_)) => {}
@@ -180,6 +182,43 @@ async fn beat(
         }
         if watchdog {
             notify_systemd("WATCHDOG=1");
+        }
+    }
+}
+
+/// What the kernel programs tell. Enforcement does not hang on it: the rings drop when they are full.
+struct Kernel {
+    log: Option<KernelLog>,
+    events: Option<Events>,
+    cgroup2: PathBuf,
+}
+
+impl Kernel {
+    /// Records what was refused since the last time.
+    fn drain(&mut self, journal: &Journal) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let Some(events) = &mut self.events else { return };
+        let mut refused = Vec::new();
+        while let Some(refusal) = events.next_refusal() {
+            refused.push(Event::KernelRefusal {
+                kind: refusal.kind.to_owned(),
+                destination: refusal.destination.to_string(),
+                protocol: refusal.protocol,
+                pid: refusal.tgid,
+                uid: refusal.uid,
+                comm: refusal.comm,
+                cgroup: workload::cgroup(refusal.cgroup_id, &self.cgroup2),
+            });
+            if refused.len() >= REFUSALS_AT_ONCE {
+                break;
+            }
+        }
+        if !refused.is_empty()
+            && let Err(error) = journal.append(&refused)
+        {
+            warn!(%error, "what the kernel refused could not be recorded");
         }
     }
 }

@@ -1,16 +1,44 @@
 //! Commands that read the journal; they need no running agent.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use super::Failure;
+use crate::record::query::{self, Filter};
+use crate::record::render::{self, Paint};
+use crate::record::{PublicKey, public_path, verify as verification};
 
-pub(super) fn sessions(_: &Path, _: Option<&str>, _: Option<&str>, _: bool, _: &mut dyn Write) -> Result<(), Failure> {
-    Err(Failure::Said)
+pub(super) fn sessions(
+    dir: &Path,
+    identity: Option<&str>,
+    target: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let filter = Filter {
+        identity: identity.map(str::to_owned),
+        target: target.map(str::to_owned),
+        ..Filter::default()
+    };
+    let listing = query::sessions(dir, &filter)?;
+    if json { render::json(&listing, out)? } else { render::sessions_text(&listing, paint(), out)? }
+    Ok(())
 }
-pub(super) fn replay(_: &Path, _: &str, _: bool, _: &mut dyn Write) -> Result<(), Failure> {
-    Err(Failure::Said)
+
+pub(super) fn replay(dir: &Path, id: &str, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let transcript = query::replay(dir, id)?;
+    if json { render::json(&transcript, out)? } else { render::transcript_text(&transcript, paint(), out)? }
+    Ok(())
 }
-pub(super) fn verify(_: &Path, _: Option<&Path>, _: bool, _: &mut dyn Write) -> Result<(), Failure> {
-    Err(Failure::Said)
+
+pub(super) fn verify(dir: &Path, key: Option<&Path>, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
+    let key = PublicKey::load(key.unwrap_or(&beside))?;
+    let report = verification::verify(dir, &key)?;
+    if json { render::json(&report, out)? } else { render::report_text(&report, paint(), out)? }
+    if report.ok { Ok(()) } else { Err(Failure::Said) }
+}
+
+fn paint() -> Paint {
+    if std::io::stdout().is_terminal() { Paint::Colour } else { Paint::Plain }
 }

@@ -184,6 +184,20 @@ pub enum Event {
         client_bytes: u64,
         upstream_bytes: u64,
     },
+    /// Something a kernel program refused. Evidence, not a complete list: the ring it comes by drops when full.
+    KernelRefusal {
+        /// Name of the counter that was raised with it.
+        kind: String,
+        destination: String,
+        /// IP protocol number.
+        protocol: u16,
+        /// 0 when a packet was dropped, which belongs to a socket and not to a process.
+        pid: u32,
+        uid: u32,
+        comm: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<String>,
+    },
     /// An operator's act on the control socket that is not a hold's decision.
     Control { by: String, action: String },
 }
@@ -203,6 +217,7 @@ impl Event {
             | Self::AgentStop { .. }
             | Self::Reload { .. }
             | Self::Repair { .. }
+            | Self::KernelRefusal { .. }
             | Self::Control { .. } => None,
         }
     }

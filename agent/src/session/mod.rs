@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::config::{Config, Target};
 use crate::gate::Gate;
-use crate::identity::Identities;
+use crate::identity::{Identities, IdentityError};
 use crate::intercept::Lookup;
 use crate::protocol::postgres::Postgres;
 use crate::record::Journal;
 use crate::record::event::{Event, Identity, Workload};
 use crate::upstream::Credentials;
-use crate::{identity, workload};
+use crate::workload;
 
 pub use registry::{Command, Registry, SessionInfo};
 
@@ -96,8 +96,8 @@ pub enum Refusal {
     #[error("{0} belongs to no configured target")]
     NoTarget(SocketAddr),
     #[error("{0}")]
-    Identity(#[from] identity::IdentityError),
-    #[error("the journal is {0:.1} % full, and new sessions are refused from {} % on", FULL * 100.0)]
+    Identity(#[from] IdentityError),
+    #[error("the journal is {0:.1} % full, and new sessions are refused from 95 % on")]
     JournalFull(f64),
 }
 

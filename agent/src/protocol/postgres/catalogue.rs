@@ -130,7 +130,7 @@ async fn read(
     let mut rows = HashMap::new();
     for catalogue_query in QUERIES {
         let answer = query(&mut stream, &mut buffer, catalogue_query.name, catalogue_query.sql).await?;
-        rows.insert(catalogue_query.name, answer);
+        rows.insert(catalogue_query.name.to_owned(), answer);
     }
     // Terminate; the answer does not matter any more.
     let _ = stream.write_all(b"X\0\0\0\x04").await;

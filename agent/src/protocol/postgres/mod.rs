@@ -5,17 +5,17 @@
 
 mod catalogue;
 mod client_tls;
-mod codec;
-mod copy;
+pub mod codec;
+pub mod copy;
 mod decide;
-mod login;
-mod machine;
+pub mod login;
+pub mod machine;
 mod open;
-mod plan;
+pub mod plan;
 mod relay;
-mod response;
-mod rows;
-mod startup;
+pub mod response;
+pub mod rows;
+pub mod startup;
 mod wire;
 
 use std::collections::HashMap;

@@ -203,6 +203,7 @@ impl Row {
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Repair { .. }
+            | Event::KernelRefusal { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
-use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload};
+use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload, Step};
 use super::super::format::{Kind, hex};
 use super::super::reader::{Check, Reader};
 use super::super::stamp::Stamp;
@@ -49,6 +49,10 @@ pub struct Operation {
     pub time: Stamp,
     /// After the session's start.
     pub offset_ms: u64,
+    /// Whole, or a step of the extended protocol.
+    pub step: Step,
+    /// The operation that prepared what is executed here; `sql` is its text.
+    pub prepared: Option<u64>,
     pub sql: String,
     pub sql_sha256: String,
     /// `sql` is only the beginning of the text that the digest is of.
@@ -81,6 +85,19 @@ pub struct Outcome {
     pub masked_cells: u64,
     pub tag: String,
     pub sqlstate: Option<String>,
+}
+
+impl Outcome {
+    /// A string of several statements has a result for each.
+    fn add(&mut self, next: Self) {
+        self.offset_ms = next.offset_ms;
+        self.rows += next.rows;
+        self.bytes += next.bytes;
+        self.masked_cells += next.masked_cells;
+        self.tag.push_str("; ");
+        self.tag.push_str(&next.tag);
+        self.sqlstate = next.sqlstate.or(self.sqlstate.take());
+    }
 }
 
 /// The session whose id is, or alone begins with, `id`.
@@ -177,8 +194,23 @@ impl Builder {
             }
             Event::SessionRefused { .. } => self.refused = Some(event),
             Event::Statement {
-                op, sql, sql_sha256, binds, verdict, policies, reason, masked, hold, ..
+                op,
+                step,
+                mut sql,
+                mut sql_sha256,
+                prepared,
+                binds,
+                verdict,
+                policies,
+                reason,
+                masked,
+                hold,
+                ..
             } => {
+                if let Some(origin) = prepared.and_then(|prepared| self.operation(prepared)) {
+                    sql.clone_from(&origin.sql);
+                    sql_sha256.clone_from(&origin.sql_sha256);
+                }
                 let sql_cut = hex(&Sha256::digest(&sql)) != sql_sha256;
                 let hold =
                     hold.map(|id| Hold { id, outcome: None, by: None, comment: None, waited_ms: None });
@@ -188,6 +220,8 @@ impl Builder {
                     seq,
                     time,
                     offset_ms,
+                    step,
+                    prepared,
                     sql,
                     sql_sha256,
                     sql_cut,
@@ -208,7 +242,11 @@ impl Builder {
             }
             Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, .. } => {
                 if let Some(operation) = self.operation(op) {
-                    operation.outcome = Some(Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate });
+                    let outcome = Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate };
+                    match &mut operation.outcome {
+                        Some(sum) => sum.add(outcome),
+                        none => *none = Some(outcome),
+                    }
                 }
             }
             Event::SessionEnd { .. }
@@ -216,6 +254,7 @@ impl Builder {
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Repair { .. }
+            | Event::KernelRefusal { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload};
+use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
 use super::super::query::{Hold, Operation, Outcome, SessionState, Start, Transcript};
 use super::escape::{visible, visible_lines};
 use super::{Paint, Tone, damage_text, moment, seconds};
@@ -71,7 +71,13 @@ fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> i
     let reason =
         operation.reason.as_deref().map(|reason| format!(": {}", visible(reason))).unwrap_or_default();
     let (op, offset, policies) = (operation.op, seconds(operation.offset_ms), joined(&operation.policies));
-    writeln!(out, "#{op} +{offset} {verdict} [{policies}]{reason}")?;
+    let step = match (operation.step, operation.prepared) {
+        (Step::Query, _) => String::new(),
+        (Step::Prepare, _) => "prepare ".to_owned(),
+        (Step::Execute, Some(prepared)) => format!("execute #{prepared} "),
+        (Step::Execute, None) => "execute ".to_owned(),
+    };
+    writeln!(out, "#{op} +{offset} {step}{verdict} [{policies}]{reason}")?;
     for sql in visible_lines(&operation.sql) {
         writeln!(out, "    | {sql}")?;
     }

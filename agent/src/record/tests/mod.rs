@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::event::{Event, Verdict};
+use super::event::{Event, Step, Verdict};
 use super::format::{FRAME_LEN, Frame, HEADER_LEN};
 use super::verify::{ProblemKind, Report, verify};
 use super::{Body, Check, Journal, Options, PublicKey, Reader, Record, RecordError, public_path};
@@ -139,6 +139,8 @@ fn statement_in(session: &str, op: u64, sql: &str) -> Event {
     Event::Statement {
         session: session.into(),
         op,
+        step: Step::Query,
+        prepared: None,
         sql: sql.into(),
         sql_sha256: super::format::hex(&super::format::payload_digest(sql.as_bytes())),
         binds: vec![],
