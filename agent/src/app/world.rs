@@ -17,8 +17,7 @@ use crate::upstream::Credentials;
 pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     let mut backends = Vec::new();
     for target in &config.targets {
-        let credentials =
-            Credentials::load(target).with_context(|| format!("target \"{}\"", target.name))?;
+        let credentials = Credentials::load(target).with_context(|| format!("target \"{}\"", target.name))?;
         let kept = before.and_then(|world| {
             world.backends.iter().find(|backend| {
                 backend.target.name == target.name && backend.target.client_tls == target.client_tls

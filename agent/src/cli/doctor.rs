@@ -99,9 +99,10 @@ fn configuration(path: &Path) -> Vec<Finding> {
 
 /// Whether somebody answers at those addresses of a target that are single hosts.
 fn reachable(target: &crate::config::Target) -> Vec<Finding> {
-    let hosts = target.addresses.iter().filter(|network| {
-        network.prefix == if network.address.is_ipv4() { 32 } else { 128 }
-    });
+    let hosts = target
+        .addresses
+        .iter()
+        .filter(|network| network.prefix == if network.address.is_ipv4() { 32 } else { 128 });
     hosts
         .map(|network| {
             let address = std::net::SocketAddr::new(network.address, target.port);

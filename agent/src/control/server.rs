@@ -205,7 +205,9 @@ mod tests {
                 governed: governed.into(),
                 bypass: vec!["/agents/bypassed".into()],
                 operators: vec!["/user.slice".into()],
-                identified: Box::new(|cgroup| below(cgroup, "/agents/bot") || below(cgroup, "/user.slice/ai")),
+                identified: Box::new(|cgroup| {
+                    below(cgroup, "/agents/bot") || below(cgroup, "/user.slice/ai")
+                }),
             };
             assert_eq!(callers.allows(cgroup), expect, "{cgroup} where {governed} is governed");
         };

@@ -121,7 +121,8 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
                 let told = refused(&shared.journal, id, client, seen, refusal.to_string());
                 // Without a flow there is nobody of ours to talk to: a reset says enough.
                 let silent = matches!(refusal, Refusal::NoFlow(_) | Refusal::Lookup(_));
-                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err()).await;
+                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err())
+                    .await;
             }
         }
     }

@@ -274,7 +274,10 @@ impl Postgres {
                 catalogue::CatalogueError::Open(error) => error.report(&admitted.backend.target.name),
                 error => Report::new(
                     sqlstate::CANNOT_CONNECT,
-                    format!("the catalogue of target \"{}\" cannot be read: {error}", admitted.backend.target.name),
+                    format!(
+                        "the catalogue of target \"{}\" cannot be read: {error}",
+                        admitted.backend.target.name
+                    ),
                 ),
             };
             (refused(report), Vec::new())
@@ -290,7 +293,8 @@ impl Postgres {
         let route = lock(&self.shared.cancels).get(key).cloned();
         let Some(route) = route.filter(|route| route.identity == admitted.principal.name()) else {
             warn!("cancel request with an unknown key, or of another identity");
-            let event = refused_event(admitted, "cancel request with an unknown key, or of another identity", &[]);
+            let event =
+                refused_event(admitted, "cancel request with an unknown key, or of another identity", &[]);
             let _ = journal.append(&[event]);
             return;
         };
@@ -384,7 +388,9 @@ pub async fn refuse(stream: TcpStream, reason: &str, silent: bool) {
             match startup::take_opening(&mut client.input) {
                 Ok(Some(Opening::Ssl | Opening::GssEnc)) => client.write(b"N").await?,
                 Ok(None) => client.read().await?,
-                Ok(Some(Opening::Startup(_) | Opening::Cancel(_))) | Err(_) => return Ok::<_, LoginFailure>(()),
+                Ok(Some(Opening::Startup(_) | Opening::Cancel(_))) | Err(_) => {
+                    return Ok::<_, LoginFailure>(());
+                }
             }
         }
     };
