@@ -17,10 +17,11 @@ use crate::gate::Gate;
 use crate::intercept::{self, Events, Intercept, KernelLog, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
-use crate::session::{Command, Registry, Shared};
+use crate::registry::{Command, Registry};
+use crate::session::Shared;
 use crate::workload;
 
-pub use world::{checked_policies, policy_world};
+pub use world::{checked_credentials, checked_policies};
 
 /// Refusals of the kernel that are recorded per second; a flood of attempts must not fill the journal.
 const REFUSALS_AT_ONCE: usize = 100;

@@ -11,14 +11,12 @@ use crate::gate::HoldInfo;
 use crate::intercept;
 use crate::record::event::Event;
 use crate::record::{self, Journal};
-use crate::upstream::Credentials;
 
 pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let policies = app::checked_policies(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     for target in &config.targets {
-        Credentials::load(target)
-            .map_err(|error| Failure::Usage(format!("target \"{}\": {error}", target.name)))?;
+        app::checked_credentials(target).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     }
     writeln!(
         out,

@@ -14,7 +14,7 @@ use super::{Request, Response, SOCKET, Status};
 use crate::gate::{Gate, Resolution};
 use crate::record::Journal;
 use crate::record::event::Event;
-use crate::session::{Command, Registry};
+use crate::registry::{Command, Registry};
 
 /// Longest request.
 const LINE_MAX: u64 = 64 << 10;

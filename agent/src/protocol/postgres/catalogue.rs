@@ -19,8 +19,7 @@ use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
-use crate::session::Backend;
-use crate::upstream::Stream;
+use crate::upstream::{Backend, Stream};
 
 /// Older than this, a catalogue is read again before it is used for a new session.
 const STALE: Duration = Duration::from_secs(30);

@@ -18,8 +18,9 @@ use super::response::{Report, sqlstate};
 use super::rows::Origins;
 use crate::config::MaskStyle;
 use crate::gate::{Gate, HoldInfo, Loaded, Permit, Staged, Ticket};
+use crate::protocol::Admitted;
 use crate::record::event::{self, Bind, Event, Identity, Step};
-use crate::session::{Admitted, Backend};
+use crate::upstream::Backend;
 
 /// Texts longer than this are decided each time, not kept.
 const CACHED_TEXT_MAX: usize = 16 << 10;

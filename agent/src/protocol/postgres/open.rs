@@ -9,8 +9,7 @@ use super::codec::{self, CodecError, WHOLE_MAX};
 use super::login::{Login, LoginError, Progress, Welcome};
 use super::response::{Report, sqlstate};
 use super::startup::{self, Startup};
-use crate::session::Backend;
-use crate::upstream::{self, Stream, UpstreamError};
+use crate::upstream::{self, Backend, Stream, UpstreamError};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {

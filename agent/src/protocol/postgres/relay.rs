@@ -14,7 +14,7 @@ use super::wire::{IoError, Progress, Side, Want, Wire};
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::record::event::{Event, HoldOutcome};
 use crate::record::{Journal, RecordError};
-use crate::session::Command;
+use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 
