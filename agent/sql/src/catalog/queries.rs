@@ -1,0 +1,124 @@
+//! The questions the agent asks a server to learn its catalogue. They read only what every role may read, work from
+//! PostgreSQL 13 to 18, and return text. [`Catalog::build`](super::Catalog::build) reads the answers by position.
+
+/// One query of the simple protocol. To be run in the order of [`QUERIES`], in one session of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct CatalogQuery {
+    pub name: &'static str,
+    pub sql: &'static str,
+}
+
+const fn query(name: &'static str, sql: &'static str) -> CatalogQuery {
+    CatalogQuery { name, sql }
+}
+
+/// A function of the database's own that is still harmless: part of an extension, and declared to depend on nothing but
+/// its arguments. For operators settings may matter, too (`stable`); stable functions include some that run SQL.
+macro_rules! trusted {
+    () => {
+        trusted!("'i'")
+    };
+    ($volatility:literal) => {
+        concat!(
+            "(p.provolatile IN (",
+            $volatility,
+            ") AND EXISTS (SELECT 1 FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass
+             AND e.objid = p.oid AND e.deptype = 'e' AND e.refclassid = 'pg_extension'::regclass))"
+        )
+    };
+}
+
+/// Relations that statements can name; temporary ones and TOAST are left out and so unknown.
+macro_rules! relations {
+    () => {
+        "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(toast|temp)'"
+    };
+}
+
+pub const QUERIES: &[CatalogQuery] = &[
+    // First: the texts of views and expressions below name everything but built-ins in full.
+    query("pin", "SELECT set_config('search_path', 'pg_catalog', false)"),
+    query("server", "SELECT current_setting('server_version_num')"),
+    query(
+        "relations",
+        concat!(
+            "SELECT c.oid, n.nspname, c.relname, c.relkind,
+       EXISTS (SELECT 1 FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN'),
+       EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)
+  FROM ",
+            relations!(),
+            " ORDER BY c.oid"
+        ),
+    ),
+    query(
+        "columns",
+        concat!(
+            "SELECT a.attrelid, a.attname, a.attnum, a.atttypid,
+       CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid IN (SELECT c.oid FROM ",
+            relations!(),
+            ") ORDER BY a.attrelid, a.attnum"
+        ),
+    ),
+    query("inherits", "SELECT inhparent, inhrelid FROM pg_inherits ORDER BY inhrelid, inhseqno"),
+    query(
+        "views",
+        "SELECT c.oid, pg_get_viewdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+   AND n.nspname !~ '^pg_(toast|temp)' ORDER BY c.oid",
+    ),
+    query(
+        "foreign_keys",
+        "SELECT conrelid, confrelid, array_to_string(conkey, ' '), array_to_string(confkey, ' ')
+  FROM pg_constraint WHERE contype = 'f' ORDER BY oid",
+    ),
+    query(
+        "uniques",
+        "SELECT indrelid, indkey::text, indexprs IS NOT NULL OR indpred IS NOT NULL FROM pg_index
+ WHERE indisunique OR indisexclusion ORDER BY indexrelid",
+    ),
+    query(
+        "functions",
+        concat!(
+            "SELECT DISTINCT n.nspname, p.proname, p.provolatile, ",
+            trusted!(),
+            ",
+       CASE WHEN p.proargmodes IS NOT NULL AND p.proargmodes && '{o,b,t}'::\"char\"[]
+            THEN (SELECT string_agg(coalesce(p.proargnames[i], ''), chr(31) ORDER BY i)
+                    FROM generate_subscripts(p.proargmodes, 1) i WHERE p.proargmodes[i] IN ('o', 'b', 't'))
+            WHEN t.typtype = 'c' OR t.typname = 'record' THEN '*'
+            WHEN t.typtype = 'p' AND t.typname NOT IN ('void', 'trigger', 'event_trigger', 'internal', 'cstring')
+                 AND p.prokind <> 'a' THEN '?' END,
+       EXISTS (SELECT 1 FROM unnest(p.proargtypes) a WHERE a IN ('cstring'::regtype, 'internal'::regtype))
+       OR p.oid >= 16384 AND n.nspname = 'pg_catalog' AND NOT ",
+            trusted!(),
+            "
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_type t ON t.oid = p.prorettype
+ ORDER BY 1, 2, 3, 4, 5, 6"
+        ),
+    ),
+    query(
+        "operators",
+        concat!(
+            "SELECT DISTINCT n.nspname, o.oprname, ",
+            trusted!("'i', 's'"),
+            " FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace LEFT JOIN pg_proc p ON p.oid = o.oprcode
+ ORDER BY 1, 2, 3"
+        ),
+    ),
+    query(
+        "types",
+        concat!(
+            "SELECT t.oid, n.nspname, t.typname, t.typtype, t.typbasetype,
+       EXISTS (SELECT 1 FROM pg_constraint k JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
+                WHERE k.contypid = t.oid AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n')
+       OR EXISTS (SELECT 1 FROM pg_cast k JOIN pg_proc p ON p.oid = k.castfunc WHERE k.casttarget = t.oid
+                   AND p.oid >= 16384 AND NOT ",
+            trusted!(),
+            ")
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname !~ '^pg_(toast|temp)' ORDER BY t.oid"
+        ),
+    ),
+];

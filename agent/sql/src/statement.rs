@@ -1,0 +1,240 @@
+//! What a statement does, as plain data for the gate and the rows. Holds nothing of the parse tree, so that a result
+//! can be cached and shared.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One statement of a string, analysed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    pub class: Class,
+    /// What policy is asked about. Never empty.
+    pub accesses: Vec<Access>,
+    pub flags: BTreeSet<Flag>,
+    pub output: Output,
+    /// A relation with masked columns is involved: errors and notices must be scrubbed.
+    pub strict: bool,
+    pub names: NameOp,
+    pub copy: Option<CopyPlan>,
+    pub transaction: Option<TransactionOp>,
+    /// Where the statement stands in the string that was analysed, in bytes.
+    pub range: Range<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    Copy,
+    Transaction,
+    /// SET, RESET, SHOW, SET CONSTRAINTS, DISCARD of what holds no names.
+    Session,
+    Prepare,
+    Execute,
+    Deallocate,
+    DeclareCursor,
+    Fetch,
+    CloseCursor,
+    Explain,
+    Listen,
+    Truncate,
+    Ddl,
+    Call,
+    Admin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    Select,
+    Insert,
+    Update,
+    Delete,
+    Merge,
+    Truncate,
+    CopyIn,
+    CopyOut,
+    Ddl,
+    /// Runs code the analysis cannot see into: functions off the list, CALL, DO.
+    Call,
+    Admin,
+    Session,
+    Listen,
+}
+
+/// One thing done to one relation, or to none in particular.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Access {
+    pub action: Verb,
+    /// For [`Verb::Call`] this names the function.
+    pub relation: Option<RelName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelName {
+    pub schema: Arc<str>,
+    pub table: Arc<str>,
+}
+
+impl fmt::Display for RelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flag {
+    /// UPDATE or DELETE of every row.
+    NoWhere,
+    /// SELECT … FOR UPDATE and the like.
+    RowLock,
+    /// Calls a function that is not known to only compute. Only where nothing is masked, or where the function
+    /// has effects but cannot return a masked value (`pg_sleep`, advisory locks, `setval`).
+    OpaqueFunction(String),
+    /// Runs, or stores for later, code or expressions that were not analysed. A permit for such a statement is a
+    /// permit to read every column of the target, masked ones included.
+    Opaque,
+    /// Names a relation that has masked columns.
+    MaskedRelation,
+    /// Drops or truncates what depends on the object, too.
+    Cascade,
+    /// Writes inside a WITH clause, or by EXPLAIN ANALYZE.
+    NestedWrite,
+}
+
+/// What rows the statement sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    NoRows,
+    Columns(Vec<OutColumn>),
+    /// Rows of which every column is clean and whose number of columns is not known (`*` of some functions).
+    CleanRows,
+    /// As the prepared statement or cursor in [`Statement::names`] was analysed.
+    OfName,
+}
+
+impl Output {
+    /// Whether any column has to be masked. False for [`Output::OfName`]: ask the named statement.
+    pub fn is_masked(&self) -> bool {
+        match self {
+            Self::Columns(columns) => columns.iter().any(|column| column.mask.is_some()),
+            Self::NoRows | Self::CleanRows | Self::OfName => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutColumn {
+    pub mask: Option<Arc<MaskedColumn>>,
+}
+
+/// A column that is masked for the principal of a view, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaskedColumn {
+    /// The labelled column the value comes from.
+    pub path: ColumnPath,
+    pub kind: MaskKind,
+    /// Type of the column where it enters the query, domains resolved to their base.
+    pub type_oid: u32,
+    /// Whether `***` is a value of the type; otherwise only NULL is.
+    pub text_like: bool,
+}
+
+impl MaskedColumn {
+    /// The value to send in place of the cell: `None` is NULL.
+    pub fn replacement(&self) -> Option<&'static [u8]> {
+        match self.kind {
+            MaskKind::Redact if self.text_like => Some(b"***"),
+            MaskKind::Redact | MaskKind::Null => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MaskKind {
+    /// `***` where the type allows it, NULL elsewhere.
+    Redact,
+    Null,
+}
+
+/// `schema.table.column`, by the names the catalogue has (no quoting).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ColumnPath {
+    pub schema: Arc<str>,
+    pub table: Arc<str>,
+    pub column: Arc<str>,
+}
+
+impl fmt::Display for ColumnPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.schema, self.table, self.column)
+    }
+}
+
+/// What the statement does to the session's names. Prepared statements of SQL and of the protocol share one name
+/// space, cursors and portals another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameOp {
+    None,
+    Prepare {
+        name: String,
+        inner: Box<Statement>,
+    },
+    Execute(String),
+    /// `None` is all.
+    Deallocate(Option<String>),
+    DeclareCursor {
+        name: String,
+        hold: bool,
+        binary: bool,
+        inner: Box<Statement>,
+    },
+    /// `sends_rows` is false for MOVE.
+    Fetch {
+        name: String,
+        sends_rows: bool,
+    },
+    /// `None` is all.
+    CloseCursor(Option<String>),
+}
+
+/// How rows of a COPY look on the wire, for whoever rewrites them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyPlan {
+    pub direction: CopyDirection,
+    pub format: CopyFormat,
+    pub delimiter: u8,
+    /// The text that stands for NULL.
+    pub null: String,
+    /// The first row is a header.
+    pub header: bool,
+    pub quote: u8,
+    pub escape: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyDirection {
+    In,
+    Out,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    Text,
+    Csv,
+    Binary,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionOp {
+    Begin,
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+}

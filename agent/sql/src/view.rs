@@ -1,0 +1,347 @@
+//! A catalogue as one principal sees it: which columns are masked, carried from the labelled columns to inheritance
+//! children and parents, partitions, generated columns, views and materialised views. Immutable once built.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::analyse::{self, Taint};
+use crate::catalog::{Catalog, MASKED_SYSTEM_COLUMNS, RelId, RelKind, Relation, System};
+use crate::refusal::RefusalKind;
+use crate::statement::{ColumnPath, MaskKind, MaskedColumn};
+
+/// The masks of one principal over one catalogue.
+#[derive(Debug)]
+pub struct View {
+    catalog: Arc<Catalog>,
+    masks: Vec<Arc<MaskedColumn>>,
+    relations: HashMap<RelId, RelMask>,
+    /// Views not analysed yet; empty once built.
+    pending: HashSet<RelId>,
+    unmatched: Vec<ColumnPath>,
+}
+
+/// What is special about one relation for this principal.
+#[derive(Debug, Default)]
+pub(crate) struct RelMask {
+    /// By position; empty when no column is masked.
+    pub(crate) taints: Vec<Taint>,
+    /// Masked columns are involved in reading it, if only in the definition of a view.
+    pub(crate) strict: bool,
+    /// Errors of a write may show rows of a relation with masked columns.
+    pub(crate) strict_write: bool,
+    /// By position: writing the column tells which values exist.
+    pub(crate) oracles: Vec<bool>,
+}
+
+/// Where a result column comes from, as RowDescription says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Clean,
+    Masked(Arc<MaskedColumn>),
+    /// A whole row of a relation that has masked columns: never to be sent.
+    LabelledWholeRow,
+}
+
+impl View {
+    /// `masked` is what labels say less what the principal may unmask. Paths that match no column are kept in
+    /// [`View::unmatched`]: a column may have been renamed, so the caller should treat them as a failure to protect.
+    pub fn build(catalog: Arc<Catalog>, masked: &BTreeMap<ColumnPath, MaskKind>) -> Self {
+        let mut view = Self {
+            catalog,
+            masks: Vec::new(),
+            relations: HashMap::new(),
+            pending: HashSet::new(),
+            unmatched: Vec::new(),
+        };
+        if masked.is_empty() {
+            return view;
+        }
+        view.seed(masked);
+        view.seed_system();
+        view.spread();
+        view.definitions();
+        view.mark_writes();
+        view
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Whether nothing at all is masked for this principal.
+    pub fn is_clear(&self) -> bool {
+        self.masks.is_empty()
+    }
+
+    /// Labelled paths for which the catalogue has no column.
+    pub fn unmatched(&self) -> &[ColumnPath] {
+        &self.unmatched
+    }
+
+    /// For the cross-check of a RowDescription: what the column with this table OID and column number is.
+    pub fn origin(&self, table_oid: u32, number: i16) -> Origin {
+        let Some(id) = self.catalog.by_oid.get(&table_oid) else { return Origin::Clean };
+        let (Some(relation), Some(mask)) = (self.catalog.relation(*id), self.relations.get(id)) else {
+            return Origin::Clean;
+        };
+        if number == 0 && !mask.taints.is_empty() {
+            return Origin::LabelledWholeRow;
+        }
+        let position = relation.columns.position_of_number(number);
+        let taint = position.and_then(|at| mask.taints.get(at).copied().flatten());
+        taint
+            .and_then(|taint| self.mask(taint))
+            .map_or(Origin::Clean, |mask| Origin::Masked(Arc::clone(mask)))
+    }
+
+    /// Every (table OID, column number) that is masked, views included.
+    pub fn masked_origins(&self) -> impl Iterator<Item = (u32, i16, &Arc<MaskedColumn>)> {
+        self.relations.iter().filter_map(|(id, mask)| Some((self.catalog.relation(*id)?, mask))).flat_map(
+            |(relation, mask)| {
+                let columns = relation.columns.list.iter().zip(&mask.taints);
+                columns
+                    .filter_map(|(column, taint)| Some((relation.oid, column.number, self.mask((*taint)?)?)))
+            },
+        )
+    }
+
+    pub(crate) fn mask(&self, id: u32) -> Option<&Arc<MaskedColumn>> {
+        self.masks.get(id as usize)
+    }
+
+    pub(crate) fn rel_mask(&self, id: RelId) -> Option<&RelMask> {
+        self.relations.get(&id)
+    }
+
+    pub(crate) fn is_pending(&self, id: RelId) -> bool {
+        !self.pending.is_empty() && self.pending.contains(&id)
+    }
+}
+
+/// Building.
+impl View {
+    fn seed(&mut self, masked: &BTreeMap<ColumnPath, MaskKind>) {
+        let catalog = Arc::clone(&self.catalog);
+        for (path, kind) in masked {
+            let id = catalog.lookup(Some(&path.schema), &path.table, &[]);
+            let position =
+                id.and_then(|id| catalog.relation(id)).and_then(|rel| rel.columns.position(&path.column));
+            match (id, position) {
+                (Some(id), Some(position)) => {
+                    self.taint(id, position, path, *kind);
+                }
+                _ => self.unmatched.push(path.clone()),
+            }
+        }
+    }
+
+    fn seed_system(&mut self) {
+        let catalog = Arc::clone(&self.catalog);
+        for (schema, table, column) in MASKED_SYSTEM_COLUMNS {
+            let Some(id) = catalog.lookup(Some(schema), table, &[]) else { continue };
+            let Some(relation) = catalog.relation(id) else { continue };
+            if let Some(position) = relation.columns.position(column) {
+                let path = column_path(relation, position);
+                self.taint(id, position, &path, MaskKind::Redact);
+            }
+        }
+    }
+
+    /// Masks one column as coming from `path`. Returns whether it was clean before.
+    fn taint(&mut self, id: RelId, position: usize, path: &ColumnPath, kind: MaskKind) -> bool {
+        let catalog = Arc::clone(&self.catalog);
+        let Some(relation) = catalog.relation(id) else { return false };
+        let Some(column) = relation.columns.list.get(position) else { return false };
+        let entry = self.relations.entry(id).or_default();
+        entry.strict = true;
+        entry.taints.resize(relation.columns.list.len(), None);
+        let Some(slot) = entry.taints.get_mut(position).filter(|slot| slot.is_none()) else { return false };
+        *slot = u32::try_from(self.masks.len()).ok();
+        let type_oid = catalog.base_type(column.type_oid);
+        let text_like = catalog.is_text_like(type_oid);
+        self.masks.push(Arc::new(MaskedColumn { path: path.clone(), kind, type_oid, text_like }));
+        true
+    }
+
+    /// To inheritance relatives both ways and to generated columns, until nothing changes.
+    fn spread(&mut self) {
+        let catalog = Arc::clone(&self.catalog);
+        let mut todo: Vec<RelId> = self.relations.keys().copied().collect();
+        while let Some(id) = todo.pop() {
+            let Some(relation) = catalog.relation(id) else { continue };
+            if self.spread_generated(id, relation) {
+                todo.push(id);
+            }
+            for (position, column) in relation.columns.list.iter().enumerate() {
+                let Some(mask) = self.mask_at(id, position) else { continue };
+                for relative in &relation.related {
+                    let columns = catalog.relation(*relative).map(|relative| &relative.columns);
+                    let Some(there) = columns.and_then(|columns| columns.position(&column.name)) else {
+                        continue;
+                    };
+                    if self.taint(*relative, there, &mask.path, mask.kind) {
+                        todo.push(*relative);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mask_at(&self, id: RelId, position: usize) -> Option<Arc<MaskedColumn>> {
+        let taint = self.relations.get(&id)?.taints.get(position).copied().flatten()?;
+        self.mask(taint).cloned()
+    }
+
+    /// A generated column is clean only if its expression is served and reads no masked column.
+    fn spread_generated(&mut self, id: RelId, relation: &Relation) -> bool {
+        let source = (0..relation.columns.list.len()).find_map(|position| self.mask_at(id, position));
+        let Some(source) = source else { return false };
+        let mut changed = false;
+        for (position, column) in relation.columns.list.iter().enumerate() {
+            let Some(expression) = &column.generated else { continue };
+            let text =
+                format!("SELECT {expression} FROM {}.{}", quoted(&relation.schema), quoted(&relation.name));
+            let clean =
+                analyse::definition(&text, self).is_ok_and(|out| out.taints.iter().all(Option::is_none));
+            if !clean {
+                changed |= self.taint(id, position, &source.path, source.kind);
+            }
+        }
+        changed
+    }
+
+    /// Analyses the user's views, each after those it reads.
+    fn definitions(&mut self) {
+        let catalog = Arc::clone(&self.catalog);
+        let all = catalog.relations.iter().zip(0..);
+        let views: Vec<RelId> = all
+            .filter(|(rel, _)| rel.kind == RelKind::View && rel.system == System::No)
+            .map(|(_, id)| id)
+            .collect();
+        self.pending = views.iter().copied().collect();
+        for view in views {
+            let mut stack = vec![view];
+            while let Some(id) = stack.last().copied() {
+                match self.definition(id, &stack) {
+                    Some(needed) => stack.push(needed),
+                    None => {
+                        self.pending.remove(&id);
+                        stack.pop();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Analyses one view unless that is done. `Some` names the view to be analysed before.
+    fn definition(&mut self, id: RelId, stack: &[RelId]) -> Option<RelId> {
+        if !self.pending.contains(&id) {
+            return None;
+        }
+        let catalog = Arc::clone(&self.catalog);
+        let relation = catalog.relation(id)?;
+        let columns = relation.columns.list.len();
+        let result = match &relation.definition {
+            Some(text) => analyse::definition(text, self).map_err(|refusal| refusal.kind),
+            None => Err(RefusalKind::Syntax),
+        };
+        match result {
+            Ok(out) if out.taints.len() == columns => {
+                for (position, taint) in out.taints.iter().enumerate() {
+                    if let Some(mask) = taint.and_then(|taint| self.mask(taint).cloned()) {
+                        self.taint(id, position, &mask.path, mask.kind);
+                    }
+                }
+                if out.strict {
+                    self.relations.entry(id).or_default().strict = true;
+                }
+            }
+            Err(RefusalKind::Pending(needed)) if !stack.contains(&needed) => return Some(needed),
+            // Not understood: every column is masked.
+            Ok(_) | Err(_) => {
+                for position in 0..columns {
+                    self.taint(id, position, &column_path(relation, position), MaskKind::Redact);
+                }
+            }
+        }
+        None
+    }
+
+    /// Which relations tell something about masked values when they are written to.
+    fn mark_writes(&mut self) {
+        let catalog = Arc::clone(&self.catalog);
+        let mut todo: Vec<RelId> =
+            self.relations.iter().filter(|(_, mask)| mask.strict).map(|(id, _)| *id).collect();
+        let mut referenced: HashMap<RelId, Vec<RelId>> = HashMap::new();
+        for (relation, id) in catalog.relations.iter().zip(0..) {
+            for key in &relation.foreign_keys {
+                referenced.entry(id).or_default().push(key.to);
+            }
+            if relation.has_triggers || relation.has_rules || relation.kind == RelKind::View {
+                self.relations.entry(id).or_default().strict_write = true;
+            }
+            self.mark_oracles(id, relation);
+        }
+        // Deleting or updating a referenced row may rewrite rows that refer to it, and their errors show whole rows.
+        let mut seen: HashSet<RelId> = todo.iter().copied().collect();
+        while let Some(id) = todo.pop() {
+            self.relations.entry(id).or_default().strict_write = true;
+            let next = referenced.get(&id).into_iter().flatten();
+            todo.extend(next.filter(|next| seen.insert(**next)));
+        }
+    }
+
+    fn mark_oracles(&mut self, id: RelId, relation: &Relation) {
+        let catalog = Arc::clone(&self.catalog);
+        let columns = relation.columns.list.len();
+        let mut oracles = vec![false; columns];
+        for (position, column) in relation.columns.list.iter().enumerate() {
+            let masked = self.mask_at(id, position).is_some();
+            let unique = masked && (relation.kind != RelKind::Table || self.is_unique(id, &column.name));
+            let points_at_mask = relation.foreign_keys.iter().any(|key| {
+                let target = key.columns.iter().find(|(from, _)| *from == column.number);
+                let there = target
+                    .and_then(|(_, to)| catalog.relation(key.to)?.columns.position_of_number(*to))
+                    .and_then(|position| self.mask_at(key.to, position));
+                there.is_some()
+            });
+            if let Some(oracle) = oracles.get_mut(position) {
+                *oracle = unique || points_at_mask;
+            }
+        }
+        if oracles.contains(&true) {
+            self.relations.entry(id).or_default().oracles = oracles;
+        }
+    }
+
+    /// Whether the column is unique or excluded in the relation or in one it inherits with.
+    fn is_unique(&self, id: RelId, column: &str) -> bool {
+        let (mut seen, mut todo) = (HashSet::from([id]), vec![id]);
+        while let Some(relation) = todo.pop().and_then(|id| self.catalog.relation(id)) {
+            let number = relation.columns.position(column).and_then(|at| relation.columns.list.get(at));
+            let number = number.map(|column| column.number);
+            if relation
+                .uniques
+                .iter()
+                .any(|unique| unique.opaque || number.is_some_and(|number| unique.columns.contains(&number)))
+            {
+                return true;
+            }
+            todo.extend(relation.related.iter().filter(|relative| seen.insert(**relative)));
+        }
+        false
+    }
+}
+
+fn column_path(relation: &Relation, position: usize) -> ColumnPath {
+    let column =
+        relation.columns.list.get(position).map_or_else(|| Arc::from(""), |column| Arc::clone(&column.name));
+    ColumnPath { schema: Arc::clone(&relation.schema), table: Arc::clone(&relation.name), column }
+}
+
+fn quoted(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 2);
+    let _ = write!(text, "\"{}\"", name.replace('"', "\"\""));
+    text
+}
