@@ -7,8 +7,9 @@
 //! Context words are read once, volatile, into locals: a conditional read compiled into arithmetic on the context
 //! pointer is refused by the verifier. The address family is the hook's, never the context's (`AF_INET6` sockets
 //! reach the IPv4 hooks).
-#![no_std]
-#![no_main]
+//!
+//! On other targets than BPF this is a program that does nothing, so that lints can read it there.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod accepted;
 mod address;
@@ -29,7 +30,11 @@ mod sockops;
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
 /// Never reached: the programs are compiled to abort, and the verifier would refuse a call.
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
