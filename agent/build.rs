@@ -1,4 +1,4 @@
-//! Embeds the kernel programs: `CHAPERONE_EBPF_OBJECT` when it is set, else what `cargo xtask build-ebpf` left in the
+//! Embeds the kernel programs: `CHAPERONE_EBPF_OBJECT` when it is set, else what `cargo xtask build` left in the
 //! target directory, else nothing, and the agent then says at run time which command builds them.
 //!
 //! It does not build them itself: ordinary builds, tests and lints need no BPF toolchain.

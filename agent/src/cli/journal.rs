@@ -31,6 +31,15 @@ pub(super) fn replay(dir: &Path, id: &str, json: bool, out: &mut dyn Write) -> R
     Ok(())
 }
 
+/// One JSON object per line, as the journal holds them.
+pub(super) fn events(dir: &Path, id: &str, out: &mut dyn Write) -> Result<(), Failure> {
+    for recorded in query::recorded(dir, id)? {
+        serde_json::to_writer(&mut *out, &recorded).map_err(|error| Failure::Failed(error.to_string()))?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
 pub(super) fn verify(dir: &Path, key: Option<&Path>, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
     let key = PublicKey::load(key.unwrap_or(&beside))?;

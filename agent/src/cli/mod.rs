@@ -57,6 +57,9 @@ enum Command {
         id: String,
         #[command(flatten)]
         place: Place,
+        /// The events as recorded, one JSON object per line.
+        #[arg(long)]
+        events: bool,
     },
     /// Check that the journal is whole and unchanged.
     Verify {
@@ -182,7 +185,8 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Sessions { place, identity, target } => {
             journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
         }
-        Command::Replay { id, place } => journal::replay(&place.dir(config)?, id, place.json, out),
+        Command::Replay { id, place, events: true } => journal::events(&place.dir(config)?, id, out),
+        Command::Replay { id, place, events: false } => journal::replay(&place.dir(config)?, id, place.json, out),
         Command::Verify { place, key } => journal::verify(&place.dir(config)?, key.as_deref(), place.json, out),
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),

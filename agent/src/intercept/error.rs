@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum InterceptError {
     #[error(
-        "this binary was built without its kernel programs; build them with `cargo xtask build-ebpf` and build again"
+        "this binary was built without its kernel programs; build them with `cargo xtask build`"
     )]
     NoObject,
 

@@ -127,6 +127,13 @@ impl Intercept {
         if attached.taken_over > 0 {
             tracing::info!(links = attached.taken_over, fresh = attached.fresh, "took over pinned links");
         }
+        if attached.moved > 0 {
+            tracing::warn!(
+                links = attached.moved,
+                cgroup = %options.cgroup.display(),
+                "the pinned links were attached elsewhere, or their cgroup is gone: attached anew"
+            );
+        }
         Ok((Self { ebpf, state, redirects, listen_port: options.listen_port, attached }, listeners))
     }
 

@@ -50,7 +50,7 @@ fn host() -> Vec<Feature> {
             "kernel programs in this binary",
             !OBJECT.is_empty(),
             "they are the interception",
-            "build them with `cargo xtask build-ebpf`, then build the agent again",
+            "build the agent with `cargo xtask build`",
         ),
         required(
             format!("kernel {release}, at least {major}.{minor}"),

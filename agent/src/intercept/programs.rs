@@ -75,6 +75,9 @@ pub struct Attached {
     pub fresh: usize,
     /// Links of an earlier agent whose programs were replaced.
     pub taken_over: usize,
+    /// Of the fresh ones, those that stand in for a link an earlier agent had attached elsewhere, or whose cgroup is
+    /// gone.
+    pub moved: usize,
 }
 
 /// Loads every program into the kernel; nothing is attached yet.
@@ -94,11 +97,12 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, places: &Places) -> Result<At
     for &(name, place) in PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(InterceptError::Missing { name })?;
         match attach_one(program, name, place, pins, places) {
-            Ok(true) => {
+            Ok(Outcome::TakenOver) => attached.taken_over += 1,
+            Ok(outcome) => {
                 attached.fresh += 1;
+                attached.moved += usize::from(outcome == Outcome::Moved);
                 fresh.push(pins.link(name));
             }
-            Ok(false) => attached.taken_over += 1,
             Err(error) => {
                 for pin in fresh {
                     if let Err(error) = fs::remove_file(&pin) {
@@ -112,20 +116,26 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, places: &Places) -> Result<At
     Ok(attached)
 }
 
-/// Returns whether the link is new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Fresh,
+    Moved,
+    TakenOver,
+}
+
 fn attach_one(
     program: &mut Program,
     name: &'static str,
     place: Place,
     pins: &Pins,
     places: &Places,
-) -> Result<bool, InterceptError> {
+) -> Result<Outcome, InterceptError> {
     let pin = pins.link(name);
     let stale = match open_link(&pin)? {
         Some(link) if is_at(&link, place, places, &pin)? => {
             let fd = program_fd(program).map_err(|source| InterceptError::Attach { name, source })?;
             replace_program(&link, fd.as_fd(), &pin)?;
-            return Ok(false);
+            return Ok(Outcome::TakenOver);
         }
         Some(_elsewhere) => true,
         None => false,
@@ -145,7 +155,7 @@ fn attach_one(
         fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
     }
     pin_link(link, &pin, name)?;
-    Ok(true)
+    Ok(if stale { Outcome::Moved } else { Outcome::Fresh })
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {

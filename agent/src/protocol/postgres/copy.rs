@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::codec::{Fields, put};
 use super::plan::{CopyFormat, Mask};
-use super::rows::Mismatch;
+use super::rows::{Mismatch, REDACTED};
 
 /// First bytes of a binary COPY: signature, flags, extension length.
 const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -71,10 +71,9 @@ impl CopyMasker {
                 }
                 match mask {
                     None => out.put_slice(row.get(start..*end).unwrap_or_default()),
-                    // The type is not on this wire, so the only value that fits every column is NULL.
-                    Some(_) => {
+                    Some(mask) => {
                         replaced += 1;
-                        out.put_slice(null.as_bytes());
+                        out.put_slice(if *mask == Mask::Redact { REDACTED } else { null.as_bytes() });
                     }
                 }
                 start = end + 1;
@@ -123,9 +122,14 @@ impl CopyMasker {
                         outcome = Err(error);
                         return;
                     }
-                    (Ok(_), Some(_)) => {
+                    (Ok(_), Some(Mask::Null)) => {
                         replaced += 1;
                         out.put_i32(-1);
+                    }
+                    (Ok(_), Some(Mask::Redact)) => {
+                        replaced += 1;
+                        out.put_i32(3);
+                        out.put_slice(REDACTED);
                     }
                     (Ok(None), None) => out.put_i32(-1),
                     (Ok(Some(value)), None) => {
@@ -193,7 +197,7 @@ mod tests {
     }
 
     fn check(format: CopyFormat, masked: &[bool], rows: &[&[u8]], expect: &[&[u8]]) {
-        let masks = masked.iter().map(|m| m.then_some(Mask::Redact)).collect();
+        let masks = masked.iter().map(|m| m.then_some(Mask::Null)).collect();
         let mut masker = CopyMasker::new(format, masks);
         for (row, expect) in rows.iter().zip(expect) {
             let mut out = BytesMut::new();
@@ -210,6 +214,20 @@ mod tests {
         check(text(), &[true], &[b"x\n"], &[b"\\N\n"]);
         let rows: [&[u8]; 3] = [b"id,token\n", b"1,\"a,\"\"b\"\"\nc\"\n", b"2,\n"];
         check(csv(), &[false, true], &rows, &[b"id,token\n", b"1,\n", b"2,\n"]);
+    }
+
+    #[test]
+    fn text_is_redacted_in_every_format() {
+        let redacted = |format, row: &[u8]| {
+            let mut out = BytesMut::new();
+            CopyMasker::new(format, vec![Some(Mask::Redact)]).put(&mut out, row).unwrap();
+            out.split_off(HEADER)
+        };
+        assert_eq!(&redacted(text(), b"secret\n")[..], b"***\n");
+        let plain = CopyFormat::Csv { delimiter: b',', quote: b'"', escape: b'"', null: String::new(), header: false };
+        assert_eq!(&redacted(plain, b"\"a,b\"\n")[..], b"***\n");
+        let row = [BINARY_SIGNATURE, &[0; 8], &1i16.to_be_bytes(), &6i32.to_be_bytes(), b"secret"].concat();
+        assert!(redacted(CopyFormat::Binary, &row).ends_with(b"\0\0\0\x03***"));
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub struct Relay<'a, C, U> {
     events: Vec<Event>,
     served: BytesMut,
     notices: BytesMut,
+    pause: Pause,
     rows: u64,
 }
 
@@ -143,6 +144,7 @@ where
             events: Vec::new(),
             served: BytesMut::new(),
             notices: BytesMut::new(),
+            pause: Pause::None,
             rows: 0,
         }
     }
@@ -157,7 +159,7 @@ where
             Ok(end) | Err(end) => end,
         };
         self.outcomes.extend(self.machine.abandoned());
-        let recorded = self.record_outcomes();
+        let recorded = self.record_the_rest(&end);
         if let Some(report) = end.report()
             && recorded.is_ok()
             && self.machine.at_boundary()
@@ -182,36 +184,32 @@ where
         command_rx: &mut mpsc::Receiver<Command>,
         policy_rx: &mut watch::Receiver<u64>,
     ) -> Result<End, End> {
-        let mut pause = Pause::None;
         loop {
             self.serve_client()?;
             self.adopt_changes().await?;
-            if matches!(pause, Pause::None) || (matches!(pause, Pause::Server) && self.machine.idle()) {
-                pause = self.read_client().await?;
+            let settled = matches!(self.pause, Pause::Server) && self.machine.idle();
+            if matches!(self.pause, Pause::None) || settled {
+                self.pause = self.read_client().await?;
             }
             self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
-            if matches!(pause, Pause::Goodbye) {
+            if matches!(self.pause, Pause::Goodbye) {
                 let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
                 return Ok(End::Terminate);
             }
             // An answer may have come while the client's messages were read.
-            if matches!(pause, Pause::Server) && self.machine.idle() {
+            if matches!(self.pause, Pause::Server) && self.machine.idle() {
                 continue;
             }
-            let want = self.want(&pause);
-            let held = match &mut pause {
+            let want = self.want();
+            let held = match &mut self.pause {
                 Pause::Hold(held) => Some(&mut held.ticket),
-                _ => None,
+                Pause::None | Pause::Server | Pause::Goodbye => None,
             };
             tokio::select! {
                 biased;
                 command = command_rx.recv() => match command {
                     Some(Command::Kill(why)) => return Err(End::Killed(why)),
-                    Some(Command::Withdraw) => {
-                        if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
-                            self.withdraw(*held, "canceling statement due to user request");
-                        }
-                    }
+                    Some(Command::Withdraw) => self.withdraw(),
                     None => return Err(End::Killed("the agent is shutting down".into())),
                 },
                 _ = policy_rx.changed() => {
@@ -219,18 +217,29 @@ where
                     self.policy_changed().await?;
                 }
                 resolution = wait_for(held) => {
-                    if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
+                    if let Some(held) = self.take_held() {
                         self.resolved(*held, resolution).await?;
                     }
                 }
-                progress = self.wire.exchange(want) => self.closed(progress, &mut pause)?,
+                progress = self.wire.exchange(want) => self.closed(progress)?,
             }
         }
     }
 
-    fn want(&self, pause: &Pause) -> Want {
+    /// What was held is held no more.
+    fn take_held(&mut self) -> Option<Box<Held>> {
+        match std::mem::replace(&mut self.pause, Pause::None) {
+            Pause::Hold(held) => Some(held),
+            other => {
+                self.pause = other;
+                None
+            }
+        }
+    }
+
+    fn want(&self) -> Want {
         let room = self.wire.to_upstream.len() < HIGH_WATER;
-        let client = match pause {
+        let client = match self.pause {
             Pause::None => room,
             Pause::Server | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
             Pause::Goodbye => false,
@@ -238,23 +247,27 @@ where
         Want { client, upstream: self.wire.to_client.len() < HIGH_WATER }
     }
 
-    fn closed(&mut self, progress: Result<Progress, IoError>, pause: &mut Pause) -> Result<(), End> {
+    fn closed(&mut self, progress: Result<Progress, IoError>) -> Result<(), End> {
         match progress {
             Ok(Progress { client_closed: false, upstream_closed: false }) => Ok(()),
             Ok(Progress { upstream_closed: true, .. }) => {
                 self.serve_client()?;
                 Err(End::UpstreamClosed)
             }
-            Ok(Progress { client_closed: true, .. }) => {
-                if let Pause::Hold(held) = std::mem::replace(pause, Pause::None) {
-                    self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("the client hung up".into()));
-                    self.staged.commit(self.journal, &mut BytesMut::new())?;
-                }
-                Err(End::ClientClosed)
-            }
+            Ok(Progress { client_closed: true, .. }) => Err(End::ClientClosed),
             Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),
             Err(IoError { side: Side::Upstream, source }) => Err(End::UpstreamIo(source)),
         }
+    }
+
+    /// What the end of the session leaves open: a statement that was held, and those that were running.
+    fn record_the_rest(&mut self, end: &End) -> Result<(), RecordError> {
+        if let Some(held) = self.take_held() {
+            self.staged = Staged::default();
+            self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
+            self.staged.commit(self.journal, &mut BytesMut::new())?;
+        }
+        self.record_outcomes()
     }
 
     /// Server bytes to the client, the outcomes among them recorded first.
@@ -355,9 +368,12 @@ where
         Ok(())
     }
 
-    fn withdraw(&mut self, held: Held, why: &'static str) {
+    /// The client cancelled: what is held is not going to run.
+    fn withdraw(&mut self) {
+        let Some(held) = self.take_held() else { return };
         self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled by the client".into()));
-        self.machine.deny(Report::new(sqlstate::QUERY_CANCELED, why), &mut self.staged);
+        let report = Report::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
+        self.machine.deny(report, &mut self.staged);
     }
 
     fn record_hold(&mut self, held: &Held, outcome: HoldOutcome, by: Option<String>, comment: Option<String>) {

@@ -193,9 +193,10 @@ fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
             columns
                 .iter()
                 .map(|column| {
+                    // COPY has no types on the wire, so what fits the column's type is settled here.
                     column.mask.as_ref().map(|masked| match masked.kind {
-                        sql::MaskKind::Redact => Mask::Redact,
-                        sql::MaskKind::Null => Mask::Null,
+                        sql::MaskKind::Redact if masked.text_like => Mask::Redact,
+                        sql::MaskKind::Redact | sql::MaskKind::Null => Mask::Null,
                     })
                 })
                 .collect(),
