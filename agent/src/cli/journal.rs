@@ -21,13 +21,21 @@ pub(super) fn sessions(
         ..Filter::default()
     };
     let listing = query::sessions(dir, &filter)?;
-    if json { render::json(&listing, out)? } else { render::sessions_text(&listing, paint(), out)? }
+    if json {
+        render::json(&listing, out)?
+    } else {
+        render::sessions_text(&listing, paint(), out)?
+    }
     Ok(())
 }
 
 pub(super) fn replay(dir: &Path, id: &str, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let transcript = query::replay(dir, id)?;
-    if json { render::json(&transcript, out)? } else { render::transcript_text(&transcript, paint(), out)? }
+    if json {
+        render::json(&transcript, out)?
+    } else {
+        render::transcript_text(&transcript, paint(), out)?
+    }
     Ok(())
 }
 
@@ -44,7 +52,11 @@ pub(super) fn verify(dir: &Path, key: Option<&Path>, json: bool, out: &mut dyn W
     let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
     let key = PublicKey::load(key.unwrap_or(&beside))?;
     let report = verification::verify(dir, &key)?;
-    if json { render::json(&report, out)? } else { render::report_text(&report, paint(), out)? }
+    if json {
+        render::json(&report, out)?
+    } else {
+        render::report_text(&report, paint(), out)?
+    }
     if report.ok { Ok(()) } else { Err(Failure::Said) }
 }
 

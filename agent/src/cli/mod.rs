@@ -144,7 +144,11 @@ impl From<anyhow::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         // `chaperone sessions | head` is not a failure.
-        if error.kind() == std::io::ErrorKind::BrokenPipe { Self::Said } else { Self::Failed(error.to_string()) }
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::Said
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 
@@ -186,8 +190,12 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
         }
         Command::Replay { id, place, events: true } => journal::events(&place.dir(config)?, id, out),
-        Command::Replay { id, place, events: false } => journal::replay(&place.dir(config)?, id, place.json, out),
-        Command::Verify { place, key } => journal::verify(&place.dir(config)?, key.as_deref(), place.json, out),
+        Command::Replay { id, place, events: false } => {
+            journal::replay(&place.dir(config)?, id, place.json, out)
+        }
+        Command::Verify { place, key } => {
+            journal::verify(&place.dir(config)?, key.as_deref(), place.json, out)
+        }
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),
         Command::Deny { id, comment } => operate::resolve(config, id, false, comment.as_deref(), out),

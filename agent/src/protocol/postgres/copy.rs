@@ -170,7 +170,10 @@ fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
     let mut quoted = false;
     let mut position = 0;
     while let Some(&byte) = body.get(position) {
-        if quoted && byte == escape && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape) {
+        if quoted
+            && byte == escape
+            && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape)
+        {
             position += 1;
         } else if byte == quote {
             quoted = !quoted;
@@ -224,7 +227,13 @@ mod tests {
             out.split_off(HEADER)
         };
         assert_eq!(&redacted(text(), b"secret\n")[..], b"***\n");
-        let plain = CopyFormat::Csv { delimiter: b',', quote: b'"', escape: b'"', null: String::new(), header: false };
+        let plain = CopyFormat::Csv {
+            delimiter: b',',
+            quote: b'"',
+            escape: b'"',
+            null: String::new(),
+            header: false,
+        };
         assert_eq!(&redacted(plain, b"\"a,b\"\n")[..], b"***\n");
         let row = [BINARY_SIGNATURE, &[0; 8], &1i16.to_be_bytes(), &6i32.to_be_bytes(), b"secret"].concat();
         assert!(redacted(CopyFormat::Binary, &row).ends_with(b"\0\0\0\x03***"));
@@ -241,7 +250,8 @@ mod tests {
     #[test]
     fn binary_rows_lose_the_masked_field_and_keep_header_and_trailer() {
         let header = [BINARY_SIGNATURE, &[0; 8]].concat();
-        let row = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &6i32.to_be_bytes(), b"secret"].concat();
+        let row =
+            [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &6i32.to_be_bytes(), b"secret"].concat();
         let clean = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &(-1i32).to_be_bytes()].concat();
         let first = [&header[..], &row].concat();
         let first_clean = [&header[..], &clean].concat();

@@ -9,11 +9,10 @@ use super::codec::{self, CodecError, WHOLE_MAX};
 use super::login::{Login, LoginError, Progress, Welcome};
 use super::response::{Report, sqlstate};
 use super::startup::{self, Startup};
-use crate::session::Backend;
-use crate::upstream::{self, Stream, UpstreamError};
+use crate::upstream::{self, Backend, Stream, UpstreamError};
 
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(super) enum OpenError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("connection to the target broke during login: {0}")]
@@ -35,7 +34,8 @@ impl OpenError {
         {
             return Report::new(sqlstate.clone(), message.clone());
         }
-        let report = Report::new(sqlstate::CANNOT_CONNECT, format!("target \"{target}\" cannot be used: {self}"));
+        let report =
+            Report::new(sqlstate::CANNOT_CONNECT, format!("target \"{target}\" cannot be used: {self}"));
         match self {
             Self::Login(_) => report.hint(
                 "The login is the agent's own; nothing you send can change it. Tell whoever runs this host.",
@@ -46,15 +46,15 @@ impl OpenError {
 }
 
 /// A connection that is logged in.
-pub struct Opened {
-    pub stream: Stream,
-    pub welcome: Welcome,
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) welcome: Welcome,
     /// Bytes read beyond the login.
-    pub rest: BytesMut,
+    pub(super) rest: BytesMut,
 }
 
 /// Dials and logs in.
-pub async fn open(
+pub(super) async fn open(
     backend: &Backend,
     address: SocketAddr,
     client: &Startup,
@@ -73,8 +73,7 @@ pub async fn open(
     let mut stream = backend.credentials.encrypt(socket, address).await?;
     let mut out = BytesMut::new();
     startup::put_startup(&mut out, &backend.target.user, &client.database, client, search_path);
-    let mut login =
-        Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
+    let mut login = Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
     let mut rest = BytesMut::with_capacity(8 << 10);
     loop {
         if !out.is_empty() {

@@ -14,7 +14,7 @@ use super::wire::{IoError, Progress, Side, Want, Wire};
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::record::event::{Event, HoldOutcome};
 use crate::record::{Journal, RecordError};
-use crate::session::Command;
+use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 
@@ -29,7 +29,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub enum End {
+pub(super) enum End {
     #[error("the client said goodbye")]
     Terminate,
     #[error("the client closed the connection")]
@@ -90,14 +90,14 @@ impl End {
 
 /// Totals of a session, for its last record.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Totals {
-    pub statements: u64,
-    pub rows: u64,
-    pub client_bytes: u64,
-    pub upstream_bytes: u64,
+pub(super) struct Totals {
+    pub(super) statements: u64,
+    pub(super) rows: u64,
+    pub(super) client_bytes: u64,
+    pub(super) upstream_bytes: u64,
 }
 
-pub struct Relay<'a, C, U> {
+pub(super) struct Relay<'a, C, U> {
     wire: Wire<C, U>,
     machine: Machine<MaskedOrigins>,
     decider: Decider,
@@ -117,12 +117,12 @@ enum Pause {
     None,
     /// The next message's meaning depends on the server.
     Server,
-    Hold(Box<Held>),
+    Hold(Held),
     Goodbye,
 }
 
 struct Held {
-    ticket: Ticket,
+    ticket: Box<Ticket>,
     question: super::machine::Question,
 }
 
@@ -131,7 +131,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    pub fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
+    pub(super) fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
         let (origins, guarded) = decider.origins();
         Self {
             wire,
@@ -150,7 +150,7 @@ where
     }
 
     /// Serves the session to its end, tells the client why it ended, and returns what the record needs.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         command_rx: &mut mpsc::Receiver<Command>,
         mut policy_rx: watch::Receiver<u64>,
@@ -202,7 +202,7 @@ where
             }
             let want = self.want();
             let held = match &mut self.pause {
-                Pause::Hold(held) => Some(&mut held.ticket),
+                Pause::Hold(held) => Some(&mut *held.ticket),
                 Pause::None | Pause::Server | Pause::Goodbye => None,
             };
             tokio::select! {
@@ -218,7 +218,7 @@ where
                 }
                 resolution = wait_for(held) => {
                     if let Some(held) = self.take_held() {
-                        self.resolved(*held, resolution).await?;
+                        self.resolved(held, resolution).await?;
                     }
                 }
                 progress = self.wire.exchange(want) => self.closed(progress)?,
@@ -227,7 +227,7 @@ where
     }
 
     /// What was held is held no more.
-    fn take_held(&mut self) -> Option<Box<Held>> {
+    fn take_held(&mut self) -> Option<Held> {
         match std::mem::replace(&mut self.pause, Pause::None) {
             Pause::Hold(held) => Some(held),
             other => {
@@ -325,7 +325,7 @@ where
                         // The record of the hold goes first, as of everything the client is told.
                         self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
                         self.serve_client()?;
-                        return Ok(Pause::Hold(Box::new(Held { ticket, question })));
+                        return Ok(Pause::Hold(Held { ticket, question }));
                     }
                 },
             }
@@ -337,9 +337,10 @@ where
         let request = format!("request {}", held.ticket.info.id);
         let Some(resolution) = resolution else {
             self.record_hold(&held, HoldOutcome::Expired, None, None);
-            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
-                .detail(request)
-                .hint("Ask an approver, then send the statement again.");
+            let report =
+                Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
+                    .detail(request)
+                    .hint("Ask an approver, then send the statement again.");
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         };
@@ -348,8 +349,11 @@ where
         self.record_hold(&held, outcome, Some(by.clone()), comment.clone());
         if !approved {
             let why = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
-            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("an approver denied the statement{why}"))
-                .detail(request);
+            let report = Report::new(
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                format!("an approver denied the statement{why}"),
+            )
+            .detail(request);
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         }
@@ -376,7 +380,13 @@ where
         self.machine.deny(report, &mut self.staged);
     }
 
-    fn record_hold(&mut self, held: &Held, outcome: HoldOutcome, by: Option<String>, comment: Option<String>) {
+    fn record_hold(
+        &mut self,
+        held: &Held,
+        outcome: HoldOutcome,
+        by: Option<String>,
+        comment: Option<String>,
+    ) {
         self.staged.record(Event::HoldResolved {
             session: self.session.to_owned(),
             op: held.question.op,

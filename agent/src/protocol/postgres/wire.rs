@@ -17,41 +17,41 @@ const READ: usize = 32 << 10;
 
 /// Which connection something happened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(super) enum Side {
     Client,
     Upstream,
 }
 
 #[derive(Debug)]
-pub struct IoError {
-    pub side: Side,
-    pub source: io::Error,
+pub(super) struct IoError {
+    pub(super) side: Side,
+    pub(super) source: io::Error,
 }
 
 /// What a wait brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    pub client_closed: bool,
-    pub upstream_closed: bool,
+pub(super) struct Progress {
+    pub(super) client_closed: bool,
+    pub(super) upstream_closed: bool,
 }
 
 /// What the relay can use right now.
 #[derive(Debug, Clone, Copy)]
-pub struct Want {
-    pub client: bool,
-    pub upstream: bool,
+pub(super) struct Want {
+    pub(super) client: bool,
+    pub(super) upstream: bool,
 }
 
-pub struct Wire<C, U> {
+pub(super) struct Wire<C, U> {
     client: C,
     upstream: U,
-    pub from_client: BytesMut,
-    pub to_upstream: BytesMut,
-    pub from_upstream: BytesMut,
-    pub to_client: BytesMut,
+    pub(super) from_client: BytesMut,
+    pub(super) to_upstream: BytesMut,
+    pub(super) from_upstream: BytesMut,
+    pub(super) to_client: BytesMut,
     /// Bytes written so far.
-    pub client_bytes: u64,
-    pub upstream_bytes: u64,
+    pub(super) client_bytes: u64,
+    pub(super) upstream_bytes: u64,
     client_flush: bool,
     upstream_flush: bool,
 }
@@ -61,7 +61,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    pub fn new(client: C, upstream: U) -> Self {
+    pub(super) fn new(client: C, upstream: U) -> Self {
         Self {
             client,
             upstream,
@@ -78,7 +78,7 @@ where
 
     /// Writes what is to be written and waits until something was read, a side closed, or a full buffer drained.
     /// Cancelling loses nothing.
-    pub async fn exchange(&mut self, want: Want) -> Result<Progress, IoError> {
+    pub(super) async fn exchange(&mut self, want: Want) -> Result<Progress, IoError> {
         poll_fn(|cx| self.poll_exchange(cx, want)).await
     }
 
@@ -113,7 +113,13 @@ where
     }
 
     fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_write_all(&mut self.client, &mut self.to_client, &mut self.client_bytes, &mut self.client_flush, cx)
+        poll_write_all(
+            &mut self.client,
+            &mut self.to_client,
+            &mut self.client_bytes,
+            &mut self.client_flush,
+            cx,
+        )
     }
 
     fn poll_write_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -125,7 +131,7 @@ where
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn finish(&mut self) -> io::Result<()> {
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_write_client(cx)).await?;
         poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)).await
     }
@@ -134,7 +140,7 @@ where
     ///
     /// # Errors
     /// When the target is gone.
-    pub async fn flush_upstream(&mut self) -> io::Result<()> {
+    pub(super) async fn flush_upstream(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_write_upstream(cx)).await
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
-use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload, Step};
+use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
 use super::super::format::{Kind, hex};
 use super::super::reader::{Check, Reader};
 use super::super::stamp::Stamp;
