@@ -55,6 +55,14 @@ pub(super) struct Snapshot {
     read_at: Instant,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// A reading that was not read from a server.
+    pub(super) fn for_test(epoch: u64, catalog: Arc<Catalog>) -> Self {
+        Self { epoch, catalog, search_path: String::new(), read_at: Instant::now() }
+    }
+}
+
 /// The catalogue of one database of one target.
 pub(super) struct Catalogue {
     database: String,

@@ -1,6 +1,7 @@
 //! Opening a connection to the target: dial, TLS, login with the agent's credential.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,12 +12,17 @@ use super::response::{Report, sqlstate};
 use super::startup::{self, Startup};
 use crate::upstream::{self, Backend, Stream, UpstreamError};
 
+/// A target that takes longer is taken for dead.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("connection to the target broke during login: {0}")]
     Io(#[from] std::io::Error),
+    #[error("the target did not finish the login within {} s", LOGIN_TIMEOUT.as_secs())]
+    Slow,
     #[error("the target does not offer TLS, and the configuration wants it")]
     NoTls,
     #[error(transparent)]
@@ -40,7 +46,7 @@ impl OpenError {
             Self::Login(_) => report.hint(
                 "The login is the agent's own; nothing you send can change it. Tell whoever runs this host.",
             ),
-            Self::Upstream(_) | Self::Io(_) | Self::NoTls | Self::Codec(_) => report,
+            Self::Upstream(_) | Self::Io(_) | Self::Slow | Self::NoTls | Self::Codec(_) => report,
         }
     }
 }
@@ -53,8 +59,18 @@ pub(super) struct Opened {
     pub(super) rest: BytesMut,
 }
 
-/// Dials and logs in.
+/// Dials and logs in, within `LOGIN_TIMEOUT`.
 pub(super) async fn open(
+    backend: &Backend,
+    address: SocketAddr,
+    client: &Startup,
+    search_path: Option<&str>,
+) -> Result<Opened, OpenError> {
+    let opened = log_in(backend, address, client, search_path);
+    tokio::time::timeout(LOGIN_TIMEOUT, opened).await.map_err(|_| OpenError::Slow)?
+}
+
+async fn log_in(
     backend: &Backend,
     address: SocketAddr,
     client: &Startup,

@@ -159,15 +159,14 @@ where
             Ok(end) | Err(end) => end,
         };
         self.outcomes.extend(self.machine.abandoned());
-        let recorded = self.record_the_rest(&end);
+        if let Err(error) = self.record_the_rest(&end) {
+            tracing::warn!(%error, "what the session leaves open could not be recorded");
+        }
+        // What waits for the client was recorded before it was put there; behind it comes only the reason.
         if let Some(report) = end.report()
-            && recorded.is_ok()
             && self.machine.at_boundary()
         {
             report.put_fatal(&mut self.wire.to_client);
-        } else if recorded.is_err() {
-            // Nothing that is not in the record may be served, and this is not.
-            self.wire.to_client.clear();
         }
         let _ = tokio::time::timeout(GOODBYE, self.wire.finish()).await;
         let totals = Totals {
@@ -424,3 +423,6 @@ async fn wait_for(ticket: Option<&mut Ticket>) -> Option<Resolution> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
