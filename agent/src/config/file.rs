@@ -118,8 +118,6 @@ struct TargetFile {
     client_tls: bool,
     #[serde(default)]
     labels: Vec<LabelFile>,
-    #[serde(default)]
-    functions: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -279,11 +277,6 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     }
     let tls = tls(&key, typed.tls, &addresses, problems);
     let labels = labels::convert(&key, typed.labels, problems);
-    for function in &typed.functions {
-        if function.split('.').count() != 2 {
-            problems.push(format!("{key}.functions: `{function}` is not schema.name"));
-        }
-    }
     Some(Target {
         name: typed.name,
         protocol: protocol?,
@@ -295,7 +288,6 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         tls,
         client_tls: typed.client_tls,
         labels,
-        functions: typed.functions,
     })
 }
 

@@ -95,8 +95,6 @@ pub struct Target {
     /// Offer TLS to clients that ask for it.
     pub client_tls: bool,
     pub labels: Vec<Label>,
-    /// Functions outside the built-in allow-list that an administrator vouches for, `schema.name`.
-    pub functions: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
