@@ -191,7 +191,8 @@ where
                 self.pause = self.read_client().await?;
             }
             self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
-            if matches!(self.pause, Pause::Goodbye) {
+            // What the client asked for before its goodbye is still answered, as the server itself does it.
+            if matches!(self.pause, Pause::Goodbye) && self.machine.idle() {
                 let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
                 return Ok(End::Terminate);
             }
@@ -251,7 +252,10 @@ where
             Ok(Progress { client_closed: false, upstream_closed: false }) => Ok(()),
             Ok(Progress { upstream_closed: true, .. }) => {
                 self.serve_client()?;
-                Err(End::UpstreamClosed)
+                match self.pause {
+                    Pause::Goodbye => Err(End::Terminate),
+                    Pause::None | Pause::Server | Pause::Hold(_) => Err(End::UpstreamClosed),
+                }
             }
             Ok(Progress { client_closed: true, .. }) => Err(End::ClientClosed),
             Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),

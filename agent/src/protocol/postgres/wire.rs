@@ -86,12 +86,13 @@ where
         let on = |side| move |source| IoError { side, source };
         // A buffer that kept the other side from being read and is empty now: the relay may go on reading.
         let mut any = false;
-        let owed = !self.to_upstream.is_empty();
+        // A buffer that is empty but not flushed yet still counts as owed: the wait is over only after the flush.
+        let owed = !self.to_upstream.is_empty() || self.upstream_flush;
         if let Poll::Ready(outcome) = self.poll_write_upstream(cx) {
             outcome.map_err(on(Side::Upstream))?;
             any |= owed && !want.client;
         }
-        let owed = !self.to_client.is_empty();
+        let owed = !self.to_client.is_empty() || self.client_flush;
         if let Poll::Ready(outcome) = self.poll_write_client(cx) {
             outcome.map_err(on(Side::Client))?;
             any |= owed && !want.upstream;
@@ -200,6 +201,49 @@ mod tests {
         let mut got = [0; 2];
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"on");
+    }
+
+    /// Takes everything at once and needs a second poll to flush it, as an encrypting stream over a full socket does.
+    struct SlowFlush {
+        asked: bool,
+    }
+
+    impl AsyncWrite for SlowFlush {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.asked, true) {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for SlowFlush {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_that_is_flushed_late_still_lets_the_relay_go_on() {
+        let (far, _server) = duplex(64);
+        let mut wire = Wire::new(SlowFlush { asked: false }, far);
+        wire.to_client.extend_from_slice(&[1; 1000]);
+        let waited = std::time::Duration::from_secs(5);
+        let exchange = wire.exchange(Want { client: false, upstream: false });
+        tokio::time::timeout(waited, exchange).await.expect("it stalled").unwrap();
     }
 
     #[tokio::test]
