@@ -181,6 +181,9 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     match &arguments.command {
         Command::Run => {
             log_to_stderr();
+            // Told apart from what fails later: this is mended in a file, and trying again does not help.
+            crate::app::checked_policies(&Config::load(config)?)
+                .map_err(|error| Failure::Usage(format!("{error:#}")))?;
             crate::app::run(config).map_err(Failure::from)
         }
         Command::Check => operate::check(config, out),
