@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn the_outer_builds_variables_stay_outside_and_cargos_settings_pass() {
-        for name in ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_PKG_NAME", "RUSTUP_TOOLCHAIN", "TARGET"] {
+        for name in
+            ["RUSTC", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_PKG_NAME", "RUSTUP_TOOLCHAIN", "TARGET"]
+        {
             assert!(belongs_to_outer_build(name), "{name}");
         }
         for name in ["CARGO_HOME", "CARGO_HTTP_PROXY", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "PATH", "HOME"] {

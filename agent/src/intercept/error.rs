@@ -6,9 +6,7 @@ use thiserror::Error;
 
 #[derive(Debug, Error)]
 pub enum InterceptError {
-    #[error(
-        "this binary was built without its kernel programs; build them with `cargo xtask build`"
-    )]
+    #[error("this binary was built without its kernel programs; build them with `cargo xtask build`")]
     NoObject,
 
     #[error("cannot read {}", path.display())]
