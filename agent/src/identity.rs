@@ -60,7 +60,8 @@ mod tests {
             groups: vec![],
             cgroup: cgroup.into(),
         };
-        let identities = Identities::new(vec![rule("bot", "/agents/bot"), rule("root", "/agents/bot/x/other")]);
+        let identities =
+            Identities::new(vec![rule("bot", "/agents/bot"), rule("root", "/agents/bot/x/other")]);
         let check = |cgroup: Option<&str>, expect: Result<&str, IdentityError>| {
             let got = identities.identify(cgroup).map(|principal| principal.name().to_owned());
             assert_eq!(got, expect.map(str::to_owned), "{cgroup:?}");

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod intercept;
 pub mod protocol;
 pub mod record;
+pub mod registry;
 pub mod secret;
 pub mod session;
 pub mod upstream;

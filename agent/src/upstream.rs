@@ -55,6 +55,12 @@ impl Stream {
     }
 }
 
+/// A target with what is needed to log in to it.
+pub struct Backend {
+    pub target: Target,
+    pub credentials: Credentials,
+}
+
 /// What is needed to log in to a target, read from files once and on reload.
 pub struct Credentials {
     pub password: Option<Secret<Vec<u8>>>,

@@ -26,7 +26,8 @@ pub fn describe(origin: &Origin, cgroup2: &Path) -> Workload {
 #[must_use]
 pub fn cgroup(id: u64, cgroup2: &Path) -> Option<String> {
     let path = intercept::cgroup_path(id, cgroup2).ok().flatten()?;
-    Some(format!("/{}", path.strip_prefix(cgroup2).unwrap_or(&path).display()))
+    let below = path.strip_prefix(cgroup2).unwrap_or(&path).display().to_string();
+    Some(format!("/{}", below.trim_start_matches('/')))
 }
 
 /// The executable's path, if the process of that pid is still the one that connected.

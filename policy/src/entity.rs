@@ -9,9 +9,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid};
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid};
 
 /// An identity and every group it is in, inherited ones included.
 #[derive(Clone)]
@@ -100,7 +100,7 @@ impl Database {
         ancestors.pop();
         ancestors.extend(tags.iter().map(|tag| uid(Kind::Tag, (*tag).to_owned())));
         let lineage = Lineage::new(uid(kind, path.clone()), ancestors);
-        Resource(Arc::new(ResourceInner { kind, path, lineage }))
+        Resource(Arc::new(ResourceInner { kind, path, lineage, store: OnceLock::new() }))
     }
 }
 
@@ -112,6 +112,8 @@ struct ResourceInner {
     kind: Kind,
     path: String,
     lineage: Lineage,
+    /// Made at the first evaluation that needs it: adding to a store is far cheaper than making one.
+    store: OnceLock<Entities>,
 }
 
 impl Resource {
@@ -126,6 +128,16 @@ impl Resource {
 
     pub(crate) fn lineage(&self) -> &Lineage {
         &self.0.lineage
+    }
+
+    /// A store that holds this resource alone.
+    pub(crate) fn store(&self) -> Result<Entities, String> {
+        if let Some(store) = self.0.store.get() {
+            return Ok(store.clone());
+        }
+        let store = Entities::from_entities([self.0.lineage.entity.clone()], None)
+            .map_err(|error| error.to_string())?;
+        Ok(self.0.store.get_or_init(|| store).clone())
     }
 }
 

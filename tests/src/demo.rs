@@ -4,6 +4,7 @@
 
 mod script;
 
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -23,7 +24,7 @@ pub(crate) fn run() -> Result<()> {
     story.progress("stopping the agent, detaching the programs, removing everything");
     drop(world);
     outcome.with_context(|| format!("the agent's log:\n{tail}"))?;
-    story.tell();
+    story.tell()?;
     eprintln!("every step showed what it claims; {:.0} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -63,15 +64,18 @@ impl Story {
         }
     }
 
-    fn tell(&self) {
-        eprintln!("\n{}\n", "=".repeat(100));
+    fn tell(&self) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        let rule = "=".repeat(100);
+        writeln!(out, "\n{rule}\n")?;
         for (number, step) in self.steps.iter().enumerate() {
-            eprintln!("{}. {}\n", number + 1, step.title);
+            writeln!(out, "{}. {}\n", number + 1, step.title)?;
             for line in &step.lines {
-                eprintln!("   {line}");
+                writeln!(out, "   {line}")?;
             }
-            eprintln!();
+            writeln!(out)?;
         }
-        eprintln!("{}", "=".repeat(100));
+        writeln!(out, "{rule}")?;
+        Ok(())
     }
 }

@@ -17,10 +17,11 @@ use crate::gate::Gate;
 use crate::intercept::{self, Events, Intercept, KernelLog, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
-use crate::session::{Command, Registry, Shared};
+use crate::registry::{Command, Registry};
+use crate::session::Shared;
 use crate::workload;
 
-pub use world::{checked_policies, policy_world};
+pub use world::{checked_credentials, checked_policies};
 
 /// Refusals of the kernel that are recorded per second; a flood of attempts must not fill the journal.
 const REFUSALS_AT_ONCE: usize = 100;
@@ -149,10 +150,11 @@ impl Agent {
         let next = world::build(config, Some(&before))?;
         // The kernel first: a target it does not know yet is not redirected, and one it knows is refused
         // by a session that does not.
-        self.intercept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reconfigure(&options.targets, &options.bypass, &options.deny)?;
+        self.intercept.lock().unwrap_or_else(PoisonError::into_inner).reconfigure(
+            &options.targets,
+            &options.bypass,
+            &options.deny,
+        )?;
         *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         self.shared.gate.replace(policies);
         Ok(())
@@ -160,11 +162,7 @@ impl Agent {
 }
 
 /// Once a second: the kernel learns that the agent lives, the journal gets a signature.
-async fn beat(
-    intercept: Arc<Mutex<Intercept>>,
-    journal: Arc<Journal>,
-    mut kernel: Kernel,
-) {
+async fn beat(intercept: Arc<Mutex<Intercept>>, journal: Arc<Journal>, mut kernel: Kernel) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let watchdog = std::env::var_os("WATCHDOG_USEC").is_some();

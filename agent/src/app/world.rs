@@ -5,32 +5,45 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use chaperone_policy::{self as policy, PolicySet};
 
-use crate::config::Config;
+use crate::config::{Config, Target};
 use crate::gate;
 use crate::identity::Identities;
 use crate::intercept::{self, Options};
 use crate::protocol::postgres::{ClientTls, Postgres};
-use crate::session::{Backend, World};
-use crate::upstream::Credentials;
+use crate::session::{Service, World};
+use crate::upstream::{Backend, Credentials};
 
 /// Reads the credentials and makes what sessions share. State of a target that was there before is kept.
 pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
-    let mut backends = Vec::new();
+    let mut services = Vec::new();
     for target in &config.targets {
-        let credentials =
-            Credentials::load(target).with_context(|| format!("target \"{}\"", target.name))?;
+        let credentials = load_credentials(target)?;
         let kept = before.and_then(|world| {
-            world.backends.iter().find(|backend| {
-                backend.target.name == target.name && backend.target.client_tls == target.client_tls
+            world.services.iter().find(|service| {
+                let before = &service.backend.target;
+                before.name == target.name && before.client_tls == target.client_tls
             })
         });
         let postgres = match kept {
-            Some(backend) => backend.postgres.clone(),
+            Some(service) => service.postgres.clone(),
             None => Postgres::new(if target.client_tls { Some(ClientTls::self_signed()?) } else { None }),
         };
-        backends.push(Arc::new(Backend { target: target.clone(), credentials, postgres }));
+        let backend = Arc::new(Backend { target: target.clone(), credentials });
+        services.push(Service { backend, postgres });
     }
-    Ok(World { identities: Identities::new(config.identities.clone()), backends, config })
+    Ok(World { identities: Identities::new(config.identities.clone()), services, config })
+}
+
+/// Reads the files that targets' credentials are in, and forgets them.
+///
+/// # Errors
+/// When one cannot be read, is readable by others than its owner, or holds no certificate.
+pub fn checked_credentials(target: &Target) -> Result<()> {
+    load_credentials(target).map(drop)
+}
+
+fn load_credentials(target: &Target) -> Result<Credentials> {
+    Credentials::load(target).with_context(|| format!("target \"{}\"", target.name))
 }
 
 /// Loads the policies and refuses rules that can never match.
@@ -48,8 +61,7 @@ pub fn checked_policies(config: &Config) -> Result<PolicySet> {
 }
 
 /// What policies may name.
-#[must_use]
-pub fn policy_world(config: &Config) -> policy::World {
+fn policy_world(config: &Config) -> policy::World {
     policy::World {
         identities: config.identities.iter().map(|identity| identity.name.clone()).collect(),
         groups: config.identities.iter().flat_map(|identity| identity.groups.iter().cloned()).collect(),

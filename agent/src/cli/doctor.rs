@@ -11,7 +11,6 @@ use crate::app;
 use crate::config::Config;
 use crate::control::{Request, call};
 use crate::intercept::probe;
-use crate::upstream::Credentials;
 
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -81,7 +80,7 @@ fn configuration(path: &Path) -> Vec<Finding> {
     let name = format!("policies {}", config.policy_dir.display());
     findings.push(required(name, policies, "without a valid policy everything is denied"));
     for target in &config.targets {
-        let problem = Credentials::load(target).err().map(|error| error.to_string());
+        let problem = app::checked_credentials(target).err().map(|error| format!("{error:#}"));
         let name = format!("credentials of target {}", target.name);
         findings.push(required(name, problem, "the agent logs in with them in the place of the client's"));
         findings.extend(reachable(target));
@@ -99,9 +98,10 @@ fn configuration(path: &Path) -> Vec<Finding> {
 
 /// Whether somebody answers at those addresses of a target that are single hosts.
 fn reachable(target: &crate::config::Target) -> Vec<Finding> {
-    let hosts = target.addresses.iter().filter(|network| {
-        network.prefix == if network.address.is_ipv4() { 32 } else { 128 }
-    });
+    let hosts = target
+        .addresses
+        .iter()
+        .filter(|network| network.prefix == if network.address.is_ipv4() { 32 } else { 128 });
     hosts
         .map(|network| {
             let address = std::net::SocketAddr::new(network.address, target.port);

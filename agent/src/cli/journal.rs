@@ -21,13 +21,30 @@ pub(super) fn sessions(
         ..Filter::default()
     };
     let listing = query::sessions(dir, &filter)?;
-    if json { render::json(&listing, out)? } else { render::sessions_text(&listing, paint(), out)? }
+    if json {
+        render::json(&listing, out)?
+    } else {
+        render::sessions_text(&listing, paint(), out)?
+    }
     Ok(())
 }
 
 pub(super) fn replay(dir: &Path, id: &str, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let transcript = query::replay(dir, id)?;
-    if json { render::json(&transcript, out)? } else { render::transcript_text(&transcript, paint(), out)? }
+    if json {
+        render::json(&transcript, out)?
+    } else {
+        render::transcript_text(&transcript, paint(), out)?
+    }
+    Ok(())
+}
+
+/// One JSON object per line, as the journal holds them.
+pub(super) fn events(dir: &Path, id: &str, out: &mut dyn Write) -> Result<(), Failure> {
+    for recorded in query::recorded(dir, id)? {
+        serde_json::to_writer(&mut *out, &recorded).map_err(|error| Failure::Failed(error.to_string()))?;
+        writeln!(out)?;
+    }
     Ok(())
 }
 
@@ -35,7 +52,11 @@ pub(super) fn verify(dir: &Path, key: Option<&Path>, json: bool, out: &mut dyn W
     let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
     let key = PublicKey::load(key.unwrap_or(&beside))?;
     let report = verification::verify(dir, &key)?;
-    if json { render::json(&report, out)? } else { render::report_text(&report, paint(), out)? }
+    if json {
+        render::json(&report, out)?
+    } else {
+        render::report_text(&report, paint(), out)?
+    }
     if report.ok { Ok(()) } else { Err(Failure::Said) }
 }
 

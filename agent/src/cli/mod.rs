@@ -57,6 +57,9 @@ enum Command {
         id: String,
         #[command(flatten)]
         place: Place,
+        /// The events as recorded, one JSON object per line.
+        #[arg(long)]
+        events: bool,
     },
     /// Check that the journal is whole and unchanged.
     Verify {
@@ -141,7 +144,11 @@ impl From<anyhow::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         // `chaperone sessions | head` is not a failure.
-        if error.kind() == std::io::ErrorKind::BrokenPipe { Self::Said } else { Self::Failed(error.to_string()) }
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::Said
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 
@@ -174,6 +181,9 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     match &arguments.command {
         Command::Run => {
             log_to_stderr();
+            // Told apart from what fails later: this is mended in a file, and trying again does not help.
+            crate::app::checked_policies(&Config::load(config)?)
+                .map_err(|error| Failure::Usage(format!("{error:#}")))?;
             crate::app::run(config).map_err(Failure::from)
         }
         Command::Check => operate::check(config, out),
@@ -182,8 +192,13 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Sessions { place, identity, target } => {
             journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
         }
-        Command::Replay { id, place } => journal::replay(&place.dir(config)?, id, place.json, out),
-        Command::Verify { place, key } => journal::verify(&place.dir(config)?, key.as_deref(), place.json, out),
+        Command::Replay { id, place, events: true } => journal::events(&place.dir(config)?, id, out),
+        Command::Replay { id, place, events: false } => {
+            journal::replay(&place.dir(config)?, id, place.json, out)
+        }
+        Command::Verify { place, key } => {
+            journal::verify(&place.dir(config)?, key.as_deref(), place.json, out)
+        }
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),
         Command::Deny { id, comment } => operate::resolve(config, id, false, comment.as_deref(), out),

@@ -9,16 +9,14 @@ use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call};
 use crate::gate::HoldInfo;
 use crate::intercept;
-use crate::record::{self, Journal};
 use crate::record::event::Event;
-use crate::upstream::Credentials;
+use crate::record::{self, Journal};
 
 pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let policies = app::checked_policies(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     for target in &config.targets {
-        Credentials::load(target)
-            .map_err(|error| Failure::Usage(format!("target \"{}\": {error}", target.name)))?;
+        app::checked_credentials(target).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     }
     writeln!(
         out,
@@ -67,7 +65,8 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "  where      {}/{}", hold.target, hold.database)?;
     writeln!(out, "  why        {} [{}]", hold.reason.as_deref().unwrap_or("-"), hold.policies.join(", "))?;
     writeln!(out, "  approvers  {}", hold.groups.join(", "))?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     writeln!(out, "  expires in {} s", hold.expires_unix_s.saturating_sub(now))?;
     // Exactly what will run; a control character must not be able to show something else.
     writeln!(out, "  statement  {}", hold.sql.escape_debug())?;
@@ -96,7 +95,8 @@ pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
     // The journal's lock is the proof that no agent runs, and the act is recorded like any other.
     let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))?;
-    let removed = intercept::detach(&config.intercept.bpffs).map_err(|error| Failure::Failed(error.to_string()))?;
+    let removed =
+        intercept::detach(&config.intercept.bpffs).map_err(|error| Failure::Failed(error.to_string()))?;
     let by = format!("uid {} pid {}", nix::unistd::getuid(), std::process::id());
     journal.append(&[Event::Control { by, action: format!("detach: {removed} links removed") }])?;
     journal.close()?;

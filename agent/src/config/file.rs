@@ -118,8 +118,6 @@ struct TargetFile {
     client_tls: bool,
     #[serde(default)]
     labels: Vec<LabelFile>,
-    #[serde(default)]
-    functions: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,10 +162,15 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     let intercept = intercept(file.intercept, &mut problems);
     let identities = identities(file.identities, &mut problems);
     if file.hold.timeout_s == 0 {
-        problems.push("hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into());
+        problems.push(
+            "hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into(),
+        );
     }
     if file.record.max_bytes < 1 << 20 {
-        problems.push("record.max_bytes: less than 1 MiB leaves no room for a record, and no record means no access".into());
+        problems.push(
+            "record.max_bytes: less than 1 MiB leaves no room for a record, and no record means no access"
+                .into(),
+        );
     }
     let targets: Vec<Target> =
         file.targets.into_iter().filter_map(|typed| target(typed, &mut problems)).collect();
@@ -231,7 +234,9 @@ fn identities(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<Ident
         }
         // The outermost match wins, so an identity inside another's cgroup would never be found.
         if let Some(outer) = typed.iter().find(|outer| {
-            outer.name != identity.name && outer.cgroup != identity.cgroup && below(&identity.cgroup, &outer.cgroup)
+            outer.name != identity.name
+                && outer.cgroup != identity.cgroup
+                && below(&identity.cgroup, &outer.cgroup)
         }) {
             problems.push(format!(
                 "{key}: `{}` lies inside `{}` of `{}`, and the outermost match wins, so `{}` can never match",
@@ -240,10 +245,7 @@ fn identities(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<Ident
         }
     }
     unique("identities", typed.iter().map(|i| i.cgroup.as_str()), problems);
-    typed
-        .into_iter()
-        .map(|i| IdentityRule { name: i.name, groups: i.groups, cgroup: i.cgroup })
-        .collect()
+    typed.into_iter().map(|i| IdentityRule { name: i.name, groups: i.groups, cgroup: i.cgroup }).collect()
 }
 
 fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
@@ -275,11 +277,6 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     }
     let tls = tls(&key, typed.tls, &addresses, problems);
     let labels = labels::convert(&key, typed.labels, problems);
-    for function in &typed.functions {
-        if function.split('.').count() != 2 {
-            problems.push(format!("{key}.functions: `{function}` is not schema.name"));
-        }
-    }
     Some(Target {
         name: typed.name,
         protocol: protocol?,
@@ -291,7 +288,6 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         tls,
         client_tls: typed.client_tls,
         labels,
-        functions: typed.functions,
     })
 }
 
@@ -309,7 +305,8 @@ fn tls(key: &str, typed: Option<TlsFile>, addresses: &[Network], problems: &mut 
         "verify-full" => Tls::VerifyFull { ca_file: typed.ca_file, server_name: typed.server_name },
         "disable" => {
             if typed.ca_file.is_some() || typed.server_name.is_some() {
-                problems.push(format!("{key}.tls: ca_file and server_name do nothing with mode = \"disable\""));
+                problems
+                    .push(format!("{key}.tls: ca_file and server_name do nothing with mode = \"disable\""));
             }
             Tls::Disable
         }
@@ -344,7 +341,9 @@ fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
             && !path.ends_with('/')
             && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".."));
     if !clean {
-        problems.push(format!("{key}: `{path}` is not a clean path below the cgroup2 mount, such as `/agents.slice`"));
+        problems.push(format!(
+            "{key}: `{path}` is not a clean path below the cgroup2 mount, such as `/agents.slice`"
+        ));
     }
 }
 

@@ -51,7 +51,8 @@ pub(super) fn convert(key: &str, typed: Vec<LabelFile>, problems: &mut Vec<Strin
             continue;
         };
         if label.tags.is_empty() {
-            problems.push(format!("{key}.labels: `{}` has no tags, so no policy could name it", label.column));
+            problems
+                .push(format!("{key}.labels: `{}` has no tags, so no policy could name it", label.column));
         }
         if labels.iter().any(|l| {
             l.schema == schema && l.table == table && l.column == column && l.database == label.database

@@ -95,8 +95,6 @@ pub struct Target {
     /// Offer TLS to clients that ask for it.
     pub client_tls: bool,
     pub labels: Vec<Label>,
-    /// Functions outside the built-in allow-list that an administrator vouches for, `schema.name`.
-    pub functions: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,13 +134,16 @@ impl Network {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().map_err(|_| format!("`{text}` is not an IP address or CIDR network"))?;
+        let address: IpAddr =
+            address.parse().map_err(|_| format!("`{text}` is not an IP address or CIDR network"))?;
         let width = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => width,
-            Some(digits) => {
-                digits.parse().ok().filter(|p| *p <= width).ok_or_else(|| format!("`{text}`: bad prefix length"))?
-            }
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|p| *p <= width)
+                .ok_or_else(|| format!("`{text}`: bad prefix length"))?,
         };
         Ok(Self { address, prefix })
     }

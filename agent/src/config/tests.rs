@@ -32,13 +32,19 @@ fn what_cannot_be_meant_is_refused() {
     check(&TARGET.replace("127.0.0.1", "10.0.0.1"), Err("targets.shop.tls: missing"));
     check(&format!("{}[targets.tls]\nmode = 'disable'", TARGET.replace("127.0.0.1", "10.0.0.1")), Ok(()));
     check(&format!("{TARGET}[targets.tls]\nmode = 'disable'\nca_file = '/x'"), Err("do nothing"));
-    check(&format!("{TARGET}[targets.tls]\nmode = 'require'"), Err("targets.shop.tls.mode: `require` is not known"));
+    check(
+        &format!("{TARGET}[targets.tls]\nmode = 'require'"),
+        Err("targets.shop.tls.mode: `require` is not known"),
+    );
     check(&TARGET.replace("postgres", "oracle"), Err("`oracle` is not known"));
     check(&TARGET.replace("127.0.0.1", "127.0.0.1/33"), Err("bad prefix length"));
     check(&TARGET.replace("[\"127.0.0.1\"]", "[]"), Err("can never match"));
     check(&format!("{TARGET}{TARGET}"), Err("`shop` appears twice"));
     check(&format!("{TARGET}{}", TARGET.replace("shop", "shop2")), Err("both claim 127.0.0.1/32 port 5432"));
-    check(&format!("{TARGET}[[targets.labels]]\ncolumn = 'a.b'\ntags = ['pii']"), Err("not schema.table.column"));
+    check(
+        &format!("{TARGET}[[targets.labels]]\ncolumn = 'a.b'\ntags = ['pii']"),
+        Err("not schema.table.column"),
+    );
     check(&format!("{TARGET}[[targets.labels]]\ncolumn = 'a.b.c'\ntags = []"), Err("has no tags"));
     check("[hold]\ntimeout_s = 0", Err("hold.timeout_s"));
     check("[intercept]\ncgroup = 'agents'", Err("intercept.cgroup"));

@@ -11,7 +11,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("cannot reach the agent at {path}: {source}; is `chaperone run` running, with this configuration?")]
+    #[error(
+        "cannot reach the agent at {path}: {source}; is `chaperone run` running, with this configuration?"
+    )]
     Connect { path: PathBuf, source: std::io::Error },
     #[error("talking to the agent failed: {0}")]
     Io(#[from] std::io::Error),

@@ -12,7 +12,7 @@ pub use client::{ClientError, call};
 pub use server::{Callers, Operator, serve};
 
 use crate::gate::HoldInfo;
-use crate::session::SessionInfo;
+use crate::registry::SessionInfo;
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "control.sock";

@@ -14,7 +14,7 @@ use super::{Request, Response, SOCKET, Status};
 use crate::gate::{Gate, Resolution};
 use crate::record::Journal;
 use crate::record::event::Event;
-use crate::session::{Command, Registry};
+use crate::registry::{Command, Registry};
 
 /// Longest request.
 const LINE_MAX: u64 = 64 << 10;
@@ -205,7 +205,9 @@ mod tests {
                 governed: governed.into(),
                 bypass: vec!["/agents/bypassed".into()],
                 operators: vec!["/user.slice".into()],
-                identified: Box::new(|cgroup| below(cgroup, "/agents/bot") || below(cgroup, "/user.slice/ai")),
+                identified: Box::new(|cgroup| {
+                    below(cgroup, "/agents/bot") || below(cgroup, "/user.slice/ai")
+                }),
             };
             assert_eq!(callers.allows(cgroup), expect, "{cgroup} where {governed} is governed");
         };

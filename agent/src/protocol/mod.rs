@@ -1,3 +1,33 @@
 //! Protocols, one folder each: pure machines and one relay that does the I/O.
+//!
+//! A protocol takes a connection over when it is known whose it is and where it was going, and serves it to its end.
+//! It does not know how that was found out.
 
 pub mod postgres;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chaperone_policy::Principal;
+
+use crate::record::event::{Identity, Workload};
+use crate::upstream::Backend;
+
+/// What is known of a connection when its protocol takes over.
+pub struct Admitted {
+    pub id: String,
+    pub client: SocketAddr,
+    pub destination: SocketAddr,
+    pub workload: Workload,
+    pub principal: Principal,
+    pub backend: Arc<Backend>,
+    pub login_timeout: Duration,
+}
+
+impl Admitted {
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { name: self.principal.name().to_owned(), groups: self.principal.groups().to_vec() }
+    }
+}

@@ -74,14 +74,25 @@ pub enum Bind {
     /// Binary format, or text that is not UTF-8: base64.
     Binary(String),
     /// Longer than the journal keeps: length in bytes and SHA-256 in hex.
-    Digest { bytes: u64, sha256: String },
+    Digest {
+        bytes: u64,
+        sha256: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    AgentStart { version: String, host: String, pid: u32, config_sha256: String, policy_sha256: String },
-    AgentStop { reason: String },
+    AgentStart {
+        version: String,
+        host: String,
+        pid: u32,
+        config_sha256: String,
+        policy_sha256: String,
+    },
+    AgentStop {
+        reason: String,
+    },
     /// A reload that was applied, or refused with the last good set kept (`error` is set then).
     Reload {
         policy_sha256: String,
@@ -89,7 +100,11 @@ pub enum Event {
         error: Option<String>,
     },
     /// The tail of the last segment was cut off by a crash; `bytes` were an incomplete record and were removed.
-    Repair { segment: String, offset: u64, bytes: u64 },
+    Repair {
+        segment: String,
+        offset: u64,
+        bytes: u64,
+    },
     SessionStart {
         session: String,
         protocol: String,
@@ -199,7 +214,10 @@ pub enum Event {
         cgroup: Option<String>,
     },
     /// An operator's act on the control socket that is not a hold's decision.
-    Control { by: String, action: String },
+    Control {
+        by: String,
+        action: String,
+    },
 }
 
 impl Event {

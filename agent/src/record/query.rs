@@ -7,7 +7,7 @@ mod sessions;
 mod transcript;
 
 pub use sessions::{Filter, Listing, SessionState, SessionSummary, sessions};
-pub use transcript::{Hold, Operation, Outcome, Start, Transcript, replay};
+pub use transcript::{Hold, Operation, Outcome, Recorded, Start, Transcript, recorded, replay};
 
 use std::path::Path;
 

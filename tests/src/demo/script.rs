@@ -120,8 +120,12 @@ fn verified(world: &mut World, story: &mut Story) -> Result<()> {
     world.agent.stop()?;
     let copy = world.agent.copy_journal(&world.scratch)?;
     tamper::newest_segment(&copy, tamper::edit)?.context("no record was changed")?;
-    let touched = world.agent.command(&["verify", "--dir", &copy.to_string_lossy()])?;
-    story.shell(OPERATOR, "chaperone verify --dir copy", &format!("{}{}", touched.stdout, touched.stderr));
+    let touched = world.agent.verify_copy(&copy)?;
+    story.shell(
+        OPERATOR,
+        "chaperone verify --dir copy --key journal-key.pub",
+        &format!("{}{}", touched.stdout, touched.stderr),
+    );
     ensure!(touched.code == Some(1), "a tampered copy passed: {touched}");
     Ok(())
 }

@@ -136,6 +136,15 @@ impl Agent {
         Ok(to)
     }
 
+    /// `chaperone verify` of a copy, with the key this host's journal is signed with.
+    pub(crate) fn verify_copy(&self, copy: &Path) -> Result<Output> {
+        let key = self.state.join("journal-key.pub");
+        self.program(&["verify"])
+            .args(["--dir".as_ref(), copy, "--key".as_ref(), key.as_path()])
+            .limit(20)
+            .run()
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.state.join("journal")
     }

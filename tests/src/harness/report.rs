@@ -1,5 +1,6 @@
 //! Runs the cases of a suite, a line for each, and counts.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -52,7 +53,8 @@ pub(crate) fn run<W>(
         eprintln!("failed: {suite}: {name}");
     }
     let counts = format!("{passed} passed, {} failed", failed.len());
-    eprintln!("\n{counts}");
+    // Where a program that counts tests looks for it.
+    writeln!(std::io::stdout(), "\n{counts}")?;
     if passed == 0 && failed.is_empty() {
         bail!("{suite}: no case of that name");
     }

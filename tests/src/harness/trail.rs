@@ -26,7 +26,7 @@ impl Trail {
         let mut last = Self { session: String::new(), events: Vec::new() };
         let found = wait_for(&what, Duration::from_secs(10), || {
             let Some(session) = session_of(agent, user)? else { return Ok(None) };
-            let text = agent.command(&["replay", &session, "--json"])?.ok()?;
+            let text = agent.command(&["replay", &session, "--events"])?.ok()?;
             last = Self { session, events: values(&text).with_context(|| text.clone())? };
             Ok(enough(&last).then_some(()))
         });
@@ -42,11 +42,14 @@ impl Trail {
         self.all(kind).into_iter().next().with_context(|| format!("no {kind} in {}", self.session))
     }
 
-    /// The record of the statement with exactly this text.
+    /// The record of the statement with this text; psql sends the semicolon along. Of a prepared statement, that of
+    /// its first execution, if it was executed.
     pub(crate) fn statement(&self, sql: &str) -> Result<&Value> {
         let statements = self.all("statement");
-        let found = statements.iter().find(|event| event["sql"] == sql).copied();
-        found.with_context(|| format!("no statement `{sql}` in {}: {statements:?}", self.session))
+        let found = statements.iter().find(|event| text(event, "sql") == sql).copied();
+        let found =
+            found.with_context(|| format!("no statement `{sql}` in {}: {statements:?}", self.session))?;
+        Ok(statements.into_iter().find(|event| event["prepared"] == found["op"]).unwrap_or(found))
     }
 
     /// The record of what the target answered to it.
@@ -67,11 +70,7 @@ impl Trail {
 
     /// Every statement with its verdict, for comparing at a glance.
     pub(crate) fn verdicts(&self) -> Vec<(String, String)> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        self.all("statement")
-            .into_iter()
-            .map(|event| (text(&event["sql"]), text(&event["verdict"])))
-            .collect()
+        self.all("statement").into_iter().map(|event| (text(event, "sql"), text(event, "verdict"))).collect()
     }
 }
 
@@ -86,28 +85,27 @@ pub(crate) fn holds(event: &Value, wanted: &Value) -> Result<()> {
 /// The sessions `chaperone sessions --json` lists.
 pub(crate) fn sessions(agent: &Agent) -> Result<Vec<Value>> {
     let text = agent.command(&["sessions", "--json"])?.ok()?;
-    values(&text).with_context(|| text.clone())
+    let listing: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    ensure!(listing["damage"] == Value::Array(Vec::new()), "damage in the journal: {text}");
+    Ok(listing["sessions"].as_array().cloned().unwrap_or_default())
 }
 
 fn session_of(agent: &Agent, user: &str) -> Result<Option<String>> {
     let found = sessions(agent)?.into_iter().rev().find(|session| session["claimed_user"] == user);
-    Ok(found.and_then(|session| session["session"].as_str().map(str::to_owned)))
+    Ok(found.and_then(|session| session["id"].as_str().map(str::to_owned)))
 }
 
-/// One array, one object with an array in it, or one value per line.
+/// One value per line.
 fn values(text: &str) -> Result<Vec<Value>> {
     let stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-    let values = stream.collect::<Result<Vec<_>, _>>().context("reading JSON")?;
-    Ok(values
-        .into_iter()
-        .flat_map(|value| match value {
-            Value::Array(values) => values,
-            one => vec![one],
-        })
-        .collect())
+    stream.collect::<Result<Vec<_>, _>>().context("reading JSON")
 }
 
-/// A record may carry its event inside an envelope with number and time.
+fn text(event: &Value, field: &str) -> String {
+    event[field].as_str().unwrap_or_default().trim_end_matches(';').to_owned()
+}
+
+/// The event inside its envelope of number and time.
 fn body(record: &Value) -> &Value {
-    record.get("body").or_else(|| record.get("event").filter(|event| event.is_object())).unwrap_or(record)
+    &record["event"]
 }

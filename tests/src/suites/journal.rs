@@ -102,15 +102,16 @@ fn copy(stage: &mut Stage) -> Result<PathBuf> {
 
 fn untouched(stage: &mut Stage) -> Result<()> {
     let copy = copy(stage)?;
-    stage.world.agent.command(&["verify", "--dir", &copy.to_string_lossy()])?.ok().map(drop)
+    stage.world.agent.verify_copy(&copy)?.ok().map(drop)
 }
 
 fn tampered(stage: &mut Stage, tamper: fn(&mut tamper::Segment) -> Option<u64>) -> Result<()> {
     let copy = copy(stage)?;
     let position = tamper::newest_segment(&copy, tamper)?;
-    let output = stage.world.agent.command(&["verify", "--dir", &copy.to_string_lossy()])?;
+    let output = stage.world.agent.verify_copy(&copy)?;
     ensure!(output.code == Some(1), "a tampered copy passed: {output}");
     let said = format!("{}{}", output.stdout, output.stderr);
+    ensure!(!said.contains("cannot read"), "refused for another reason: {said}");
     if let Some(number) = position {
         ensure!(said.contains(&number.to_string()), "record {number} is not named: {said}");
     }
@@ -182,7 +183,8 @@ fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) 
     let script = format!(
         "select 1;\n\\! while ! test -e {}; do sleep 0.05; done\n{}",
         go.display(),
-        "insert into scratch (word) values ('unrecorded');\n".repeat(3)
+        // Longer than what may be left of the disk's last page.
+        format!("insert into scratch (word) values ('unrecorded') /* {} */;\n", "x".repeat(8000)).repeat(3)
     );
     let running = stage.world.client(name).start_script(&script)?;
     Trail::when(&stage.world.agent, name, |trail| !trail.all("result").is_empty())?;
@@ -194,7 +196,10 @@ fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) 
     ensure!(output.code != Some(0), "the session went on without a record: {output}");
     let inserted = world.postgres.admin("select count(*) from scratch where word = 'unrecorded'")?;
     ensure!(inserted == "0", "{inserted} statements ran without a record");
-    let refused = world.client("late").psql(&["select 1"])?;
+    // A few may still be served: as many as find room in the rest of a page.
+    let refused = wait_for("a refusal of a new session", Duration::from_secs(20), || {
+        Ok(Some(world.client("late").psql(&["select 1"])?).filter(|output| output.code != Some(0)))
+    })?;
     ensure!(refused.code == Some(2) && refused.stdout.is_empty(), "{refused}");
     ensure!(refused.stderr.contains("FATAL"), "no clear reason: {refused}");
     let log = world.agent.log_since(mark);

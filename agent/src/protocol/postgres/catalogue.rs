@@ -19,8 +19,7 @@ use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
-use crate::session::Backend;
-use crate::upstream::Stream;
+use crate::upstream::{Backend, Stream};
 
 /// Older than this, a catalogue is read again before it is used for a new session.
 const STALE: Duration = Duration::from_secs(30);
@@ -32,7 +31,7 @@ const UNKNOWN_AT_MOST: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogueError {
+pub(super) enum CatalogueError {
     #[error("{0}")]
     Open(#[from] OpenError),
     #[error("query \"{query}\" failed: {message}")]
@@ -48,16 +47,24 @@ pub enum CatalogueError {
 }
 
 /// One reading of a catalogue.
-pub struct Snapshot {
-    pub epoch: u64,
-    pub catalog: Arc<Catalog>,
+pub(super) struct Snapshot {
+    pub(super) epoch: u64,
+    pub(super) catalog: Arc<Catalog>,
     /// Schemas that names without one are looked up in, as a value of `search_path`, `pg_temp` last.
-    pub search_path: String,
+    pub(super) search_path: String,
     read_at: Instant,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// A reading that was not read from a server.
+    pub(super) fn for_test(epoch: u64, catalog: Arc<Catalog>) -> Self {
+        Self { epoch, catalog, search_path: String::new(), read_at: Instant::now() }
+    }
+}
+
 /// The catalogue of one database of one target.
-pub struct Catalogue {
+pub(super) struct Catalogue {
     database: String,
     address: SocketAddr,
     current: Mutex<Option<Arc<Snapshot>>>,
@@ -65,7 +72,7 @@ pub struct Catalogue {
 
 impl Catalogue {
     #[must_use]
-    pub fn new(database: &str, address: SocketAddr) -> Self {
+    pub(super) fn new(database: &str, address: SocketAddr) -> Self {
         Self { database: database.to_owned(), address, current: Mutex::new(None) }
     }
 
@@ -73,7 +80,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn fresh(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+    pub(super) async fn fresh(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
         self.no_older_than(STALE, backend).await
     }
 
@@ -81,7 +88,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn for_unknown(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+    pub(super) async fn for_unknown(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
         self.no_older_than(UNKNOWN_AT_MOST, backend).await
     }
 
@@ -89,7 +96,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn changed(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
+    pub(super) async fn changed(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
         self.no_older_than(Duration::ZERO, backend).await
     }
 
@@ -104,7 +111,8 @@ impl Catalogue {
         }
         let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
         let read = read(backend, self.address, &self.database, epoch);
-        let snapshot = tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| CatalogueError::Timeout)??;
+        let snapshot =
+            tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| CatalogueError::Timeout)??;
         let snapshot = Arc::new(snapshot);
         *current = Some(Arc::clone(&snapshot));
         Ok(snapshot)

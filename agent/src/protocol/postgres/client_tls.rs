@@ -33,8 +33,9 @@ impl ClientTls {
     pub fn self_signed() -> Result<Self, ClientTlsError> {
         let made = rcgen::generate_simple_self_signed(vec!["chaperone".to_owned()])?;
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key)?;
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)?;
         // A client that opens with TLS at once insists on this name (PostgreSQL 17, sslnegotiation=direct).
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })

@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn lengths_that_cannot_be_are_refused_without_waiting_for_the_bytes() {
-        let check = |bytes: &[u8], expect: Result<Option<Header>, CodecError>| assert_eq!(header(bytes), expect);
+        let check =
+            |bytes: &[u8], expect: Result<Option<Header>, CodecError>| assert_eq!(header(bytes), expect);
         check(b"Q\0\0\0", Ok(None));
         check(b"Q\0\0\0\x02", Err(CodecError::TooShort { tag: b'Q', length: 2 }));
         check(b"Q\0\0\0\x04", Ok(Some(Header { tag: b'Q', total: 5 })));

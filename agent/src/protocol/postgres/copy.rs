@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::codec::{Fields, put};
 use super::plan::{CopyFormat, Mask};
-use super::rows::Mismatch;
+use super::rows::{Mismatch, REDACTED};
 
 /// First bytes of a binary COPY: signature, flags, extension length.
 const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -71,10 +71,9 @@ impl CopyMasker {
                 }
                 match mask {
                     None => out.put_slice(row.get(start..*end).unwrap_or_default()),
-                    // The type is not on this wire, so the only value that fits every column is NULL.
-                    Some(_) => {
+                    Some(mask) => {
                         replaced += 1;
-                        out.put_slice(null.as_bytes());
+                        out.put_slice(if *mask == Mask::Redact { REDACTED } else { null.as_bytes() });
                     }
                 }
                 start = end + 1;
@@ -123,9 +122,14 @@ impl CopyMasker {
                         outcome = Err(error);
                         return;
                     }
-                    (Ok(_), Some(_)) => {
+                    (Ok(_), Some(Mask::Null)) => {
                         replaced += 1;
                         out.put_i32(-1);
+                    }
+                    (Ok(_), Some(Mask::Redact)) => {
+                        replaced += 1;
+                        out.put_i32(3);
+                        out.put_slice(REDACTED);
                     }
                     (Ok(None), None) => out.put_i32(-1),
                     (Ok(Some(value)), None) => {
@@ -166,7 +170,10 @@ fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
     let mut quoted = false;
     let mut position = 0;
     while let Some(&byte) = body.get(position) {
-        if quoted && byte == escape && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape) {
+        if quoted
+            && byte == escape
+            && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape)
+        {
             position += 1;
         } else if byte == quote {
             quoted = !quoted;
@@ -193,7 +200,7 @@ mod tests {
     }
 
     fn check(format: CopyFormat, masked: &[bool], rows: &[&[u8]], expect: &[&[u8]]) {
-        let masks = masked.iter().map(|m| m.then_some(Mask::Redact)).collect();
+        let masks = masked.iter().map(|m| m.then_some(Mask::Null)).collect();
         let mut masker = CopyMasker::new(format, masks);
         for (row, expect) in rows.iter().zip(expect) {
             let mut out = BytesMut::new();
@@ -213,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn text_is_redacted_in_every_format() {
+        let redacted = |format, row: &[u8]| {
+            let mut out = BytesMut::new();
+            CopyMasker::new(format, vec![Some(Mask::Redact)]).put(&mut out, row).unwrap();
+            out.split_off(HEADER)
+        };
+        assert_eq!(&redacted(text(), b"secret\n")[..], b"***\n");
+        let plain = CopyFormat::Csv {
+            delimiter: b',',
+            quote: b'"',
+            escape: b'"',
+            null: String::new(),
+            header: false,
+        };
+        assert_eq!(&redacted(plain, b"\"a,b\"\n")[..], b"***\n");
+        let row = [BINARY_SIGNATURE, &[0; 8], &1i16.to_be_bytes(), &6i32.to_be_bytes(), b"secret"].concat();
+        assert!(redacted(CopyFormat::Binary, &row).ends_with(b"\0\0\0\x03***"));
+    }
+
+    #[test]
     fn a_row_that_splits_into_another_number_of_fields_is_refused() {
         let mut masker = CopyMasker::new(text(), vec![None, Some(Mask::Null)]);
         for row in [&b"1\n"[..], b"1\t2\t3\n", b""] {
@@ -223,7 +250,8 @@ mod tests {
     #[test]
     fn binary_rows_lose_the_masked_field_and_keep_header_and_trailer() {
         let header = [BINARY_SIGNATURE, &[0; 8]].concat();
-        let row = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &6i32.to_be_bytes(), b"secret"].concat();
+        let row =
+            [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &6i32.to_be_bytes(), b"secret"].concat();
         let clean = [&2i16.to_be_bytes()[..], &1i32.to_be_bytes(), b"a", &(-1i32).to_be_bytes()].concat();
         let first = [&header[..], &row].concat();
         let first_clean = [&header[..], &clean].concat();

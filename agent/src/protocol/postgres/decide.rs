@@ -18,8 +18,9 @@ use super::response::{Report, sqlstate};
 use super::rows::Origins;
 use crate::config::MaskStyle;
 use crate::gate::{Gate, HoldInfo, Loaded, Permit, Staged, Ticket};
+use crate::protocol::Admitted;
 use crate::record::event::{self, Bind, Event, Identity, Step};
-use crate::session::{Admitted, Backend};
+use crate::upstream::Backend;
 
 /// Texts longer than this are decided each time, not kept.
 const CACHED_TEXT_MAX: usize = 16 << 10;
@@ -31,15 +32,15 @@ const CACHED_MAX: usize = 1024;
 const RECORDED_TEXT_MAX: usize = 64 << 10;
 
 /// What to do with a statement.
-pub enum Answer {
+pub(super) enum Answer {
     Permit(Permit, Arc<Plan>),
     Deny(Report),
-    Hold(Ticket, Report),
+    Hold(Box<Ticket>, Report),
 }
 
 /// Which columns are masked for this session, by the server's own numbering.
 #[derive(Clone)]
-pub struct MaskedOrigins(Arc<View>);
+pub(super) struct MaskedOrigins(Arc<View>);
 
 impl Origins for MaskedOrigins {
     fn masked(&self, table: u32, attribute: i16) -> bool {
@@ -47,7 +48,7 @@ impl Origins for MaskedOrigins {
     }
 }
 
-pub struct Decider {
+pub(super) struct Decider {
     gate: Arc<Gate>,
     backend: Arc<Backend>,
     session: String,
@@ -64,7 +65,7 @@ pub struct Decider {
 }
 
 impl Decider {
-    pub fn new(
+    pub(super) fn new(
         gate: Arc<Gate>,
         admitted: &Admitted,
         database: &str,
@@ -98,10 +99,9 @@ impl Decider {
     }
 
     /// The masked columns as the machine needs them, and whether there are any.
-    pub fn origins(&self) -> (MaskedOrigins, bool) {
+    pub(super) fn origins(&self) -> (MaskedOrigins, bool) {
         (MaskedOrigins(Arc::clone(&self.view)), self.guarded())
     }
-
 
     /// Whether anything of this target is masked for the principal.
     fn guarded(&self) -> bool {
@@ -109,7 +109,7 @@ impl Decider {
     }
 
     /// Answers a question and stages its record. With `approved`, the approval of exactly this statement counts.
-    pub async fn decide(
+    pub(super) async fn decide(
         &mut self,
         question: &Question,
         approved: Option<&HoldInfo>,
@@ -162,7 +162,8 @@ impl Decider {
             Asked::Execute { portal } => Arc::clone(&portal.statement.plan),
             Asked::Query { .. } | Asked::Prepare { .. } => plan,
         };
-        let permit = self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;
+        let permit =
+            self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;
         Ok(Answer::Permit(permit, plan))
     }
 
@@ -200,7 +201,11 @@ impl Decider {
         self.gate.admit(event, staged);
         let timeout = terms.ttl.map_or(self.gate.hold_timeout(), |ttl| ttl.min(self.gate.hold_timeout()));
         let notice = Report::new("01000", format!("held for approval, request {id}"))
-            .detail(format!("{} needs an approval by {}", plan.policies.join(", "), terms.groups.join(" or ")))
+            .detail(format!(
+                "{} needs an approval by {}",
+                plan.policies.join(", "),
+                terms.groups.join(" or ")
+            ))
             .hint(format!(
                 "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
                 timeout.as_secs()
@@ -221,7 +226,7 @@ impl Decider {
             created_unix_s: 0,
             expires_unix_s: 0,
         };
-        Answer::Hold(self.gate.holds().open(info, timeout), notice)
+        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
     }
 
     /// Whether the policies in force let the statement go with this approval.
@@ -235,7 +240,8 @@ impl Decider {
         };
         let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
         let facts = Facts::of(&statements, self.guarded());
-        let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[approval], &info.binding);
+        let decision =
+            facts.decide(&self.policies.set, &self.principal, &self.database, &[approval], &info.binding);
         Ok(decision.effect == Effect::Permit)
     }
 
@@ -356,7 +362,7 @@ impl Decider {
     ///
     /// # Errors
     /// When the session may not be any more; the text says why.
-    pub async fn recheck(&mut self) -> Result<(), String> {
+    pub(super) async fn recheck(&mut self) -> Result<(), String> {
         self.policies = self.gate.policies();
         self.decisions.clear();
         self.plans.clear();
@@ -369,7 +375,7 @@ impl Decider {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn refresh(&mut self) -> Result<(), CatalogueError> {
+    pub(super) async fn refresh(&mut self) -> Result<(), CatalogueError> {
         let snapshot = self.catalogue.changed(&self.backend).await?;
         self.snapshot = snapshot;
         self.plans.clear();
@@ -413,8 +419,9 @@ impl Decider {
         let view = View::build(Arc::clone(&self.snapshot.catalog), &masked);
         if let Some(path) = view.unmatched().iter().find(|path| self.must_match(path)) {
             let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
-            return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what)
-                .hint("A mask that can never match is refused; correct the label in the agent's configuration."));
+            return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what).hint(
+                "A mask that can never match is refused; correct the label in the agent's configuration.",
+            ));
         }
         self.view = Arc::new(view);
         Ok(())
@@ -433,13 +440,17 @@ impl Decider {
 }
 
 /// Whether this principal may have a session on this database at all.
-pub fn connect(gate: &Gate, admitted: &Admitted, database: &str) -> policy::Decision {
+pub(super) fn connect(gate: &Gate, admitted: &Admitted, database: &str) -> policy::Decision {
     let target = &admitted.backend.target;
     let database = policy::Database::new(&target.name, &target.env, database);
     connect_under(&gate.policies(), &admitted.principal, &database)
 }
 
-fn connect_under(policies: &Loaded, principal: &policy::Principal, database: &policy::Database) -> policy::Decision {
+fn connect_under(
+    policies: &Loaded,
+    principal: &policy::Principal,
+    database: &policy::Database,
+) -> policy::Decision {
     policies.set.decide(&policy::Request::new(principal, policy::Action::Connect, &database.resource()))
 }
 
@@ -461,6 +472,9 @@ fn names_unknown(refusal: &Refusal) -> bool {
 }
 
 fn changed_meanwhile() -> Report {
-    Report::new(sqlstate::FEATURE_NOT_SUPPORTED, "policy or catalogue changed after the statement was prepared")
-        .hint("Prepare the statement again.")
+    Report::new(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "policy or catalogue changed after the statement was prepared",
+    )
+    .hint("Prepare the statement again.")
 }

@@ -1,6 +1,7 @@
 //! Opening a connection to the target: dial, TLS, login with the agent's credential.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,15 +10,19 @@ use super::codec::{self, CodecError, WHOLE_MAX};
 use super::login::{Login, LoginError, Progress, Welcome};
 use super::response::{Report, sqlstate};
 use super::startup::{self, Startup};
-use crate::session::Backend;
-use crate::upstream::{self, Stream, UpstreamError};
+use crate::upstream::{self, Backend, Stream, UpstreamError};
+
+/// A target that takes longer is taken for dead.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(super) enum OpenError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("connection to the target broke during login: {0}")]
     Io(#[from] std::io::Error),
+    #[error("the target did not finish the login within {} s", LOGIN_TIMEOUT.as_secs())]
+    Slow,
     #[error("the target does not offer TLS, and the configuration wants it")]
     NoTls,
     #[error(transparent)]
@@ -35,26 +40,37 @@ impl OpenError {
         {
             return Report::new(sqlstate.clone(), message.clone());
         }
-        let report = Report::new(sqlstate::CANNOT_CONNECT, format!("target \"{target}\" cannot be used: {self}"));
+        let report =
+            Report::new(sqlstate::CANNOT_CONNECT, format!("target \"{target}\" cannot be used: {self}"));
         match self {
             Self::Login(_) => report.hint(
                 "The login is the agent's own; nothing you send can change it. Tell whoever runs this host.",
             ),
-            Self::Upstream(_) | Self::Io(_) | Self::NoTls | Self::Codec(_) => report,
+            Self::Upstream(_) | Self::Io(_) | Self::Slow | Self::NoTls | Self::Codec(_) => report,
         }
     }
 }
 
 /// A connection that is logged in.
-pub struct Opened {
-    pub stream: Stream,
-    pub welcome: Welcome,
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    pub(super) welcome: Welcome,
     /// Bytes read beyond the login.
-    pub rest: BytesMut,
+    pub(super) rest: BytesMut,
 }
 
-/// Dials and logs in.
-pub async fn open(
+/// Dials and logs in, within `LOGIN_TIMEOUT`.
+pub(super) async fn open(
+    backend: &Backend,
+    address: SocketAddr,
+    client: &Startup,
+    search_path: Option<&str>,
+) -> Result<Opened, OpenError> {
+    let opened = log_in(backend, address, client, search_path);
+    tokio::time::timeout(LOGIN_TIMEOUT, opened).await.map_err(|_| OpenError::Slow)?
+}
+
+async fn log_in(
     backend: &Backend,
     address: SocketAddr,
     client: &Startup,
@@ -73,8 +89,7 @@ pub async fn open(
     let mut stream = backend.credentials.encrypt(socket, address).await?;
     let mut out = BytesMut::new();
     startup::put_startup(&mut out, &backend.target.user, &client.database, client, search_path);
-    let mut login =
-        Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
+    let mut login = Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
     let mut rest = BytesMut::with_capacity(8 << 10);
     loop {
         if !out.is_empty() {

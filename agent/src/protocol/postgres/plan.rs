@@ -53,14 +53,6 @@ pub struct StatementPlan {
     pub closes: Closes,
 }
 
-impl StatementPlan {
-    /// True when at least one output column is replaced.
-    #[must_use]
-    pub fn masks(&self) -> bool {
-        matches!(&self.output, Output::Columns(columns) if columns.iter().any(Option::is_some))
-    }
-}
-
 /// What the statement returns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Output {
@@ -75,7 +67,7 @@ pub enum Output {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
-    /// `***` in text types, NULL in every other.
+    /// `***`; for text types only.
     Redact,
     Null,
 }

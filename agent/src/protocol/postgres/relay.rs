@@ -14,7 +14,7 @@ use super::wire::{IoError, Progress, Side, Want, Wire};
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::record::event::{Event, HoldOutcome};
 use crate::record::{Journal, RecordError};
-use crate::session::Command;
+use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 
@@ -29,7 +29,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub enum End {
+pub(super) enum End {
     #[error("the client said goodbye")]
     Terminate,
     #[error("the client closed the connection")]
@@ -90,14 +90,14 @@ impl End {
 
 /// Totals of a session, for its last record.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Totals {
-    pub statements: u64,
-    pub rows: u64,
-    pub client_bytes: u64,
-    pub upstream_bytes: u64,
+pub(super) struct Totals {
+    pub(super) statements: u64,
+    pub(super) rows: u64,
+    pub(super) client_bytes: u64,
+    pub(super) upstream_bytes: u64,
 }
 
-pub struct Relay<'a, C, U> {
+pub(super) struct Relay<'a, C, U> {
     wire: Wire<C, U>,
     machine: Machine<MaskedOrigins>,
     decider: Decider,
@@ -108,6 +108,7 @@ pub struct Relay<'a, C, U> {
     events: Vec<Event>,
     served: BytesMut,
     notices: BytesMut,
+    pause: Pause,
     rows: u64,
 }
 
@@ -116,12 +117,12 @@ enum Pause {
     None,
     /// The next message's meaning depends on the server.
     Server,
-    Hold(Box<Held>),
+    Hold(Held),
     Goodbye,
 }
 
 struct Held {
-    ticket: Ticket,
+    ticket: Box<Ticket>,
     question: super::machine::Question,
 }
 
@@ -130,7 +131,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    pub fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
+    pub(super) fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
         let (origins, guarded) = decider.origins();
         Self {
             wire,
@@ -143,12 +144,13 @@ where
             events: Vec::new(),
             served: BytesMut::new(),
             notices: BytesMut::new(),
+            pause: Pause::None,
             rows: 0,
         }
     }
 
     /// Serves the session to its end, tells the client why it ended, and returns what the record needs.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         command_rx: &mut mpsc::Receiver<Command>,
         mut policy_rx: watch::Receiver<u64>,
@@ -157,15 +159,14 @@ where
             Ok(end) | Err(end) => end,
         };
         self.outcomes.extend(self.machine.abandoned());
-        let recorded = self.record_outcomes();
+        if let Err(error) = self.record_the_rest(&end) {
+            tracing::warn!(%error, "what the session leaves open could not be recorded");
+        }
+        // What waits for the client was recorded before it was put there; behind it comes only the reason.
         if let Some(report) = end.report()
-            && recorded.is_ok()
             && self.machine.at_boundary()
         {
             report.put_fatal(&mut self.wire.to_client);
-        } else if recorded.is_err() {
-            // Nothing that is not in the record may be served, and this is not.
-            self.wire.to_client.clear();
         }
         let _ = tokio::time::timeout(GOODBYE, self.wire.finish()).await;
         let totals = Totals {
@@ -182,36 +183,33 @@ where
         command_rx: &mut mpsc::Receiver<Command>,
         policy_rx: &mut watch::Receiver<u64>,
     ) -> Result<End, End> {
-        let mut pause = Pause::None;
         loop {
             self.serve_client()?;
             self.adopt_changes().await?;
-            if matches!(pause, Pause::None) || (matches!(pause, Pause::Server) && self.machine.idle()) {
-                pause = self.read_client().await?;
+            let settled = matches!(self.pause, Pause::Server) && self.machine.idle();
+            if matches!(self.pause, Pause::None) || settled {
+                self.pause = self.read_client().await?;
             }
             self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
-            if matches!(pause, Pause::Goodbye) {
+            // What the client asked for before its goodbye is still answered, as the server itself does it.
+            if matches!(self.pause, Pause::Goodbye) && self.machine.idle() {
                 let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
                 return Ok(End::Terminate);
             }
             // An answer may have come while the client's messages were read.
-            if matches!(pause, Pause::Server) && self.machine.idle() {
+            if matches!(self.pause, Pause::Server) && self.machine.idle() {
                 continue;
             }
-            let want = self.want(&pause);
-            let held = match &mut pause {
-                Pause::Hold(held) => Some(&mut held.ticket),
-                _ => None,
+            let want = self.want();
+            let held = match &mut self.pause {
+                Pause::Hold(held) => Some(&mut *held.ticket),
+                Pause::None | Pause::Server | Pause::Goodbye => None,
             };
             tokio::select! {
                 biased;
                 command = command_rx.recv() => match command {
                     Some(Command::Kill(why)) => return Err(End::Killed(why)),
-                    Some(Command::Withdraw) => {
-                        if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
-                            self.withdraw(*held, "canceling statement due to user request");
-                        }
-                    }
+                    Some(Command::Withdraw) => self.withdraw(),
                     None => return Err(End::Killed("the agent is shutting down".into())),
                 },
                 _ = policy_rx.changed() => {
@@ -219,18 +217,29 @@ where
                     self.policy_changed().await?;
                 }
                 resolution = wait_for(held) => {
-                    if let Pause::Hold(held) = std::mem::replace(&mut pause, Pause::None) {
-                        self.resolved(*held, resolution).await?;
+                    if let Some(held) = self.take_held() {
+                        self.resolved(held, resolution).await?;
                     }
                 }
-                progress = self.wire.exchange(want) => self.closed(progress, &mut pause)?,
+                progress = self.wire.exchange(want) => self.closed(progress)?,
             }
         }
     }
 
-    fn want(&self, pause: &Pause) -> Want {
+    /// What was held is held no more.
+    fn take_held(&mut self) -> Option<Held> {
+        match std::mem::replace(&mut self.pause, Pause::None) {
+            Pause::Hold(held) => Some(held),
+            other => {
+                self.pause = other;
+                None
+            }
+        }
+    }
+
+    fn want(&self) -> Want {
         let room = self.wire.to_upstream.len() < HIGH_WATER;
-        let client = match pause {
+        let client = match self.pause {
             Pause::None => room,
             Pause::Server | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
             Pause::Goodbye => false,
@@ -238,23 +247,30 @@ where
         Want { client, upstream: self.wire.to_client.len() < HIGH_WATER }
     }
 
-    fn closed(&mut self, progress: Result<Progress, IoError>, pause: &mut Pause) -> Result<(), End> {
+    fn closed(&mut self, progress: Result<Progress, IoError>) -> Result<(), End> {
         match progress {
             Ok(Progress { client_closed: false, upstream_closed: false }) => Ok(()),
             Ok(Progress { upstream_closed: true, .. }) => {
                 self.serve_client()?;
-                Err(End::UpstreamClosed)
-            }
-            Ok(Progress { client_closed: true, .. }) => {
-                if let Pause::Hold(held) = std::mem::replace(pause, Pause::None) {
-                    self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("the client hung up".into()));
-                    self.staged.commit(self.journal, &mut BytesMut::new())?;
+                match self.pause {
+                    Pause::Goodbye => Err(End::Terminate),
+                    Pause::None | Pause::Server | Pause::Hold(_) => Err(End::UpstreamClosed),
                 }
-                Err(End::ClientClosed)
             }
+            Ok(Progress { client_closed: true, .. }) => Err(End::ClientClosed),
             Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),
             Err(IoError { side: Side::Upstream, source }) => Err(End::UpstreamIo(source)),
         }
+    }
+
+    /// What the end of the session leaves open: a statement that was held, and those that were running.
+    fn record_the_rest(&mut self, end: &End) -> Result<(), RecordError> {
+        if let Some(held) = self.take_held() {
+            self.staged = Staged::default();
+            self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
+            self.staged.commit(self.journal, &mut BytesMut::new())?;
+        }
+        self.record_outcomes()
     }
 
     /// Server bytes to the client, the outcomes among them recorded first.
@@ -312,7 +328,7 @@ where
                         // The record of the hold goes first, as of everything the client is told.
                         self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
                         self.serve_client()?;
-                        return Ok(Pause::Hold(Box::new(Held { ticket, question })));
+                        return Ok(Pause::Hold(Held { ticket, question }));
                     }
                 },
             }
@@ -324,9 +340,10 @@ where
         let request = format!("request {}", held.ticket.info.id);
         let Some(resolution) = resolution else {
             self.record_hold(&held, HoldOutcome::Expired, None, None);
-            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
-                .detail(request)
-                .hint("Ask an approver, then send the statement again.");
+            let report =
+                Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
+                    .detail(request)
+                    .hint("Ask an approver, then send the statement again.");
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         };
@@ -335,8 +352,11 @@ where
         self.record_hold(&held, outcome, Some(by.clone()), comment.clone());
         if !approved {
             let why = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
-            let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("an approver denied the statement{why}"))
-                .detail(request);
+            let report = Report::new(
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                format!("an approver denied the statement{why}"),
+            )
+            .detail(request);
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         }
@@ -355,12 +375,21 @@ where
         Ok(())
     }
 
-    fn withdraw(&mut self, held: Held, why: &'static str) {
+    /// The client cancelled: what is held is not going to run.
+    fn withdraw(&mut self) {
+        let Some(held) = self.take_held() else { return };
         self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled by the client".into()));
-        self.machine.deny(Report::new(sqlstate::QUERY_CANCELED, why), &mut self.staged);
+        let report = Report::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
+        self.machine.deny(report, &mut self.staged);
     }
 
-    fn record_hold(&mut self, held: &Held, outcome: HoldOutcome, by: Option<String>, comment: Option<String>) {
+    fn record_hold(
+        &mut self,
+        held: &Held,
+        outcome: HoldOutcome,
+        by: Option<String>,
+        comment: Option<String>,
+    ) {
         self.staged.record(Event::HoldResolved {
             session: self.session.to_owned(),
             op: held.question.op,
@@ -398,3 +427,6 @@ async fn wait_for(ticket: Option<&mut Ticket>) -> Option<Resolution> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

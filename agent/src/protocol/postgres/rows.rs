@@ -6,7 +6,7 @@ use super::codec::{CodecError, Fields, put};
 use super::plan::{Mask, Output};
 
 /// What replaces a text cell.
-const REDACTED: &[u8] = b"***";
+pub(super) const REDACTED: &[u8] = b"***";
 
 /// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
 pub trait Origins {

@@ -142,7 +142,13 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
 }
 
 /// What the agent sends to open its own connection to the target.
-pub fn put_startup(out: &mut BytesMut, user: &str, database: &str, client: &Startup, search_path: Option<&str>) {
+pub fn put_startup(
+    out: &mut BytesMut,
+    user: &str,
+    database: &str,
+    client: &Startup,
+    search_path: Option<&str>,
+) {
     put_untagged(out, |out| {
         out.put_i32(0x0003_0000);
         let pinned = [("user", user), ("database", database), ("client_encoding", "UTF8")];

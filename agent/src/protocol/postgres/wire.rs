@@ -17,41 +17,41 @@ const READ: usize = 32 << 10;
 
 /// Which connection something happened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(super) enum Side {
     Client,
     Upstream,
 }
 
 #[derive(Debug)]
-pub struct IoError {
-    pub side: Side,
-    pub source: io::Error,
+pub(super) struct IoError {
+    pub(super) side: Side,
+    pub(super) source: io::Error,
 }
 
 /// What a wait brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    pub client_closed: bool,
-    pub upstream_closed: bool,
+pub(super) struct Progress {
+    pub(super) client_closed: bool,
+    pub(super) upstream_closed: bool,
 }
 
 /// What the relay can use right now.
 #[derive(Debug, Clone, Copy)]
-pub struct Want {
-    pub client: bool,
-    pub upstream: bool,
+pub(super) struct Want {
+    pub(super) client: bool,
+    pub(super) upstream: bool,
 }
 
-pub struct Wire<C, U> {
+pub(super) struct Wire<C, U> {
     client: C,
     upstream: U,
-    pub from_client: BytesMut,
-    pub to_upstream: BytesMut,
-    pub from_upstream: BytesMut,
-    pub to_client: BytesMut,
+    pub(super) from_client: BytesMut,
+    pub(super) to_upstream: BytesMut,
+    pub(super) from_upstream: BytesMut,
+    pub(super) to_client: BytesMut,
     /// Bytes written so far.
-    pub client_bytes: u64,
-    pub upstream_bytes: u64,
+    pub(super) client_bytes: u64,
+    pub(super) upstream_bytes: u64,
     client_flush: bool,
     upstream_flush: bool,
 }
@@ -61,7 +61,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    pub fn new(client: C, upstream: U) -> Self {
+    pub(super) fn new(client: C, upstream: U) -> Self {
         Self {
             client,
             upstream,
@@ -78,7 +78,7 @@ where
 
     /// Writes what is to be written and waits until something was read, a side closed, or a full buffer drained.
     /// Cancelling loses nothing.
-    pub async fn exchange(&mut self, want: Want) -> Result<Progress, IoError> {
+    pub(super) async fn exchange(&mut self, want: Want) -> Result<Progress, IoError> {
         poll_fn(|cx| self.poll_exchange(cx, want)).await
     }
 
@@ -86,12 +86,13 @@ where
         let on = |side| move |source| IoError { side, source };
         // A buffer that kept the other side from being read and is empty now: the relay may go on reading.
         let mut any = false;
-        let owed = !self.to_upstream.is_empty();
+        // A buffer that is empty but not flushed yet still counts as owed: the wait is over only after the flush.
+        let owed = !self.to_upstream.is_empty() || self.upstream_flush;
         if let Poll::Ready(outcome) = self.poll_write_upstream(cx) {
             outcome.map_err(on(Side::Upstream))?;
             any |= owed && !want.client;
         }
-        let owed = !self.to_client.is_empty();
+        let owed = !self.to_client.is_empty() || self.client_flush;
         if let Poll::Ready(outcome) = self.poll_write_client(cx) {
             outcome.map_err(on(Side::Client))?;
             any |= owed && !want.upstream;
@@ -113,7 +114,13 @@ where
     }
 
     fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_write_all(&mut self.client, &mut self.to_client, &mut self.client_bytes, &mut self.client_flush, cx)
+        poll_write_all(
+            &mut self.client,
+            &mut self.to_client,
+            &mut self.client_bytes,
+            &mut self.client_flush,
+            cx,
+        )
     }
 
     fn poll_write_upstream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -125,7 +132,7 @@ where
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn finish(&mut self) -> io::Result<()> {
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_write_client(cx)).await?;
         poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)).await
     }
@@ -134,7 +141,7 @@ where
     ///
     /// # Errors
     /// When the target is gone.
-    pub async fn flush_upstream(&mut self) -> io::Result<()> {
+    pub(super) async fn flush_upstream(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_write_upstream(cx)).await
     }
 }
@@ -194,6 +201,49 @@ mod tests {
         let mut got = [0; 2];
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"on");
+    }
+
+    /// Takes everything at once and needs a second poll to flush it, as an encrypting stream over a full socket does.
+    struct SlowFlush {
+        asked: bool,
+    }
+
+    impl AsyncWrite for SlowFlush {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.asked, true) {
+                return Poll::Ready(Ok(()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for SlowFlush {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_that_is_flushed_late_still_lets_the_relay_go_on() {
+        let (far, _server) = duplex(64);
+        let mut wire = Wire::new(SlowFlush { asked: false }, far);
+        wire.to_client.extend_from_slice(&[1; 1000]);
+        let waited = std::time::Duration::from_secs(5);
+        let exchange = wire.exchange(Want { client: false, upstream: false });
+        tokio::time::timeout(waited, exchange).await.expect("it stalled").unwrap();
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::RecordError;
-use super::super::event::{Event, Verdict};
+use super::super::event::{Event, Step, Verdict};
 use super::super::stamp::Stamp;
 use super::events;
 
@@ -49,6 +49,9 @@ pub struct SessionSummary {
     pub groups: Vec<String>,
     pub protocol: Option<String>,
     pub target: Option<String>,
+    pub database: Option<String>,
+    /// The user name the client sent: a claim, used for nothing.
+    pub claimed_user: Option<String>,
     pub statements: u64,
     pub denied: u64,
     pub held: u64,
@@ -158,6 +161,8 @@ impl Row {
             identity: None,
             groups: Vec::new(),
             protocol: None,
+            database: None,
+            claimed_user: None,
             target: None,
             statements: 0,
             denied: 0,
@@ -171,7 +176,9 @@ impl Row {
     fn take(&mut self, time: Stamp, event: &Event, text: Option<&str>) {
         let Self { summary, has_text } = self;
         match event {
-            Event::SessionStart { protocol, target, identity, .. } => {
+            Event::SessionStart { protocol, target, identity, database, claimed_user, .. } => {
+                summary.database = Some(database.clone());
+                summary.claimed_user = Some(claimed_user.clone());
                 summary.identity = Some(identity.name.clone());
                 summary.groups.clone_from(&identity.groups);
                 summary.protocol = Some(protocol.clone());
@@ -186,8 +193,9 @@ impl Row {
                 summary.target.clone_from(target);
                 summary.end_reason = Some(reason.clone());
             }
-            Event::Statement { sql, verdict, .. } => {
-                summary.statements += 1;
+            Event::Statement { sql, verdict, step, .. } => {
+                // What was only prepared did not run.
+                summary.statements += u64::from(*step != Step::Prepare);
                 summary.denied += u64::from(*verdict == Verdict::Deny);
                 summary.held += u64::from(*verdict == Verdict::Hold);
                 *has_text = *has_text || text.is_some_and(|text| sql.to_lowercase().contains(text));

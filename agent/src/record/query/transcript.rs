@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
-use super::super::event::{Bind, Event, HoldOutcome, Verdict, Workload, Step};
+use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
 use super::super::format::{Kind, hex};
 use super::super::reader::{Check, Reader};
 use super::super::stamp::Stamp;
@@ -120,6 +120,29 @@ pub fn replay(dir: &Path, id: &str) -> Result<Transcript, RecordError> {
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
     let Builder { start, refused, operations, .. } = builder;
     Ok(Transcript { session, start, refused, operations, damage })
+}
+
+/// An event as the journal holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    pub seq: u64,
+    pub time: Stamp,
+    pub event: Event,
+}
+
+/// The events of the session whose id is, or alone begins with, `id`, as they were written.
+///
+/// # Errors
+/// As [`replay`].
+pub fn recorded(dir: &Path, id: &str) -> Result<Vec<Recorded>, RecordError> {
+    let id = resolve(dir, id)?;
+    let mut found = Vec::new();
+    events(dir, |seq, time, event| {
+        if event.session() == Some(&id) {
+            found.push(Recorded { seq, time, event });
+        }
+    })?;
+    Ok(found)
 }
 
 /// Just enough of an event to see whose it is.

@@ -65,7 +65,20 @@ fn judged(session: &str, op: u64, sql: &str, to: Verdict) -> Event {
     let (binds, masked) =
         (vec![Bind::Text("4711".into()), Bind::Null], vec!["public.customers.email".into()]);
     let (step, prepared) = (Step::Query, None);
-    Event::Statement { session, op, step, prepared, sql, sql_sha256, binds, verdict: to, policies, reason, masked, hold }
+    Event::Statement {
+        session,
+        op,
+        step,
+        prepared,
+        sql,
+        sql_sha256,
+        binds,
+        verdict: to,
+        policies,
+        reason,
+        masked,
+        hold,
+    }
 }
 
 fn result(session: &str, op: u64, rows: u64, sqlstate: Option<&str>) -> Event {

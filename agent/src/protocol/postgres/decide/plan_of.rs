@@ -31,8 +31,8 @@ impl Facts {
         }
         flags.sort();
         flags.dedup();
-        let opaque = guarded
-            && statements.iter().any(|statement| statement.flags.contains(&sql::Flag::Opaque));
+        let opaque =
+            guarded && statements.iter().any(|statement| statement.flags.contains(&sql::Flag::Opaque));
         Self { accesses, flags, opaque }
     }
 
@@ -54,11 +54,8 @@ impl Facts {
                 (Some(name), _) => database.table(&name.schema, &name.table),
             })
             .collect();
-        let tables: Vec<_> = resources
-            .iter()
-            .filter(|resource| resource.kind() == policy::Kind::Table)
-            .cloned()
-            .collect();
+        let tables: Vec<_> =
+            resources.iter().filter(|resource| resource.kind() == policy::Kind::Table).cloned().collect();
         let ask = |action, resource| {
             set.decide(&Request {
                 flags: &self.flags,
@@ -178,7 +175,8 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
 
 /// What the client is told of a denial.
 pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
-    let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("denied by policy \"{rule}\": {reason}"));
+    let report =
+        Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("denied by policy \"{rule}\": {reason}"));
     match hint {
         Some(hint) => report.hint(hint),
         None => report,
@@ -193,9 +191,10 @@ fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
             columns
                 .iter()
                 .map(|column| {
+                    // COPY has no types on the wire, so what fits the column's type is settled here.
                     column.mask.as_ref().map(|masked| match masked.kind {
-                        sql::MaskKind::Redact => Mask::Redact,
-                        sql::MaskKind::Null => Mask::Null,
+                        sql::MaskKind::Redact if masked.text_like => Mask::Redact,
+                        sql::MaskKind::Redact | sql::MaskKind::Null => Mask::Null,
                     })
                 })
                 .collect(),

@@ -41,7 +41,10 @@ impl<O: Origins> Machine<O> {
                 continue;
             }
             // A message that has to wait for the server stays in the buffer.
-            if matches!(header.tag, b'B' | b'D' | b'E') && !self.skipping && self.unsettled(header.tag, input)? {
+            if matches!(header.tag, b'B' | b'D' | b'E')
+                && !self.skipping
+                && self.unsettled(header.tag, input)?
+            {
                 return Ok(Next::Wait);
             }
             let Some(message) = codec::take(input, WHOLE_MAX).map_err(Fatal::Client)? else {
@@ -94,8 +97,9 @@ impl<O: Origins> Machine<O> {
             b'F' => {
                 // Runs any function without a text that could be decided on.
                 self.ops += 1;
-                let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "function call messages are denied")
-                    .hint("Call the function in a SELECT.");
+                let report =
+                    Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "function call messages are denied")
+                        .hint("Call the function in a SELECT.");
                 self.poison_query(self.ops, report, staged);
             }
             tag => return known(tag).map(|()| None),

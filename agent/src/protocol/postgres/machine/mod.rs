@@ -124,7 +124,18 @@ struct Run {
 impl Run {
     fn new(op: u64, plan: Arc<Plan>, statement: Option<Arc<Prepared>>) -> Self {
         let cells = statement.as_ref().and_then(|statement| statement.cells.get().cloned());
-        Self { op, plan, index: 0, cells, statement, copy: None, copying_out: false, rows: 0, bytes: 0, masked_cells: 0 }
+        Self {
+            op,
+            plan,
+            index: 0,
+            cells,
+            statement,
+            copy: None,
+            copying_out: false,
+            rows: 0,
+            bytes: 0,
+            masked_cells: 0,
+        }
     }
 
     fn outcome(&mut self, tag: String, sqlstate: Option<String>) -> Outcome {
@@ -146,19 +157,38 @@ impl Run {
 /// One answer the server owes, in the order it will give it.
 #[derive(Debug)]
 enum Expect {
-    Parse { name: Bytes, statement: Arc<Prepared> },
-    Bind { name: Bytes, portal: Arc<Portal> },
+    Parse {
+        name: Bytes,
+        statement: Arc<Prepared>,
+    },
+    Bind {
+        name: Bytes,
+        portal: Arc<Portal>,
+    },
     /// ParameterDescription and then RowDescription or NoData.
-    DescribeStatement { statement: Arc<Prepared>, parameters_seen: bool },
-    DescribePortal { portal: Arc<Portal>, swallow: bool },
+    DescribeStatement {
+        statement: Arc<Prepared>,
+        parameters_seen: bool,
+    },
+    DescribePortal {
+        portal: Arc<Portal>,
+        swallow: bool,
+    },
     Execute(Run),
     CloseStatement(Bytes),
     ClosePortal(Bytes),
     Sync,
     /// A simple Query: results of each statement, then ReadyForQuery.
-    Query { run: Run, failed: bool },
+    Query {
+        run: Run,
+        failed: bool,
+    },
     /// Text that cannot parse stands in the place of what was denied; the server's error becomes this report.
-    Poison { op: u64, report: Report, simple: bool, answered: bool },
+    Poison {
+        report: Report,
+        simple: bool,
+        answered: bool,
+    },
 }
 
 /// COPY FROM STDIN, as far as the client's side has to know.
@@ -291,7 +321,7 @@ impl<O: Origins> Machine<O> {
     fn poison_query(&mut self, op: u64, report: Report, staged: &mut Staged) {
         let mut bytes = BytesMut::new();
         super::codec::put(&mut bytes, b'Q', |out| super::codec::put_c_str(out, poison(op).as_bytes()));
-        self.expect.push_back(Expect::Poison { op, report, simple: true, answered: false });
+        self.expect.push_back(Expect::Poison { report, simple: true, answered: false });
         self.group += 1;
         staged.poison(&bytes);
     }
@@ -304,7 +334,7 @@ impl<O: Origins> Machine<O> {
             super::codec::put_c_str(out, poison(op).as_bytes());
             out.extend_from_slice(&[0, 0]);
         });
-        self.expect.push_back(Expect::Poison { op, report, simple: false, answered: false });
+        self.expect.push_back(Expect::Poison { report, simple: false, answered: false });
         self.skipping = true;
         staged.poison(&bytes);
     }

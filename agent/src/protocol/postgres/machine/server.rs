@@ -113,7 +113,7 @@ impl<O: Origins> Machine<O> {
         let guarded = self.guarded;
         let run = self.running().ok_or(Fatal::OutOfTurn(b'D'))?;
         match (&run.cells, guarded) {
-            (None, true) => return Err(Mismatch::Unexpected.into()),
+            (None, true) => Err(Mismatch::Unexpected.into()),
             (Some(cells), _) if cells.iter().any(|cell| *cell != Cell::Keep) => {
                 let Some(body) = body else { return Ok(Act::Incomplete) };
                 run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells)?;
@@ -205,7 +205,12 @@ impl<O: Origins> Machine<O> {
     }
 
     /// CommandComplete, EmptyQueryResponse or PortalSuspended.
-    fn completed(&mut self, tag: u8, mut fields: Fields<'_>, outcomes: &mut Vec<Outcome>) -> Result<Act, Fatal> {
+    fn completed(
+        &mut self,
+        tag: u8,
+        mut fields: Fields<'_>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<Act, Fatal> {
         let text = match tag {
             b'C' => String::from_utf8_lossy(fields.c_bytes().map_err(Fatal::Upstream)?).into_owned(),
             b's' => "(suspended)".to_owned(),

@@ -1,7 +1,7 @@
 use bytes::BufMut;
 use proptest::prelude::*;
 
-use super::super::codec::{HEADER, WHOLE_MAX, put, put_c_str, take};
+use super::super::codec::{HEADER, WHOLE_MAX, put, take};
 use super::super::plan::{Copy, Mask, Output, StatementPlan, Verdict, Version};
 use super::super::response::{read, sqlstate};
 use super::*;
@@ -137,7 +137,8 @@ fn denied() -> Report {
 #[test]
 fn a_query_is_served_with_its_masked_cells_replaced() {
     let mut machine = machine();
-    let (sent, _) = client(&mut machine, query("SELECT id, token FROM t"), |_| Ok(columns(&[None, Some(Mask::Redact)])));
+    let (sent, _) =
+        client(&mut machine, query("SELECT id, token FROM t"), |_| Ok(columns(&[None, Some(Mask::Redact)])));
     assert_eq!(tags(sent), "Q");
     let answer = join(&[
         description(&[(7, 1, 23), (7, 2, 25)]),
@@ -183,9 +184,15 @@ fn a_server_that_contradicts_the_plan_ends_the_session() {
 fn a_denied_step_of_a_pipeline_is_poisoned_and_the_rest_of_its_group_goes_nowhere() {
     let mut machine = machine();
     let group = join(&[
-        parse("", "INSERT 1"), bind("", ""), execute(""),
-        parse("", "DENY"), bind("", ""), execute(""),
-        parse("", "INSERT 2"), bind("", ""), execute(""),
+        parse("", "INSERT 1"),
+        bind("", ""),
+        execute(""),
+        parse("", "DENY"),
+        bind("", ""),
+        execute(""),
+        parse("", "INSERT 2"),
+        bind("", ""),
+        execute(""),
         sync(),
     ]);
     let (sent, _) = client(&mut machine, group, |question| match &question.what {
@@ -194,9 +201,7 @@ fn a_denied_step_of_a_pipeline_is_poisoned_and_the_rest_of_its_group_goes_nowher
     });
     // The poison is a Parse; what follows it in the group is not sent at all.
     assert_eq!(tags(sent), "PBEPS");
-    let answer = join(&[
-        msg(b'1', b""), msg(b'2', b""), complete("INSERT 0 1"), error("42601"), ready(b'I'),
-    ]);
+    let answer = join(&[msg(b'1', b""), msg(b'2', b""), complete("INSERT 0 1"), error("42601"), ready(b'I')]);
     let (out, outcomes) = server(&mut machine, answer).unwrap();
     assert_eq!(outcomes.len(), 1);
     let mut out = out;
@@ -247,8 +252,12 @@ fn rows_are_described_before_they_are_served_even_if_the_client_does_not_ask() {
     let (sent, _) = client(&mut machine, group, |_| Ok(columns(&[Some(Mask::Redact)])));
     assert_eq!(tags(sent), "PBDES");
     let answer = join(&[
-        msg(b'1', b""), msg(b'2', b""), description(&[(7, 2, 25)]),
-        row(&["secret"]), complete("SELECT 1"), ready(b'I'),
+        msg(b'1', b""),
+        msg(b'2', b""),
+        description(&[(7, 2, 25)]),
+        row(&["secret"]),
+        complete("SELECT 1"),
+        ready(b'I'),
     ]);
     let (out, _) = server(&mut machine, answer).unwrap();
     assert!(!out.windows(6).any(|window| window == b"secret"));

@@ -1,4 +1,4 @@
-//! The sessions that live, and how to reach them.
+//! The sessions that live, and how to reach them. Knows nothing of what they do.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};

@@ -3,37 +3,34 @@
 //! One async function, top to bottom: original destination, workload, identity, protocol. Every way out is one
 //! record. What the bytes mean is the protocol's business.
 
-mod registry;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chaperone_policy::Principal;
 use tokio::net::TcpStream;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
-use crate::config::{Config, Target};
+use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::{Identities, IdentityError};
 use crate::intercept::Lookup;
+use crate::protocol::Admitted;
 use crate::protocol::postgres::Postgres;
 use crate::record::Journal;
-use crate::record::event::{Event, Identity, Workload};
-use crate::upstream::Credentials;
+use crate::record::event::{Event, Workload};
+use crate::registry::Registry;
+use crate::upstream::Backend;
 use crate::workload;
-
-pub use registry::{Command, Registry, SessionInfo};
 
 /// From this share of the journal's ceiling on, what is left is for the sessions that live.
 const FULL: f64 = 0.95;
 
-/// A target with its credential and its protocol's shared state.
-pub struct Backend {
-    pub target: Target,
-    pub credentials: Credentials,
+/// A target, and what its protocol's sessions share.
+#[derive(Clone)]
+pub struct Service {
+    pub backend: Arc<Backend>,
     pub postgres: Postgres,
 }
 
@@ -41,13 +38,13 @@ pub struct Backend {
 pub struct World {
     pub config: Config,
     pub identities: Identities,
-    pub backends: Vec<Arc<Backend>>,
+    pub services: Vec<Service>,
 }
 
 impl World {
-    fn backend(&self, destination: SocketAddr) -> Option<Arc<Backend>> {
+    fn service(&self, destination: SocketAddr) -> Option<&Service> {
         let target = self.config.target_for(destination.ip(), destination.port())?;
-        self.backends.iter().find(|backend| backend.target.name == target.name).map(Arc::clone)
+        self.services.iter().find(|service| service.backend.target.name == target.name)
     }
 }
 
@@ -65,24 +62,6 @@ impl<L> Shared<L> {
     #[must_use]
     pub fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// What is known of a connection when its protocol takes over.
-pub struct Admitted {
-    pub id: String,
-    pub client: SocketAddr,
-    pub destination: SocketAddr,
-    pub workload: Workload,
-    pub principal: Principal,
-    pub backend: Arc<Backend>,
-    pub login_timeout: std::time::Duration,
-}
-
-impl Admitted {
-    #[must_use]
-    pub fn identity(&self) -> Identity {
-        Identity { name: self.principal.name().to_owned(), groups: self.principal.groups().to_vec() }
     }
 }
 
@@ -110,10 +89,9 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
         let world = shared.world();
         let mut seen = Seen::default();
         match admit(&shared, &world, &stream, client, &id, &mut seen) {
-            Ok(admitted) => {
+            Ok((admitted, postgres)) => {
                 tracing::Span::current().record("identity", admitted.principal.name());
                 tracing::Span::current().record("target", &admitted.backend.target.name);
-                let postgres = admitted.backend.postgres.clone();
                 postgres.serve(&shared.gate, &shared.journal, &shared.registry, admitted, stream).await;
             }
             Err(refusal) => {
@@ -121,7 +99,8 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
                 let told = refused(&shared.journal, id, client, seen, refusal.to_string());
                 // Without a flow there is nobody of ours to talk to: a reset says enough.
                 let silent = matches!(refusal, Refusal::NoFlow(_) | Refusal::Lookup(_));
-                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err()).await;
+                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err())
+                    .await;
             }
         }
     }
@@ -144,15 +123,15 @@ fn admit<L: Lookup>(
     client: SocketAddr,
     id: &str,
     seen: &mut Seen,
-) -> Result<Admitted, Refusal> {
+) -> Result<(Admitted, Postgres), Refusal> {
     let origin = shared.lookup.take(stream.as_fd(), client).map_err(Refusal::Lookup)?;
     let origin = origin.ok_or(Refusal::NoFlow(client))?;
     let destination = reachable(origin.destination.0);
     seen.destination = Some(destination);
     let workload = workload::describe(&origin, &shared.cgroup2);
     seen.workload = Some(workload.clone());
-    let backend = world.backend(destination).ok_or(Refusal::NoTarget(destination))?;
-    seen.target = Some(backend.target.name.clone());
+    let service = world.service(destination).ok_or(Refusal::NoTarget(destination))?;
+    seen.target = Some(service.backend.target.name.clone());
     let principal = world.identities.identify(workload.cgroup.as_deref())?;
     let full = shared.journal.usage();
     if full >= FULL {
@@ -160,7 +139,16 @@ fn admit<L: Lookup>(
     }
     info!(%destination, pid = workload.pid, comm = %workload.comm, identity = principal.name(), "connection");
     let login_timeout = world.config.limits.login;
-    Ok(Admitted { id: id.to_owned(), client, destination, workload, principal, backend, login_timeout })
+    let admitted = Admitted {
+        id: id.to_owned(),
+        client,
+        destination,
+        workload,
+        principal,
+        backend: Arc::clone(&service.backend),
+        login_timeout,
+    };
+    Ok((admitted, service.postgres.clone()))
 }
 
 fn refused(

@@ -1,0 +1,321 @@
+//! Sessions over in-memory sockets: the real analysis, policies, gate and journal, and a target made of bytes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use chaperone_policy::{PolicySet, Principal, Source};
+use chaperone_sql::{Catalog, QUERIES};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+
+use super::super::catalogue::{Catalogue, Snapshot};
+use super::super::codec::{Message, WHOLE_MAX, put, put_c_str, take};
+use super::super::response::read;
+use super::*;
+use crate::config::Config;
+use crate::gate::{Gate, Resolution};
+use crate::protocol::Admitted;
+use crate::record::event::{Verdict, Workload};
+use crate::record::{Body, Check, Options, Reader};
+use crate::upstream::{Backend, Credentials};
+
+const POLICIES: &str = r#"
+@id("read") permit (principal, action in Action::"sql:read", resource);
+@id("write") permit (principal, action in Action::"sql:write", resource);
+@id("connect") permit (principal, action == Action::"connect", resource);
+@id("no-ddl") @reason("no schema changes here") @hint("ask a person")
+forbid (principal, action == Action::"sql:ddl", resource);
+@id("approve-delete") @approval("approvers") @reason("deletes need a person")
+forbid (principal, action == Action::"sql:delete", resource);
+"#;
+
+const CONFIG: &str = r#"
+[[targets]]
+name = "shop"
+protocol = "postgres"
+addresses = ["127.0.0.1"]
+port = 5432
+env = "test"
+user = "agent"
+[[targets.labels]]
+column = "app.users.token"
+tags = ["secret"]
+"#;
+
+/// The tables of the analyser's fixture, as a real server described them.
+fn snapshot() -> Snapshot {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/tests/fixture/pg15");
+    let mut rows = HashMap::new();
+    for query in QUERIES {
+        let text = std::fs::read_to_string(folder.join(format!("{}.tsv", query.name))).unwrap();
+        let cell = |cell: &str| (cell != "\\N").then(|| unescape(cell));
+        let parsed = text.lines().map(|line| line.split('\t').map(cell).collect()).collect();
+        rows.insert(query.name.to_owned(), parsed);
+    }
+    let catalog = Catalog::build(&rows, &["app".to_owned(), "public".to_owned()]).unwrap();
+    Snapshot::for_test(1, Arc::new(catalog))
+}
+
+fn unescape(cell: &str) -> String {
+    cell.replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\")
+}
+
+/// A session between a client and a target that a test plays both of.
+struct Session {
+    client: DuplexStream,
+    server: DuplexStream,
+    gate: Arc<Gate>,
+    journal: Arc<Journal>,
+    command_tx: mpsc::Sender<Command>,
+    relay: JoinHandle<(End, Totals)>,
+    state: tempfile::TempDir,
+}
+
+impl Session {
+    fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(&Options::new(state.path(), 64 << 20)).unwrap());
+        let set = PolicySet::load(&[Source::new("test.cedar", POLICIES)]).unwrap();
+        let gate = Arc::new(Gate::new(set, Duration::from_secs(5)));
+        let config = Config::parse(Path::new("test.toml"), CONFIG).unwrap();
+        let target = config.targets[0].clone();
+        let credentials = Credentials::load(&target).unwrap();
+        let address = "127.0.0.1:5432".parse().unwrap();
+        let admitted = Admitted {
+            id: "session".to_owned(),
+            client: address,
+            destination: address,
+            workload: Workload {
+                pid: 1,
+                start_boottime_ns: 1,
+                uid: 1,
+                comm: "psql".to_owned(),
+                exe: None,
+                cgroup_id: 1,
+                cgroup: None,
+                netns_cookie: 1,
+            },
+            principal: Principal::new("bot", ["ai-agents"]),
+            backend: Arc::new(Backend { target, credentials }),
+            login_timeout: Duration::from_secs(5),
+        };
+        let catalogue = Arc::new(Catalogue::new("crm", address));
+        let decider =
+            Decider::new(Arc::clone(&gate), &admitted, "crm", catalogue, Arc::new(snapshot())).unwrap();
+        let (client, near) = duplex(1 << 16);
+        let (far, server) = duplex(1 << 16);
+        let (command_tx, mut command_rx) = mpsc::channel(4);
+        let policy_rx = gate.subscribe();
+        let shared = Arc::clone(&journal);
+        let relay = tokio::spawn(async move {
+            let relay = Relay::new(Wire::new(near, far), decider, &shared, "session");
+            relay.run(&mut command_rx, policy_rx).await
+        });
+        Self { client, server, gate, journal, command_tx, relay, state }
+    }
+
+    async fn ask(&mut self, sql: &str) {
+        let mut out = BytesMut::new();
+        put(&mut out, b'Q', |out| put_c_str(out, sql.as_bytes()));
+        self.client.write_all(&out).await.unwrap();
+    }
+
+    /// The text of the Query that arrives at the target.
+    async fn arrives(&mut self) -> String {
+        let message = next(&mut self.server).await;
+        assert_eq!(message.tag, b'Q');
+        message.body().c_str().unwrap().to_owned()
+    }
+
+    async fn answer(&mut self, parts: &[(u8, &[u8])]) {
+        let mut out = BytesMut::new();
+        for (tag, body) in parts {
+            put(&mut out, *tag, |out| out.put_slice(body));
+        }
+        self.server.write_all(&out).await.unwrap();
+    }
+
+    async fn hold(&self) -> String {
+        loop {
+            if let Some(hold) = self.gate.holds().list().first() {
+                return hold.id.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let reader = Reader::open(&self.state.path().join("journal"), Check::Chain).unwrap();
+        let events = reader.filter_map(|record| match record.unwrap().body {
+            Body::Event(event) => Some(*event),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        let events = self.events().into_iter();
+        events
+            .filter_map(|event| match event {
+                Event::Statement { verdict, .. } => Some(verdict),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+async fn next(stream: &mut DuplexStream) -> Message {
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some(message) = take(&mut buffer, WHOLE_MAX).unwrap() {
+            assert!(buffer.is_empty());
+            return message;
+        }
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        buffer.extend_from_slice(&byte);
+    }
+}
+
+fn description(columns: &[(&str, u32, i16, u32)]) -> Vec<u8> {
+    let mut body = BytesMut::new();
+    body.put_i16(columns.len() as i16);
+    for (name, table, attribute, type_oid) in columns {
+        put_c_str(&mut body, name.as_bytes());
+        body.put_u32(*table);
+        body.put_i16(*attribute);
+        body.put_u32(*type_oid);
+        body.put_slice(&[0; 8]);
+    }
+    body.to_vec()
+}
+
+const SYNTAX_ERROR: &[u8] = b"SERROR\0VERROR\0C42601\0Msyntax error\0\0";
+
+#[tokio::test]
+async fn a_masked_row_is_recorded_and_served_masked() {
+    let mut session = Session::start();
+    session.ask("SELECT id, token FROM users").await;
+    assert_eq!(session.arrives().await, "SELECT id, token FROM users");
+    assert_eq!(session.verdicts(), [Verdict::Permit], "recorded before it arrives");
+    let row = b"\0\x02\0\0\0\x011\0\0\0\x06secret";
+    let shape = description(&[("id", 0, 0, 23), ("token", 0, 0, 25)]);
+    session.answer(&[(b'T', &shape), (b'D', row), (b'C', b"SELECT 1\0"), (b'Z', b"I")]).await;
+    assert_eq!(next(&mut session.client).await.tag, b'T');
+    let row = next(&mut session.client).await;
+    assert!(row.bytes.ends_with(b"\0\0\0\x03***"), "{}", row.bytes.escape_ascii());
+    assert_eq!(next(&mut session.client).await.tag, b'C');
+    let results = session.events();
+    assert!(
+        matches!(results.last(), Some(Event::Result { rows: 1, masked_cells: 1, .. })),
+        "recorded before the completion is served: {results:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_denied_statement_reaches_nobody_and_the_server_has_the_last_word() {
+    let mut session = Session::start();
+    session.ask("DROP TABLE users").await;
+    let text = session.arrives().await;
+    assert!(!text.contains("users"), "{text}");
+    session.answer(&[(b'E', SYNTAX_ERROR), (b'Z', b"E")]).await;
+    let error = read(next(&mut session.client).await.body()).unwrap();
+    assert_eq!(error.sqlstate, "42501");
+    assert_eq!(error.message, "denied by policy \"no-ddl\": no schema changes here");
+    assert_eq!(&next(&mut session.client).await.bytes[5..], b"E", "the server's own transaction status");
+    assert_eq!(session.verdicts(), [Verdict::Deny]);
+}
+
+#[tokio::test]
+async fn a_held_statement_runs_once_approved() {
+    let mut session = Session::start();
+    session.ask("DELETE FROM log WHERE n = 1").await;
+    assert_eq!(next(&mut session.client).await.tag, b'N');
+    let id = session.hold().await;
+    let resolution = Resolution { approved: true, by: "ann".into(), comment: None };
+    session.gate.holds().resolve(&id, resolution.clone()).unwrap();
+    assert_eq!(session.arrives().await, "DELETE FROM log WHERE n = 1");
+    assert!(session.gate.holds().resolve(&id, resolution).is_err());
+    assert_eq!(session.verdicts(), [Verdict::Hold, Verdict::Permit]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_nobody_decides_on_is_denied() {
+    let mut session = Session::start();
+    session.ask("DELETE FROM log WHERE n = 1").await;
+    assert_eq!(next(&mut session.client).await.tag, b'N');
+    assert!(!session.arrives().await.contains("DELETE"));
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_takes_what_was_held_with_it() {
+    let mut session = Session::start();
+    session.ask("DELETE FROM log WHERE n = 1").await;
+    let id = session.hold().await;
+    let Session { client, relay, gate, .. } = &mut session;
+    drop(std::mem::replace(client, duplex(1).0));
+    let (end, _) = relay.await.unwrap();
+    assert!(matches!(end, End::ClientClosed), "{end}");
+    let resolution = Resolution { approved: true, by: "ann".into(), comment: None };
+    assert!(gate.holds().resolve(&id, resolution).is_err());
+    let events = session.events();
+    let withdrawn =
+        |event: &Event| matches!(event, Event::HoldResolved { outcome: HoldOutcome::Withdrawn, .. });
+    assert!(events.iter().any(withdrawn), "{events:?}");
+    let mut rest = Vec::new();
+    session.server.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "nothing reached the target");
+}
+
+#[tokio::test]
+async fn no_record_no_access() {
+    let mut session = Session::start();
+    session.journal.close().unwrap();
+    session.ask("SELECT 1").await;
+    let error = read(next(&mut session.client).await.body()).unwrap();
+    assert_eq!((error.sqlstate.as_str(), error.fatal), ("53100", true));
+    let mut rest = Vec::new();
+    session.server.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "what could not be recorded did not reach the target");
+}
+
+#[tokio::test]
+async fn a_killed_session_is_told_why() {
+    let mut session = Session::start();
+    session.command_tx.send(Command::Kill("operator".into())).await.unwrap();
+    let error = read(next(&mut session.client).await.body()).unwrap();
+    assert_eq!((error.sqlstate.as_str(), error.fatal), ("57P01", true));
+    let (end, _) = session.relay.await.unwrap();
+    assert!(matches!(end, End::Killed(_)));
+}
+
+#[tokio::test]
+async fn a_policy_that_takes_the_permission_back_ends_the_live_session() {
+    let mut session = Session::start();
+    session.ask("SELECT 1").await;
+    session.arrives().await;
+    let stricter = POLICIES.replace(
+        "@id(\"connect\")",
+        "@id(\"nobody\") forbid (principal, action, resource);\n@id(\"connect\")",
+    );
+    session.gate.replace(PolicySet::load(&[Source::new("test.cedar", &stricter)]).unwrap());
+    let error = read(next(&mut session.client).await.body()).unwrap();
+    assert_eq!((error.sqlstate.as_str(), error.fatal), ("28000", true));
+}
+
+#[tokio::test]
+async fn a_server_that_contradicts_the_analysis_is_not_served() {
+    let mut session = Session::start();
+    session.ask("SELECT id, name FROM users").await;
+    session.arrives().await;
+    let row = b"\0\x01\0\0\0\x06secret";
+    session.answer(&[(b'T', &description(&[("id", 0, 0, 25)])), (b'D', row)]).await;
+    let error = read(next(&mut session.client).await.body()).unwrap();
+    assert!(error.fatal && error.sqlstate == "XX000", "{error:?}");
+    let mut rest = Vec::new();
+    session.client.read_to_end(&mut rest).await.unwrap();
+    assert!(!rest.windows(6).any(|window| window == b"secret"));
+}

@@ -1,0 +1,463 @@
+//! A connection from its first packet to its session, and what the sessions of a target share: cancel keys and
+//! catalogues.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use chaperone_policy::Effect;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+use super::catalogue::{self, Catalogue};
+use super::client_tls::ClientTls;
+use super::decide::{self, Decider};
+use super::relay::{End, Relay, Totals};
+use super::response::{Report, sqlstate};
+use super::startup::{self, CancelKey, Opening, Startup, StartupError};
+use super::wire::Wire;
+use super::{codec, open};
+use crate::gate::Gate;
+use crate::protocol::Admitted;
+use crate::record::Journal;
+use crate::record::event::Event;
+use crate::registry::{Command, Registry, SessionInfo};
+use crate::upstream::{self, Stream};
+
+/// Longest time a client gets to take its last message.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What the sessions of one target share.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    catalogues: Mutex<HashMap<String, Arc<Catalogue>>>,
+    cancels: Mutex<HashMap<CancelKey, CancelRoute>>,
+    tls: Option<ClientTls>,
+}
+
+/// Where a cancel request with a key of ours goes.
+#[derive(Clone)]
+struct CancelRoute {
+    session: String,
+    identity: String,
+    address: std::net::SocketAddr,
+    key: CancelKey,
+}
+
+/// Takes a session's cancel key out of the map, however the session ended.
+struct CancelEntry<'a> {
+    shared: &'a Shared,
+    key: CancelKey,
+}
+
+impl Drop for CancelEntry<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.cancels).remove(&self.key);
+    }
+}
+
+/// Why a login did not become a session.
+#[derive(Debug, thiserror::Error)]
+enum LoginFailure {
+    #[error("the client closed the connection during login")]
+    Closed,
+    #[error("the client took too long to log in")]
+    Slow,
+    #[error("client connection: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the client opens with TLS, which is not offered for this target")]
+    NoTls,
+    #[error("bytes in clear follow the request for encryption")]
+    ClearBehindRequest,
+    #[error("{0}")]
+    Startup(#[from] StartupError),
+    #[error("{}", .0.message)]
+    Refused(Box<Report>),
+}
+
+impl LoginFailure {
+    fn report(&self) -> Option<Report> {
+        match self {
+            Self::Closed | Self::Io(_) | Self::NoTls | Self::ClearBehindRequest => None,
+            Self::Slow => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
+            Self::Startup(StartupError::Version { .. } | StartupError::Replication) => {
+                Some(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, self.to_string()))
+            }
+            Self::Startup(_) => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
+            Self::Refused(report) => Some((**report).clone()),
+        }
+    }
+}
+
+/// What the opening packets came to.
+enum Opened {
+    Startup(Startup),
+    Cancel(CancelKey),
+}
+
+impl Postgres {
+    /// State for a target; with `tls`, clients that ask for it are served encrypted.
+    #[must_use]
+    pub fn new(tls: Option<ClientTls>) -> Self {
+        let shared = Shared { catalogues: Mutex::default(), cancels: Mutex::default(), tls };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve(
+        &self,
+        gate: &Arc<Gate>,
+        journal: &Journal,
+        registry: &Arc<Registry>,
+        admitted: Admitted,
+        stream: TcpStream,
+    ) {
+        let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
+        let opened = match tokio::time::timeout(admitted.login_timeout, self.opening(&mut client)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(LoginFailure::Slow),
+        };
+        match opened {
+            Ok(Opened::Cancel(key)) => self.cancel(registry, journal, &admitted, &key).await,
+            Ok(Opened::Startup(startup)) => {
+                self.session(gate, journal, registry, admitted, client, startup).await;
+            }
+            Err(failure) => refuse_login(journal, &admitted, client, &failure, &[]).await,
+        }
+    }
+
+    /// Reads opening packets up to a login or a cancel request; answers the requests for encryption.
+    async fn opening(&self, client: &mut Client) -> Result<Opened, LoginFailure> {
+        loop {
+            if client.opens_with_tls().await? {
+                let Some(tls) = &self.shared.tls else { return Err(LoginFailure::NoTls) };
+                client.encrypt(tls).await?;
+                continue;
+            }
+            match startup::take_opening(&mut client.input)? {
+                Some(Opening::Ssl) if !client.is_tls() => match &self.shared.tls {
+                    // Bytes behind the request would be read as if they had come encrypted.
+                    Some(_) if !client.input.is_empty() => return Err(LoginFailure::ClearBehindRequest),
+                    Some(tls) => {
+                        client.write(b"S").await?;
+                        client.encrypt(tls).await?;
+                    }
+                    None => client.write(b"N").await?,
+                },
+                Some(Opening::Ssl | Opening::GssEnc) => client.write(b"N").await?,
+                Some(Opening::Cancel(key)) => return Ok(Opened::Cancel(key)),
+                Some(Opening::Startup(startup)) => return Ok(Opened::Startup(startup)),
+                None => client.read().await?,
+            }
+        }
+    }
+
+    async fn session(
+        &self,
+        gate: &Arc<Gate>,
+        journal: &Journal,
+        registry: &Arc<Registry>,
+        admitted: Admitted,
+        mut client: Client,
+        startup: Startup,
+    ) {
+        let info = SessionInfo {
+            id: admitted.id.clone(),
+            identity: admitted.principal.name().to_owned(),
+            target: admitted.backend.target.name.clone(),
+            database: startup.database.clone(),
+            pid: admitted.workload.pid,
+        };
+        // Entered first, decided then: a policy change in between is not lost.
+        let policy_rx = gate.subscribe();
+        let (_registration, mut command_rx) = registry.enter(info);
+        let (mut decider, search_path) = match self.decider(gate, &admitted, &startup).await {
+            Ok(ready) => ready,
+            Err((failure, policies)) => {
+                return refuse_login(journal, &admitted, client, &failure, &policies).await;
+            }
+        };
+        let address = admitted.destination;
+        let opened = match open::open(&admitted.backend, address, &startup, Some(&search_path)).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                warn!(%error, "upstream login failed");
+                let report = error.report(&admitted.backend.target.name);
+                let failure = LoginFailure::Refused(Box::new(report));
+                return refuse_login(journal, &admitted, client, &failure, &[]).await;
+            }
+        };
+        // Policy may have moved while the target was dialled.
+        if let Err(why) = decider.recheck().await {
+            let report = Report::new(sqlstate::INVALID_AUTHORIZATION, why);
+            let failure = LoginFailure::Refused(Box::new(report));
+            return refuse_login(journal, &admitted, client, &failure, &[]).await;
+        }
+        if let Err(error) = journal.append(&[start_event(&admitted, &startup)]) {
+            warn!(%error, "no record, no access");
+            let report = End::from(error).report_for_login();
+            return client.goodbye(&report).await;
+        }
+        let key = CancelKey { pid: registry.next_pid(), secret: random_secret() };
+        let mut welcome = BytesMut::new();
+        startup::put_welcome(&mut welcome, &startup);
+        welcome.extend_from_slice(&opened.welcome.parameters);
+        let _cancel = opened.welcome.key.map(|upstream_key| {
+            let route = CancelRoute {
+                session: admitted.id.clone(),
+                identity: admitted.principal.name().to_owned(),
+                address,
+                key: upstream_key,
+            };
+            lock(&self.shared.cancels).insert(key.clone(), route);
+            CancelEntry { shared: &self.shared, key: key.clone() }
+        });
+        startup::put_key_data(&mut welcome, &key);
+        codec::put(&mut welcome, b'Z', |out| out.extend_from_slice(b"I"));
+        let Some(stream) = client.stream.take() else { return };
+        let mut wire = Wire::new(stream, opened.stream);
+        wire.to_client = welcome;
+        wire.from_client = client.input;
+        wire.from_upstream = opened.rest;
+        info!(database = %startup.database, "session started");
+        let relay = Relay::new(wire, decider, journal, &admitted.id);
+        let (end, totals) = relay.run(&mut command_rx, policy_rx).await;
+        finish(journal, &admitted, &end, totals);
+    }
+
+    /// Whether the session may be, and everything its statements will be decided with.
+    async fn decider(
+        &self,
+        gate: &Arc<Gate>,
+        admitted: &Admitted,
+        startup: &Startup,
+    ) -> Result<(Decider, String), (LoginFailure, Vec<String>)> {
+        let refused = |report: Report| LoginFailure::Refused(Box::new(report));
+        let decision = decide::connect(gate, admitted, &startup.database);
+        if decision.effect != Effect::Permit {
+            let rule = decision.rule().to_owned();
+            let message = format!("connection denied by policy \"{rule}\": {}", decision.reason);
+            let mut report = Report::new(sqlstate::INVALID_AUTHORIZATION, message)
+                .detail(format!("session {}", admitted.id));
+            report.hint = decision.hint;
+            return Err((refused(report), decision.policies));
+        }
+        let catalogue = {
+            let mut catalogues = lock(&self.shared.catalogues);
+            let made = || Arc::new(Catalogue::new(&startup.database, admitted.destination));
+            Arc::clone(catalogues.entry(startup.database.clone()).or_insert_with(made))
+        };
+        let snapshot = catalogue.fresh(&admitted.backend).await.map_err(|error| {
+            warn!(%error, "the catalogue cannot be read");
+            let report = match &error {
+                catalogue::CatalogueError::Open(error) => error.report(&admitted.backend.target.name),
+                error => Report::new(
+                    sqlstate::CANNOT_CONNECT,
+                    format!(
+                        "the catalogue of target \"{}\" cannot be read: {error}",
+                        admitted.backend.target.name
+                    ),
+                ),
+            };
+            (refused(report), Vec::new())
+        })?;
+        let search_path = snapshot.search_path.clone();
+        let decider = Decider::new(Arc::clone(gate), admitted, &startup.database, catalogue, snapshot)
+            .map_err(|report| (refused(report), Vec::new()))?;
+        Ok((decider, search_path))
+    }
+
+    /// A cancel request comes on a connection of its own; it counts only from the identity whose session it is.
+    async fn cancel(&self, registry: &Registry, journal: &Journal, admitted: &Admitted, key: &CancelKey) {
+        let route = lock(&self.shared.cancels).get(key).cloned();
+        let Some(route) = route.filter(|route| route.identity == admitted.principal.name()) else {
+            warn!("cancel request with an unknown key, or of another identity");
+            let event =
+                refused_event(admitted, "cancel request with an unknown key, or of another identity", &[]);
+            let _ = journal.append(&[event]);
+            return;
+        };
+        info!(session_cancelled = route.session, "cancel request");
+        let event = Event::Control {
+            by: admitted.principal.name().to_owned(),
+            action: format!("cancel session {}", route.session),
+        };
+        if journal.append(&[event]).is_err() {
+            return;
+        }
+        registry.command(&route.session, Command::Withdraw);
+        let mut request = BytesMut::new();
+        startup::put_cancel(&mut request, &route.key);
+        if let Ok(mut stream) = upstream::dial(route.address).await {
+            let _ = stream.write_all(&request).await;
+            // The server closes when it has taken the request; the client may only see its own close after that.
+            let _ = tokio::time::timeout(GOODBYE, stream.read_u8()).await;
+        }
+    }
+}
+
+/// The client's side before the relay takes over.
+struct Client {
+    stream: Option<Stream>,
+    input: BytesMut,
+}
+
+impl Client {
+    fn is_tls(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_tls)
+    }
+
+    /// 0x16 opens a TLS handshake (RFC 8446 section 5.1): a client that does not ask first (PostgreSQL 17).
+    async fn opens_with_tls(&mut self) -> Result<bool, LoginFailure> {
+        let Some(Stream::Plain(stream)) = &self.stream else { return Ok(false) };
+        if !self.input.is_empty() {
+            return Ok(false);
+        }
+        let mut first = [0];
+        match stream.peek(&mut first).await? {
+            0 => Err(LoginFailure::Closed),
+            _ => Ok(first == [0x16]),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), LoginFailure> {
+        let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
+        match stream.read_buf(&mut self.input).await? {
+            0 => Err(LoginFailure::Closed),
+            _ => Ok(()),
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), LoginFailure> {
+        let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
+        stream.write_all(bytes).await?;
+        Ok(stream.flush().await?)
+    }
+
+    async fn encrypt(&mut self, tls: &ClientTls) -> Result<(), LoginFailure> {
+        let Some(Stream::Plain(stream)) = self.stream.take() else { return Err(LoginFailure::Closed) };
+        self.stream = Some(tls.accept(stream).await?);
+        Ok(())
+    }
+
+    /// Tells the client why it cannot be, and closes.
+    async fn goodbye(mut self, report: &Report) {
+        let Some(stream) = &mut self.stream else { return };
+        let mut out = BytesMut::new();
+        report.put_fatal(&mut out);
+        let said = async {
+            stream.write_all(&out).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(GOODBYE, said).await;
+    }
+}
+
+/// Refuses a connection that never came to a login: with a FATAL the client can show, or without a word.
+pub async fn refuse(stream: TcpStream, reason: &str, silent: bool) {
+    if silent {
+        // Closing with unread data or linger 0 resets: nobody is here.
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    }
+    let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
+    // A client that asked for encryption reads one byte first; answering before it asked would confuse it.
+    let asked = async {
+        loop {
+            match startup::take_opening(&mut client.input) {
+                Ok(Some(Opening::Ssl | Opening::GssEnc)) => client.write(b"N").await?,
+                Ok(None) => client.read().await?,
+                Ok(Some(Opening::Startup(_) | Opening::Cancel(_))) | Err(_) => {
+                    return Ok::<_, LoginFailure>(());
+                }
+            }
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(5), asked).await.is_ok() {
+        let report = Report::new(sqlstate::INVALID_AUTHORIZATION, format!("connection refused: {reason}"))
+            .hint("Only identities named in the agent's configuration may use this target.");
+        client.goodbye(&report).await;
+    }
+}
+
+async fn refuse_login(
+    journal: &Journal,
+    admitted: &Admitted,
+    client: Client,
+    failure: &LoginFailure,
+    policies: &[String],
+) {
+    warn!(reason = %failure, "login refused");
+    let recorded = journal.append(&[refused_event(admitted, &failure.to_string(), policies)]);
+    match (failure.report(), recorded) {
+        (Some(report), Ok(_)) => client.goodbye(&report).await,
+        (_, Err(error)) => client.goodbye(&End::from(error).report_for_login()).await,
+        (None, Ok(_)) => {}
+    }
+}
+
+fn refused_event(admitted: &Admitted, reason: &str, policies: &[String]) -> Event {
+    Event::SessionRefused {
+        session: admitted.id.clone(),
+        target: Some(admitted.backend.target.name.clone()),
+        original_destination: Some(admitted.destination.to_string()),
+        client: admitted.client.to_string(),
+        workload: Some(admitted.workload.clone()),
+        identity: Some(admitted.identity()),
+        policies: policies.to_vec(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn start_event(admitted: &Admitted, startup: &Startup) -> Event {
+    Event::SessionStart {
+        session: admitted.id.clone(),
+        protocol: admitted.backend.target.protocol.as_str().to_owned(),
+        target: admitted.backend.target.name.clone(),
+        original_destination: admitted.destination.to_string(),
+        client: admitted.client.to_string(),
+        workload: admitted.workload.clone(),
+        identity: admitted.identity(),
+        claimed_user: startup.user.clone(),
+        database: startup.database.clone(),
+        application: startup.application.clone(),
+        upstream_user: admitted.backend.target.user.clone(),
+    }
+}
+
+fn finish(journal: &Journal, admitted: &Admitted, end: &End, totals: Totals) {
+    info!(reason = %end, statements = totals.statements, rows = totals.rows, "session ended");
+    let event = Event::SessionEnd {
+        session: admitted.id.clone(),
+        reason: end.to_string(),
+        statements: totals.statements,
+        rows: totals.rows,
+        client_bytes: totals.client_bytes,
+        upstream_bytes: totals.upstream_bytes,
+    };
+    if let Err(error) = journal.append(&[event]) {
+        warn!(%error, "the end of the session could not be recorded");
+    }
+}
+
+/// The secret of a key of protocol 3.0: 4 bytes.
+fn random_secret() -> Bytes {
+    use ring::rand::SecureRandom;
+
+    let mut secret = [0; 4];
+    // Without randomness nobody can cancel: the key is never handed out.
+    match ring::rand::SystemRandom::new().fill(&mut secret) {
+        Ok(()) => Bytes::copy_from_slice(&secret),
+        Err(_) => Bytes::new(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
