@@ -100,8 +100,11 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, places: &Places) -> Result<At
             Ok(Outcome::TakenOver) => attached.taken_over += 1,
             Ok(outcome) => {
                 attached.fresh += 1;
-                attached.moved += usize::from(outcome == Outcome::Moved);
-                fresh.push(pins.link(name));
+                match outcome {
+                    // Its predecessor is gone: taking it back would leave nothing.
+                    Outcome::Moved => attached.moved += 1,
+                    Outcome::Fresh | Outcome::TakenOver => fresh.push(pins.link(name)),
+                }
             }
             Err(error) => {
                 for pin in fresh {
