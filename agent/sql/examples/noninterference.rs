@@ -4,7 +4,12 @@
 //! `noninterference COUNT SEED` with the two databases `shop_a` and `shop_b` behind `$PGHOST` (a socket directory) and
 //! `$PGPORT`, made from `tests/fixture` as its README says. Uses the role `agent` without a password.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a tool of the tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a tool of the tests"
+)]
 
 #[path = "../tests/support/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests")]
