@@ -235,7 +235,7 @@ impl<'a> Analyser<'a> {
         self.whole_row(&item.fields)
     }
 
-    fn whole_row(&self, fields: &Fields<'a>) -> Res<Resolved> {
+    fn whole_row(&mut self, fields: &Fields<'a>) -> Res<Resolved> {
         self.require_clean(fields.first_taint(), How::WholeRow)?;
         Ok(Resolved::Row)
     }
