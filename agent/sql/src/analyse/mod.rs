@@ -109,6 +109,8 @@ pub(crate) struct Analyser<'a> {
     implicit: bool,
     depth: u32,
     work: u32,
+    /// Column references met so far.
+    columns: u32,
 }
 
 impl<'a> Analyser<'a> {
@@ -127,6 +129,7 @@ impl<'a> Analyser<'a> {
             implicit: false,
             depth: 0,
             work: 0,
+            columns: 0,
         }
     }
 

@@ -208,6 +208,7 @@ impl<'a> Analyser<'a> {
     }
 
     pub(super) fn column(&mut self, reference: &'a ColumnRef) -> Res<Resolved> {
+        self.columns += 1;
         let fields = reference.fields();
         let mut parts = [""; 3];
         if fields.len() > parts.len() {
