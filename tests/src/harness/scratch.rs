@@ -5,6 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// What our folders' names begin with; the rest is the suite and the process that made it.
+const PREFIX: &str = "chaperone-e2e-";
 
 pub(crate) struct Scratch {
     path: PathBuf,
@@ -13,7 +19,8 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Readable by the server's and the clients' users; the name is short because Unix socket paths are.
     pub(crate) fn new(suite: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("chaperone-e2e-{suite}-{}", std::process::id()));
+        remove_orphans();
+        let path = std::env::temp_dir().join(format!("{PREFIX}{suite}-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(Self { path })
@@ -37,7 +44,30 @@ impl Drop for Scratch {
             eprintln!("kept: {}", self.path.display());
             return;
         }
-        // Best effort: what is left lies in the system's folder for such things.
-        let _ = fs::remove_dir_all(&self.path);
+        remove(&self.path);
     }
+}
+
+/// Folders whose makers were killed before they could clean up.
+fn remove_orphans() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit('-').next()?.parse::<i32>().ok());
+        if maker.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// Whatever is mounted below goes first. Best effort: what is left is found by the next run.
+fn remove(path: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for point in mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| Path::new(point).starts_with(path))
+    {
+        let _ = umount2(point, MntFlags::MNT_DETACH);
+    }
+    let _ = fs::remove_dir_all(path);
 }
