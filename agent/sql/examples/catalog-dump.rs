@@ -8,7 +8,7 @@ fn main() -> io::Result<()> {
     for query in chaperone_sql::QUERIES {
         let sql = query.sql.split_whitespace().collect::<Vec<_>>().join(" ");
         if query.name == "pin" {
-            writeln!(out, "{sql} \\g /dev/null")?;
+            writeln!(out, "{sql} \\gset")?;
         }
         writeln!(out, "\\copy ({sql}) to '{}.tsv'", query.name)?;
     }

@@ -21,7 +21,10 @@ pub(crate) struct Raw<'a> {
 pub(crate) fn parse(sql: &str) -> Res<Tree> {
     match catch_unwind(|| raw_parse(sql)) {
         Ok(Ok(tree)) => Ok(Tree(tree)),
-        Ok(Err(error)) => Err(Refusal::syntax(&error.to_string())),
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            Err(Refusal::syntax(text.strip_prefix("Invalid statement: ").unwrap_or(&text)))
+        }
         Err(_) => Err(Refusal::unsupported("this statement")),
     }
 }

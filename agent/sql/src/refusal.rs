@@ -38,6 +38,8 @@ pub enum RefusalKind {
     LabelledUse { column: String, how: How },
     /// A relation that shows data of other relations or sessions (statistics, activity, passwords).
     UnservedRelation(String),
+    /// A view whose rows hang on masked values, or whose definition is not understood.
+    OpaqueView(String),
     /// A construct the analysis does not know.
     UnsupportedNode(String),
     /// A setting that the soundness of the analysis hangs on, or that is not on the list of known ones.
@@ -66,6 +68,7 @@ pub enum How {
     Expression,
     Cast,
     Function,
+    Source,
     WholeRow,
     Condition,
     Store,
@@ -92,6 +95,7 @@ impl How {
             Self::Expression => "used inside an expression",
             Self::Cast => "cast or collated",
             Self::Function => "passed to a function",
+            Self::Source => "used to make rows in FROM",
             Self::WholeRow => "part of a whole-row reference",
             Self::Condition => "used in a condition",
             Self::Store => "copied into a table, where it would no longer be masked",
@@ -122,6 +126,7 @@ impl How {
             | Self::Limit
             | Self::Expression
             | Self::Function
+            | Self::Source
             | Self::Condition
             | Self::Store
             | Self::Arbiter
@@ -136,6 +141,13 @@ impl How {
 impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
+    }
+}
+
+impl How {
+    /// Whether only the value made from the column depends on it, and not which rows there are or how they are ordered.
+    pub(crate) fn is_value(self) -> bool {
+        matches!(self, Self::Expression | Self::Cast | Self::Function)
     }
 }
 
@@ -169,6 +181,12 @@ impl Refusal {
     pub(crate) fn unserved(name: String) -> Box<Self> {
         let reason = format!("system relation {name} shows data of other tables or sessions");
         Self::boxed(RefusalKind::UnservedRelation(name), reason, "")
+    }
+
+    pub(crate) fn view(name: String) -> Box<Self> {
+        let reason =
+            format!("view {name} chooses its rows by masked columns, or its definition cannot be analysed");
+        Self::boxed(RefusalKind::OpaqueView(name), reason, "read the tables below it")
     }
 
     pub(crate) fn column(name: &str) -> Box<Self> {

@@ -90,6 +90,8 @@ impl fmt::Display for RelName {
 pub enum Flag {
     /// UPDATE or DELETE of every row.
     NoWhere,
+    /// UPDATE or DELETE whose WHERE names no column, such as `WHERE true`.
+    ConstantWhere,
     /// SELECT … FOR UPDATE and the like.
     RowLock,
     /// Calls a function that is not known to only compute. Only where nothing is masked, or where the function

@@ -26,6 +26,8 @@ pub struct View {
 pub(crate) struct RelMask {
     /// By position; empty when no column is masked.
     pub(crate) taints: Vec<Taint>,
+    /// A view that is not served: its rows depend on masked values, or it was not understood.
+    pub(crate) opaque: bool,
     /// Masked columns are involved in reading it, if only in the definition of a view.
     pub(crate) strict: bool,
     /// Errors of a write may show rows of a relation with masked columns.
@@ -202,8 +204,8 @@ impl View {
             let Some(expression) = &column.generated else { continue };
             let text =
                 format!("SELECT {expression} FROM {}.{}", quoted(&relation.schema), quoted(&relation.name));
-            let clean =
-                analyse::definition(&text, self).is_ok_and(|out| out.taints.iter().all(Option::is_none));
+            let clean = analyse::definition(&text, self);
+            let clean = clean.is_ok_and(|out| !out.implicit && out.taints.iter().all(Option::is_none));
             if !clean {
                 changed |= self.taint(id, position, &source.path, source.kind);
             }
@@ -247,7 +249,7 @@ impl View {
             None => Err(RefusalKind::Syntax),
         };
         match result {
-            Ok(out) if out.taints.len() == columns => {
+            Ok(out) if out.taints.len() == columns && !out.implicit => {
                 for (position, taint) in out.taints.iter().enumerate() {
                     if let Some(mask) = taint.and_then(|taint| self.mask(taint).cloned()) {
                         self.taint(id, position, &mask.path, mask.kind);
@@ -258,8 +260,9 @@ impl View {
                 }
             }
             Err(RefusalKind::Pending(needed)) if !stack.contains(&needed) => return Some(needed),
-            // Not understood: every column is masked.
+            // Not understood, or its rows tell: nothing of it is served, and its columns count as masked elsewhere.
             Ok(_) | Err(_) => {
+                self.relations.entry(id).or_default().opaque = true;
                 for position in 0..columns {
                     self.taint(id, position, &column_path(relation, position), MaskKind::Redact);
                 }

@@ -1,49 +1,105 @@
-//! The accept loop.
+//! The accept loop, and the threads that run sessions.
+//!
+//! A session lives on one thread, with a runtime of its own, from accept to its end: its two sockets wake no other
+//! thread, which is what most of a small statement's cost would otherwise be.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::intercept::{Listeners, Lookup};
 use crate::session::{self, Shared};
 
-/// Starts a loop per listener. Connections beyond `limit` at once, logged in or not, are closed unanswered.
+/// Stack of a thread that analyses statements: the grammar and the analysis recurse, and their own limits keep
+/// them far below this.
+pub(super) const STACK: usize = 32 << 20;
+
+/// Connections on their way to a thread.
+const QUEUE: usize = 256;
+
+/// A connection that was accepted, with its place among those at once.
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+/// Starts the session threads and a loop per listener. Connections beyond `limit` at once, logged in or not, are
+/// closed unanswered.
 pub(super) fn spawn<L: Lookup + 'static>(
     listeners: Listeners,
     shared: &Arc<Shared<L>>,
     limit: usize,
 ) -> Result<Vec<JoinHandle<()>>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let accepted_tx =
+        (0..threads).map(|number| session_thread(number, shared)).collect::<Result<Vec<_>>>()?;
     let places = Arc::new(Semaphore::new(limit));
     let mut tasks = Vec::new();
     for listener in [Some(listeners.v4), listeners.v6].into_iter().flatten() {
         let listener = TcpListener::from_std(listener).context("cannot use the listener")?;
-        tasks.push(tokio::spawn(accept(listener, Arc::clone(shared), Arc::clone(&places))));
+        tasks.push(tokio::spawn(accept(listener, accepted_tx.clone(), Arc::clone(&places))));
     }
     Ok(tasks)
 }
 
-async fn accept<L: Lookup + 'static>(listener: TcpListener, shared: Arc<Shared<L>>, places: Arc<Semaphore>) {
+/// A thread with a runtime of its own; it ends with the process.
+fn session_thread<L: Lookup + 'static>(
+    number: usize,
+    shared: &Arc<Shared<L>>,
+) -> Result<mpsc::Sender<Accepted>> {
+    let (accepted_tx, mut accepted_rx) = mpsc::channel::<Accepted>(QUEUE);
+    let shared = Arc::clone(shared);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    std::thread::Builder::new()
+        .name(format!("sessions-{number}"))
+        .stack_size(STACK)
+        .spawn(move || {
+            runtime.block_on(async move {
+                while let Some(Accepted { stream, peer, place }) = accepted_rx.recv().await {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        match TcpStream::from_std(stream) {
+                            Ok(stream) => session::serve(shared, stream, peer).await,
+                            Err(error) => error!(%peer, %error, "cannot use the connection"),
+                        }
+                        drop(place);
+                    });
+                }
+                // No more connections; those that live are drained until the process ends, and this thread with it.
+                std::future::pending::<()>().await;
+            });
+        })
+        .context("cannot start a session thread")?;
+    Ok(accepted_tx)
+}
+
+async fn accept(listener: TcpListener, accepted_tx: Vec<mpsc::Sender<Accepted>>, places: Arc<Semaphore>) {
     let mut turned_away = 0u64;
+    let mut threads = accepted_tx.iter().cycle();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let place = Arc::clone(&places).try_acquire_owned().ok();
+                let handed_over = place.and_then(|place| {
+                    let accepted = Accepted { stream: stream.into_std().ok()?, peer, place };
+                    threads.next()?.try_send(accepted).ok()
+                });
+                if handed_over.is_none() {
                     turned_away += 1;
                     if turned_away.is_power_of_two() {
                         warn!(%peer, turned_away, "too many connections at once");
                     }
-                    continue;
-                };
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    session::serve(shared, stream, peer).await;
-                    drop(place);
-                });
+                }
             }
             // Out of file descriptors, or the connection died in the queue: neither is a reason to stop.
             Err(error) => {

@@ -42,10 +42,11 @@ struct Agent {
 /// When it cannot start. Once it runs, errors end sessions, not the agent.
 pub fn run(config_path: &Path) -> Result<()> {
     let config = Config::load(config_path)?;
+    // For what is not a session: accepting, the heartbeat, the control socket. Sessions have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
-        // The grammar and the analysis recurse; their own limits keep them far below this.
-        .thread_stack_size(32 << 20)
+        .thread_stack_size(accept::STACK)
         .build()
         .context("cannot start the runtime")?;
     // On a worker, not on this thread: its stack is whatever the shell gave it.

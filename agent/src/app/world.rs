@@ -60,6 +60,16 @@ pub fn checked_policies(config: &Config) -> Result<PolicySet> {
     Ok(set)
 }
 
+/// The facts about statements that the analysis finds; a rule about another one could never match.
+const KNOWN_FLAGS: [policy::Flag; 6] = [
+    policy::Flag::NoWhere,
+    policy::Flag::ConstantWhere,
+    policy::Flag::Locking,
+    policy::Flag::ModifyingCte,
+    policy::Flag::MultiStatement,
+    policy::Flag::Cascade,
+];
+
 /// What policies may name.
 fn policy_world(config: &Config) -> policy::World {
     policy::World {
@@ -75,7 +85,7 @@ fn policy_world(config: &Config) -> policy::World {
         approver_groups: None,
         // Rows are not recorded yet: a policy that asks for it must not look as if they were.
         record_modes: Some(std::collections::BTreeSet::new()),
-        flags: None,
+        flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
 }
 

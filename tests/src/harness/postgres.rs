@@ -7,6 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -267,10 +268,13 @@ fn programs() -> Result<PathBuf> {
     Ok(base.join(newest.to_string()).join("bin"))
 }
 
-/// A port nobody has, below the range the kernel hands out by itself.
+/// A port nobody has, below the range the kernel hands out by itself. Never the same twice: nobody binds the port
+/// that the agent's redirected connections go to, so it would look free for ever.
 pub(crate) fn free_port() -> Result<u16> {
+    static STEP: AtomicU16 = AtomicU16::new(0);
     let offset = u16::try_from(std::process::id() % 10_000)?;
-    (0..2000)
+    std::iter::repeat_with(|| STEP.fetch_add(1, Ordering::Relaxed))
+        .take(2000)
         .map(|step| 20_000 + (offset + step) % 10_000)
         .find(|port| ADDRESSES.iter().all(|address| TcpListener::bind((*address, *port)).is_ok()))
         .context("no free port on the loopback addresses, IPv6's ::1 among them")

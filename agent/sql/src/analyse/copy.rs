@@ -103,7 +103,7 @@ impl<'a> Analyser<'a> {
     }
 
     /// A mask must be tellable from the marks of the format.
-    fn maskable(&self, rows: &OutRows<'a>, plan: &CopyPlan) -> Res<()> {
+    fn maskable(&mut self, rows: &OutRows<'a>, plan: &CopyPlan) -> Res<()> {
         let marks = [plan.delimiter, plan.quote, plan.escape];
         let fits = match plan.format {
             CopyFormat::Binary => false,

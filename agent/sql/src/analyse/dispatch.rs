@@ -167,7 +167,7 @@ impl<'a> Analyser<'a> {
     }
 
     fn select_into(&mut self, select: &'a SelectStmt) -> Res<Draft<'a>> {
-        self.into_allowed = true;
+        self.into_allowed = Some(select);
         let rows = self.select(select)?;
         self.require_clean_rows(&rows, How::Store)?;
         self.created(select.into_clause().and_then(|into| into.rel()));
@@ -221,7 +221,7 @@ impl<'a> Analyser<'a> {
         self.describe(draft)
     }
 
-    fn output(&self, rows: &OutRows<'a>) -> Res<Output> {
+    fn output(&mut self, rows: &OutRows<'a>) -> Res<Output> {
         if rows.open {
             self.require_clean_rows(rows, How::Unexpanded)?;
             return Ok(Output::CleanRows);

@@ -132,7 +132,12 @@ impl<'a> Analyser<'a> {
         if matches!(filter, Node::None) {
             self.flags.insert(Flag::NoWhere);
         }
-        self.clean(filter, How::Filter)
+        let before = self.columns;
+        self.clean(filter, How::Filter)?;
+        if self.columns == before && !matches!(filter, Node::None | Node::CurrentOfExpr(_)) {
+            self.flags.insert(Flag::ConstantWhere);
+        }
+        Ok(())
     }
 
     /// Positions of the named columns; `None` if none are named.

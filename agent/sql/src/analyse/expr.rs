@@ -18,18 +18,32 @@ impl<'a> Analyser<'a> {
     /// The same, with the name that a scalar sub-select gives its column.
     pub(super) fn named_value(&mut self, node: Node<'a>) -> Res<(Taint, Option<Name<'a>>)> {
         match node {
-            Node::ColumnRef(reference) => match self.column(reference)? {
-                Resolved::Column(taint) => Ok((taint, None)),
-                Resolved::Row => Ok((None, None)),
-            },
+            Node::ColumnRef(reference) => {
+                if matches!(reference.fields().iter().next_back(), Some(Node::A_Star(_))) {
+                    return Err(Refusal::unsupported("* in VALUES"));
+                }
+                match self.column(reference)? {
+                    Resolved::Column(taint) => Ok((taint, None)),
+                    Resolved::Row => Ok((None, None)),
+                }
+            }
             Node::SubLink(link) if link.sub_link_type == SubLinkType::EXPR_SUBLINK => {
                 let rows = self.subquery(link.subselect())?;
                 single(&rows)
             }
-            Node::TypeCast(_) | Node::CollateClause(_) => self.clean(node, How::Cast).map(|()| (None, None)),
-            Node::FuncCall(_) => self.clean(node, How::Function).map(|()| (None, None)),
-            _ => self.clean(node, How::Expression).map(|()| (None, None)),
+            Node::TypeCast(_) | Node::CollateClause(_) => Ok((self.computed(node, How::Cast)?, None)),
+            Node::FuncCall(_) => Ok((self.computed(node, How::Function)?, None)),
+            _ => Ok((self.computed(node, How::Expression)?, None)),
         }
+    }
+
+    /// A computed value: clean, but in a definition as masked as what it depends on.
+    fn computed(&mut self, node: Node<'a>, how: How) -> Res<Taint> {
+        let outside = self.derived.take();
+        self.clean(node, how)?;
+        let derived = std::mem::replace(&mut self.derived, outside);
+        self.derived = self.join_taints(self.derived, derived);
+        Ok(derived)
     }
 
     /// A value that is computed with, compared or stored.

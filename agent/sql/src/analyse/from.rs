@@ -139,7 +139,7 @@ impl<'a> Analyser<'a> {
                 return Err(Refusal::unsupported("this function in FROM"));
             };
             let call = pair.get(0).unwrap_or(Node::None);
-            self.clean(call, How::Function)?;
+            self.clean(call, How::Source)?;
             let called = match call {
                 Node::FuncCall(call) => {
                     call.funcname().iter().filter_map(Node::as_str).next_back().unwrap_or_default()
@@ -206,14 +206,14 @@ impl<'a> Analyser<'a> {
     }
 
     fn xml_table(&mut self, range: &'a RangeTableFunc) -> Res<Item<'a>> {
-        self.clean(range.docexpr(), How::Function)?;
-        self.clean(range.rowexpr(), How::Function)?;
-        self.clean_all(range.namespaces(), How::Function)?;
+        self.clean(range.docexpr(), How::Source)?;
+        self.clean(range.rowexpr(), How::Source)?;
+        self.clean_all(range.namespaces(), How::Source)?;
         let mut rows = OutRows::default();
         for column in range.columns() {
             self.type_name(column.type_name())?;
-            self.clean(column.colexpr(), How::Function)?;
-            self.clean(column.coldefexpr(), How::Function)?;
+            self.clean(column.colexpr(), How::Source)?;
+            self.clean(column.coldefexpr(), How::Source)?;
             rows.push(Name::Given(column.colname().unwrap_or_default()), None);
         }
         aliased("xmltable", Fields::List(Rc::new(rows)), range.alias())
@@ -221,10 +221,10 @@ impl<'a> Analyser<'a> {
 
     fn json_table(&mut self, range: &'a JsonTable) -> Res<Item<'a>> {
         self.builtin_syntax("json_table")?;
-        self.json_value(range.context_item(), How::Function)?;
-        self.json_passing(range.passing(), How::Function)?;
+        self.json_value(range.context_item(), How::Source)?;
+        self.json_passing(range.passing(), How::Source)?;
         if let Some(behavior) = range.on_error() {
-            self.clean(behavior.expr(), How::Function)?;
+            self.clean(behavior.expr(), How::Source)?;
         }
         let mut rows = OutRows::default();
         for column in range.columns() {
@@ -236,7 +236,7 @@ impl<'a> Analyser<'a> {
     fn json_column(&mut self, column: &'a JsonTableColumn, rows: &mut OutRows<'a>) -> Res<()> {
         self.type_name(column.type_name())?;
         for behavior in [column.on_empty(), column.on_error()].into_iter().flatten() {
-            self.clean(behavior.expr(), How::Function)?;
+            self.clean(behavior.expr(), How::Source)?;
         }
         if column.coltype != pg_raw_parse::raw::JsonTableColumnType::JTC_NESTED {
             rows.push(Name::Given(column.name().unwrap_or_default()), None);

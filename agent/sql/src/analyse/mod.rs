@@ -24,6 +24,7 @@ mod with;
 use std::collections::BTreeSet;
 
 use pg_raw_parse::Node;
+use pg_raw_parse::nodes::SelectStmt;
 
 use crate::catalog::{Catalog, RelId, System};
 use crate::lexer;
@@ -57,13 +58,16 @@ pub fn analyse(sql: &str, view: &View) -> Result<Vec<Statement>, Refusal> {
     .map_err(|refusal| *refusal)
 }
 
-/// The columns of a view's definition, or of one expression.
+/// What a view's definition, or a generated column's expression, gives.
 pub(crate) struct Definition {
     pub(crate) taints: Vec<Taint>,
     pub(crate) strict: bool,
+    /// Which rows there are, or their order, depends on masked values.
+    pub(crate) implicit: bool,
 }
 
-/// Analyses one SELECT as printed by the server with only `pg_catalog` on the search path.
+/// Analyses one SELECT as printed by the server with only `pg_catalog` on the search path. A definition is fixed by its
+/// author, so computing on masked columns is no refusal here: the column that results is as masked as they are.
 pub(crate) fn definition(sql: &str, view: &View) -> Res<Definition> {
     guarded(|| {
         lexer::scan(sql, view.catalog().version < 160_000)?;
@@ -76,12 +80,13 @@ pub(crate) fn definition(sql: &str, view: &View) -> Res<Definition> {
             return Err(Refusal::unsupported("this definition"));
         };
         let mut analyser = Analyser::new(view, &view.catalog().builtin_path);
+        analyser.lenient = true;
         let rows = analyser.select(select)?;
         if rows.open {
             return Err(Refusal::unsupported("this definition"));
         }
         let taints = rows.fields.iter().map(|field| field.taint).collect();
-        Ok(Definition { taints, strict: analyser.strict })
+        Ok(Definition { taints, strict: analyser.strict, implicit: analyser.implicit })
     })
 }
 
@@ -94,10 +99,18 @@ pub(crate) struct Analyser<'a> {
     accesses: Vec<Access>,
     flags: BTreeSet<Flag>,
     strict: bool,
-    /// The next SELECT may have an INTO clause: it is the statement itself.
-    into_allowed: bool,
+    /// The one SELECT that may have an INTO clause: the statement itself.
+    into_allowed: Option<&'a SelectStmt>,
+    /// Set while the definition of a view is followed: masked values may be used, and what depends on them is noted.
+    lenient: bool,
+    /// What the expression being followed depends on.
+    derived: Taint,
+    /// The rows themselves depend on a masked value.
+    implicit: bool,
     depth: u32,
     work: u32,
+    /// Column references met so far.
+    columns: u32,
 }
 
 impl<'a> Analyser<'a> {
@@ -110,9 +123,13 @@ impl<'a> Analyser<'a> {
             accesses: Vec::new(),
             flags: BTreeSet::new(),
             strict: false,
-            into_allowed: false,
+            into_allowed: None,
+            lenient: false,
+            derived: None,
+            implicit: false,
             depth: 0,
             work: 0,
+            columns: 0,
         }
     }
 
@@ -168,7 +185,11 @@ impl<'a> Analyser<'a> {
         if relation.system == System::Unserved && !self.clear() {
             return Err(Refusal::unserved(relation.rel_name().to_string()));
         }
-        if self.view.rel_mask(id).is_some_and(|mask| mask.strict) {
+        let mask = self.view.rel_mask(id);
+        if mask.is_some_and(|mask| mask.opaque) {
+            return Err(Refusal::view(relation.rel_name().to_string()));
+        }
+        if mask.is_some_and(|mask| mask.strict) {
             self.strict = true;
         }
         self.access(verb, Some(relation.rel_name()));
@@ -193,15 +214,20 @@ impl<'a> Analyser<'a> {
         Refusal::labelled(column, how)
     }
 
-    /// Refuses if the value is masked.
-    fn require_clean(&self, taint: Taint, how: How) -> Res<()> {
+    /// Refuses if the value is masked; in a definition, notes what depends on it.
+    fn require_clean(&mut self, taint: Taint, how: How) -> Res<()> {
         match taint {
+            Some(_) if self.lenient => {
+                self.derived = self.join_taints(self.derived, taint);
+                self.implicit |= !how.is_value();
+                Ok(())
+            }
             Some(taint) => Err(self.labelled(taint, how)),
             None => Ok(()),
         }
     }
 
-    fn require_clean_rows(&self, rows: &OutRows<'a>, how: How) -> Res<()> {
+    fn require_clean_rows(&mut self, rows: &OutRows<'a>, how: How) -> Res<()> {
         rows.fields.iter().try_for_each(|field| self.require_clean(field.taint, how))
     }
 

@@ -23,7 +23,9 @@ impl<'a> Analyser<'a> {
 
     /// The same without its WITH clause, in the current level.
     pub(super) fn select_body(&mut self, select: &'a SelectStmt) -> Res<OutRows<'a>> {
-        if !std::mem::take(&mut self.into_allowed) && select.into_clause().is_some() {
+        if select.into_clause().is_some()
+            && !self.into_allowed.is_some_and(|allowed| std::ptr::eq(allowed, select))
+        {
             return Err(Refusal::unsupported("SELECT INTO inside another query"));
         }
         if !select.locking_clause().is_empty() {
@@ -87,7 +89,7 @@ impl<'a> Analyser<'a> {
                 if it.indirection().len() > 1 {
                     return Err(Refusal::unsupported("(…).*"));
                 }
-                self.clean(it.arg(), How::Expression)?;
+                self.clean(it.arg(), How::Unexpanded)?;
                 out.open = true;
             }
             _ => {
@@ -169,7 +171,7 @@ impl<'a> Analyser<'a> {
 
     /// Columns of a set operation. All but UNION ALL compare rows.
     pub(super) fn combine(
-        &self,
+        &mut self,
         select: &'a SelectStmt,
         left: OutRows<'a>,
         right: &OutRows<'a>,
@@ -182,7 +184,7 @@ impl<'a> Analyser<'a> {
         self.union_all(left, right)
     }
 
-    pub(super) fn union_all(&self, mut left: OutRows<'a>, right: &OutRows<'a>) -> Res<OutRows<'a>> {
+    pub(super) fn union_all(&mut self, mut left: OutRows<'a>, right: &OutRows<'a>) -> Res<OutRows<'a>> {
         if left.open || right.open {
             // Positions are not known, so nothing masked may be among them.
             self.require_clean(left.first_taint().or(right.first_taint()), How::Unexpanded)?;

@@ -208,6 +208,7 @@ impl<'a> Analyser<'a> {
     }
 
     pub(super) fn column(&mut self, reference: &'a ColumnRef) -> Res<Resolved> {
+        self.columns += 1;
         let fields = reference.fields();
         let mut parts = [""; 3];
         if fields.len() > parts.len() {
@@ -235,7 +236,7 @@ impl<'a> Analyser<'a> {
         self.whole_row(&item.fields)
     }
 
-    fn whole_row(&self, fields: &Fields<'a>) -> Res<Resolved> {
+    fn whole_row(&mut self, fields: &Fields<'a>) -> Res<Resolved> {
         self.require_clean(fields.first_taint(), How::WholeRow)?;
         Ok(Resolved::Row)
     }

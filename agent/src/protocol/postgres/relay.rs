@@ -68,6 +68,10 @@ impl End {
             Self::Fatal(fatal) if fatal.by_client() => {
                 Report::new(sqlstate::PROTOCOL_VIOLATION, format!("protocol violation: {fatal}"))
             }
+            Self::Fatal(limit @ Fatal::RowLimit(_)) => {
+                Report::new(sqlstate::LIMIT_EXCEEDED, limit.to_string())
+                    .hint("Ask for fewer rows, with LIMIT.")
+            }
             Self::Fatal(fatal) => {
                 Report::new(sqlstate::INTERNAL_ERROR, "the session was ended to protect masked data")
                     .detail(fatal.to_string())

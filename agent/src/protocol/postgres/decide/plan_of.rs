@@ -98,6 +98,7 @@ fn action(verb: Verb) -> Action {
 fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
     match flag {
         sql::Flag::NoWhere => Some(policy::Flag::NoWhere),
+        sql::Flag::ConstantWhere => Some(policy::Flag::ConstantWhere),
         sql::Flag::RowLock => Some(policy::Flag::Locking),
         sql::Flag::Cascade => Some(policy::Flag::Cascade),
         sql::Flag::NestedWrite => Some(policy::Flag::ModifyingCte),
@@ -139,11 +140,11 @@ pub(super) fn decided(version: Version, statements: &[Statement], decision: &Dec
             }
         }
     };
-    let max_rows = decision.obligations.max_rows;
+    let obligations = &decision.obligations;
     Plan {
         version,
         verdict,
-        statements: statements.iter().map(|statement| plan(statement, max_rows)).collect(),
+        statements: statements.iter().map(|statement| plan(statement, obligations)).collect(),
         policies: decision.policies.clone(),
         reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
     }
@@ -183,7 +184,8 @@ pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
     }
 }
 
-fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
+fn plan(statement: &Statement, obligations: &policy::Obligations) -> StatementPlan {
+    let only_null = obligations.mask_with == Some(policy::MaskWith::Null);
     let output = match &statement.output {
         sql::Output::NoRows => Output::Nothing,
         sql::Output::CleanRows | sql::Output::OfName => Output::Opaque,
@@ -193,7 +195,7 @@ fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
                 .map(|column| {
                     // COPY has no types on the wire, so what fits the column's type is settled here.
                     column.mask.as_ref().map(|masked| match masked.kind {
-                        sql::MaskKind::Redact if masked.text_like => Mask::Redact,
+                        sql::MaskKind::Redact if masked.text_like && !only_null => Mask::Redact,
                         sql::MaskKind::Redact | sql::MaskKind::Null => Mask::Null,
                     })
                 })
@@ -212,7 +214,7 @@ fn plan(statement: &Statement, max_rows: Option<u64>) -> StatementPlan {
         masked,
         strict: statement.strict,
         copy: statement.copy.as_ref().map(copy),
-        max_rows,
+        max_rows: obligations.max_rows,
         changes_catalogue: matches!(statement.class, sql::Class::Ddl | sql::Class::Call | sql::Class::Admin),
         closes: match &statement.names {
             NameOp::Deallocate(Some(name)) => Closes::Statement(name.clone()),

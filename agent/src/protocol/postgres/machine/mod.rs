@@ -47,6 +47,8 @@ pub enum Fatal {
     Parameter(#[from] LoginError),
     #[error("a row of {0} bytes with a masked column is longer than the agent holds in memory")]
     RowTooLong(usize),
+    #[error("policy lets a statement return {0} rows at most")]
+    RowLimit(u64),
     #[error("{0} is not supported")]
     Unsupported(&'static str),
 }
@@ -135,6 +137,15 @@ impl Run {
             rows: 0,
             bytes: 0,
             masked_cells: 0,
+        }
+    }
+
+    /// Counts a row that is about to be served.
+    fn count_row(&mut self) -> Result<(), Fatal> {
+        self.rows += 1;
+        match self.plan.statements.get(self.index).and_then(|statement| statement.max_rows) {
+            Some(most) if self.rows > most => Err(Fatal::RowLimit(most)),
+            _ => Ok(()),
         }
     }
 

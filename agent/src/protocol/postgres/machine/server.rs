@@ -117,12 +117,12 @@ impl<O: Origins> Machine<O> {
             (Some(cells), _) if cells.iter().any(|cell| *cell != Cell::Keep) => {
                 let Some(body) = body else { return Ok(Act::Incomplete) };
                 run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells)?;
-                run.rows += 1;
+                run.count_row()?;
                 run.bytes += out.len() as u64;
                 Ok(Act::Replaced)
             }
             _ => {
-                run.rows += 1;
+                run.count_row()?;
                 run.bytes += header.total as u64;
                 Ok(Act::Pass)
             }
@@ -131,15 +131,14 @@ impl<O: Origins> Machine<O> {
 
     fn copy_data(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
         let run = self.running().filter(|run| run.copying_out).ok_or(Fatal::OutOfTurn(b'd'))?;
-        run.rows += 1;
-        let Some(masker) = &mut run.copy else {
+        if run.copy.is_none() {
+            run.count_row()?;
             run.bytes += header.total as u64;
             return Ok(Act::Pass);
-        };
-        let Some(body) = body else {
-            run.rows -= 1;
-            return Ok(Act::Incomplete);
-        };
+        }
+        let Some(body) = body else { return Ok(Act::Incomplete) };
+        run.count_row()?;
+        let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
         run.masked_cells += masker.put(out, body)?;
         run.bytes += out.len() as u64;
         Ok(Act::Replaced)

@@ -320,6 +320,21 @@ fn errors_of_a_masked_relation_lose_their_text() {
 }
 
 #[test]
+fn no_row_beyond_the_limit_is_served() {
+    let limited = plan(vec![StatementPlan {
+        output: Output::Columns(vec![None]),
+        max_rows: Some(2),
+        ..StatementPlan::default()
+    }]);
+    let mut machine = machine();
+    client(&mut machine, query("SELECT"), |_| Ok(Arc::clone(&limited)));
+    let shape = description(&[(1, 1, 23)]);
+    let two = join(&[shape, row(&["1"]), row(&["2"])]);
+    assert_eq!(tags(server(&mut machine, two).unwrap().0), "TDD");
+    assert!(matches!(server(&mut machine, row(&["3"])), Err(Fatal::RowLimit(2))));
+}
+
+#[test]
 fn portals_end_with_their_transaction() {
     let mut machine = machine();
     client(&mut machine, join(&[parse("s", "A"), bind("p", "s"), execute("p"), sync()]), |_| Ok(nothing()));
