@@ -63,6 +63,8 @@ base() {
     need 'header libelf.h' libelf-dev
     need 'header zlib.h' zlib1g-dev
     need 'has_libclang' libclang1
+    # Which compiler's headers depends on which libclang that was.
+    need 'has_clang_headers' "libclang-common-$(clang_major)-dev"
     if [ ${#MISSING[@]} -gt 0 ]; then
         die "please install these Debian packages, or their counterparts of your system: ${MISSING[*]}"
     fi
@@ -72,6 +74,18 @@ base() {
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || have llvm-config || ldconfig -p | grep -q 'libclang[-.]' ||
         compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'
+}
+
+clang_major() {
+    local newest
+    newest=$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | sort -V | tail -n 1) || true
+    newest=${newest#/usr/lib/llvm-}
+    echo "${newest%%/*}"
+}
+
+# Its own stddef.h and the like: bindings are generated from C headers.
+has_clang_headers() {
+    [ -n "${LIBCLANG_PATH:-}" ] || have clang || compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h'
 }
 
 # --- bpf-linker -------------------------------------------------------------------------------------------------
@@ -186,6 +200,7 @@ debian_source() {
     can_apt && [ -w "$("$1" --print sysroot)/lib/rustlib" ] || return 1
     local version mirror dir suite found
     version=$("$1" -V | awk '{ print $2 }')
+    # shellcheck disable=SC2016 # apt's own variable
     mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | head -n 1)
     [ -n "$mirror" ] || return 1
     dir=$(mktemp -d)

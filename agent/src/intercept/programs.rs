@@ -151,10 +151,7 @@ fn attach_one(
     .map_err(|source| InterceptError::Attach { name, source })?;
     if stale {
         // Only now, with the new link in force, so that there is no instant with neither.
-        tracing::warn!(
-            program = name,
-            "its link was attached elsewhere (or its cgroup is gone): attached anew"
-        );
+        tracing::debug!(program = name, "its link was attached elsewhere: attached anew");
         fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
     }
     pin_link(link, &pin, name)?;
