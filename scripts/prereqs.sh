@@ -71,14 +71,16 @@ base() {
     have cargo || die "please install Rust with rustup (https://rustup.rs); rust-toolchain.toml names the version"
 }
 
+# Not libclang-cpp, which comes with the compiler and has another interface.
+libclangs() { compgen -G '/usr/lib/llvm-*/lib/libclang.so*' || compgen -G '/usr/lib/llvm-*/lib/libclang-[0-9]*.so*'; }
+
 has_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] || have llvm-config || ldconfig -p | grep -q 'libclang[-.]' ||
-        compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'
+    [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -qE 'libclang(-[0-9.]+)?\.so' || libclangs
 }
 
 clang_major() {
     local newest
-    newest=$(compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' | sort -V | tail -n 1) || true
+    newest=$(libclangs | sort -V | tail -n 1) || true
     newest=${newest#/usr/lib/llvm-}
     echo "${newest%%/*}"
 }
