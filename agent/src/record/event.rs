@@ -4,81 +4,13 @@
 //! field is compatible (readers ignore what they do not know, and `#[serde(default)]` fills what is missing);
 //! renaming or removing one needs a new `VERSION` in the segment header.
 
+mod statement;
+mod who;
+
 use serde::{Deserialize, Serialize};
 
-/// The process that opened the connection, as the kernel described it in the connect hook.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workload {
-    /// Thread group id in the host's pid namespace.
-    pub pid: u32,
-    /// Start time of the thread group leader, nanoseconds since boot; pid and start time name a process for good.
-    pub start_boottime_ns: u64,
-    pub uid: u32,
-    pub comm: String,
-    /// Path of the executable, when the process still existed as the connection arrived.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exe: Option<String>,
-    pub cgroup_id: u64,
-    /// Path below the cgroup2 mount, when the cgroup still existed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
-    /// Cookie of the network namespace the socket lives in.
-    pub netns_cookie: u64,
-}
-
-/// A non-human identity as policy sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub name: String,
-    pub groups: Vec<String>,
-}
-
-/// What became of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Permit,
-    Deny,
-    Hold,
-}
-
-/// How a statement came: whole, or in the steps of the extended protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    #[default]
-    Query,
-    /// Parsed under a name; nothing runs yet.
-    Prepare,
-    Execute,
-}
-
-/// How a hold ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HoldOutcome {
-    Approved,
-    Denied,
-    Expired,
-    /// The client hung up or cancelled while it waited.
-    Withdrawn,
-}
-
-/// One bind value of an extended-protocol statement.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bind {
-    Null,
-    /// Text format, valid UTF-8.
-    Text(String),
-    /// Binary format, or text that is not UTF-8: base64.
-    Binary(String),
-    /// Longer than the journal keeps: length in bytes and SHA-256 in hex.
-    Digest {
-        bytes: u64,
-        sha256: String,
-    },
-}
+pub use statement::{Bind, HoldOutcome, Step, Verdict};
+pub use who::{Identity, Workload};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
