@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tracing::{Instrument, info, info_span, warn};
@@ -16,8 +17,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::{Identities, IdentityError};
 use crate::intercept::Lookup;
-use crate::protocol::Admitted;
-use crate::protocol::postgres::Postgres;
+use crate::protocol::{Admitted, Protocol, Services};
 use crate::record::Journal;
 use crate::record::event::{Event, Workload};
 use crate::registry::Registry;
@@ -31,7 +31,7 @@ const FULL: f64 = 0.95;
 #[derive(Clone)]
 pub struct Service {
     pub backend: Arc<Backend>,
-    pub postgres: Postgres,
+    pub protocol: Protocol,
 }
 
 /// What of the configuration a new session uses; replaced as one on reload.
@@ -63,6 +63,10 @@ impl<L> Shared<L> {
     pub fn world(&self) -> Arc<World> {
         Arc::clone(&self.world.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    fn services(&self) -> Services<'_> {
+        Services { gate: &self.gate, journal: &self.journal, registry: &self.registry }
+    }
 }
 
 /// Why a connection did not become a session.
@@ -89,18 +93,20 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
         let world = shared.world();
         let mut seen = Seen::default();
         match admit(&shared, &world, &stream, client, &id, &mut seen) {
-            Ok((admitted, postgres)) => {
+            Ok((admitted, protocol)) => {
                 tracing::Span::current().record("identity", admitted.principal.name());
                 tracing::Span::current().record("target", &admitted.backend.target.name);
-                postgres.serve(&shared.gate, &shared.journal, &shared.registry, admitted, stream).await;
+                protocol.serve(shared.services(), admitted, stream).await;
             }
             Err(refusal) => {
                 warn!(%client, reason = %refusal, "connection refused");
+                let protocol = seen.protocol.take();
                 let told = refused(&shared.journal, id, client, seen, refusal.to_string());
-                // Without a flow there is nobody of ours to talk to: a reset says enough.
-                let silent = matches!(refusal, Refusal::NoFlow(_) | Refusal::Lookup(_));
-                crate::protocol::postgres::refuse(stream, &refusal.to_string(), silent || told.is_err())
-                    .await;
+                match protocol {
+                    Some(protocol) if told.is_ok() => protocol.refuse(stream, &refusal.to_string()).await,
+                    // Nobody of ours to talk to, or no telling in which language: a reset says enough.
+                    _ => drop(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
+                }
             }
         }
     }
@@ -113,6 +119,7 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
 struct Seen {
     destination: Option<SocketAddr>,
     target: Option<String>,
+    protocol: Option<Protocol>,
     workload: Option<Workload>,
 }
 
@@ -123,7 +130,7 @@ fn admit<L: Lookup>(
     client: SocketAddr,
     id: &str,
     seen: &mut Seen,
-) -> Result<(Admitted, Postgres), Refusal> {
+) -> Result<(Admitted, Protocol), Refusal> {
     let origin = shared.lookup.take(stream.as_fd(), client).map_err(Refusal::Lookup)?;
     let origin = origin.ok_or(Refusal::NoFlow(client))?;
     let destination = reachable(origin.destination.0);
@@ -132,6 +139,7 @@ fn admit<L: Lookup>(
     seen.workload = Some(workload.clone());
     let service = world.service(destination).ok_or(Refusal::NoTarget(destination))?;
     seen.target = Some(service.backend.target.name.clone());
+    seen.protocol = Some(service.protocol.clone());
     let principal = world.identities.identify(workload.cgroup.as_deref())?;
     let full = shared.journal.usage();
     if full >= FULL {
@@ -148,7 +156,7 @@ fn admit<L: Lookup>(
         backend: Arc::clone(&service.backend),
         login_timeout,
     };
-    Ok((admitted, service.postgres.clone()))
+    Ok((admitted, service.protocol.clone()))
 }
 
 fn refused(

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use chaperone_policy::{self as policy, PolicySet};
 
-use crate::config::{Config, Target};
+use crate::config::{self, Config, Target};
 use crate::gate;
 use crate::identity::Identities;
 use crate::intercept::{self, Options};
+use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::session::{Service, World};
 use crate::upstream::{Backend, Credentials};
@@ -21,17 +22,29 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
         let kept = before.and_then(|world| {
             world.services.iter().find(|service| {
                 let before = &service.backend.target;
-                before.name == target.name && before.client_tls == target.client_tls
+                before.name == target.name
+                    && before.protocol == target.protocol
+                    && before.client_tls == target.client_tls
             })
         });
-        let postgres = match kept {
-            Some(service) => service.postgres.clone(),
-            None => Postgres::new(if target.client_tls { Some(ClientTls::self_signed()?) } else { None }),
+        let protocol = match kept {
+            Some(service) => service.protocol.clone(),
+            None => fresh(target)?,
         };
         let backend = Arc::new(Backend { target: target.clone(), credentials });
-        services.push(Service { backend, postgres });
+        services.push(Service { backend, protocol });
     }
     Ok(World { identities: Identities::new(config.identities.clone()), services, config })
+}
+
+/// The protocol of a target nobody has a session with yet.
+fn fresh(target: &Target) -> Result<Protocol> {
+    match target.protocol {
+        config::Protocol::Postgres => {
+            let tls = if target.client_tls { Some(ClientTls::self_signed()?) } else { None };
+            Ok(Protocol::Postgres(Postgres::new(tls)))
+        }
+    }
 }
 
 /// Reads the files that targets' credentials are in, and forgets them.

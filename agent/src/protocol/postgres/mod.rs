@@ -2,7 +2,7 @@
 //!
 //! `codec`, `startup`, `login`, `response`, `machine`, `rows`, `copy` and `plan` are pure: bytes and values in, bytes
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
-//! `open`, `catalogue`, `client_tls` and `wire` do I/O for them.
+//! `open`, `catalogue` and `client_tls` do I/O for them.
 
 mod catalogue;
 mod client_tls;
@@ -18,7 +18,7 @@ pub mod response;
 pub mod rows;
 mod serve;
 pub mod startup;
-mod wire;
 
 pub use client_tls::ClientTls;
-pub use serve::{Postgres, refuse};
+pub use serve::Postgres;
+pub(super) use serve::refuse;

@@ -17,10 +17,10 @@ use super::decide::{self, Decider};
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
 use super::startup::{self, CancelKey, Opening, Startup, StartupError};
-use super::wire::Wire;
 use super::{codec, open};
 use crate::gate::Gate;
-use crate::protocol::Admitted;
+use crate::protocol::wire::Wire;
+use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
 use crate::record::event::Event;
 use crate::registry::{Command, Registry, SessionInfo};
@@ -110,14 +110,8 @@ impl Postgres {
     }
 
     /// Serves one connection to its end.
-    pub async fn serve(
-        &self,
-        gate: &Arc<Gate>,
-        journal: &Journal,
-        registry: &Arc<Registry>,
-        admitted: Admitted,
-        stream: TcpStream,
-    ) {
+    pub async fn serve(&self, services: Services<'_>, admitted: Admitted, stream: TcpStream) {
+        let Services { gate, journal, registry } = services;
         let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
         let opened = match tokio::time::timeout(admitted.login_timeout, self.opening(&mut client)).await {
             Ok(opened) => opened,
@@ -359,13 +353,8 @@ impl Client {
     }
 }
 
-/// Refuses a connection that never came to a login: with a FATAL the client can show, or without a word.
-pub async fn refuse(stream: TcpStream, reason: &str, silent: bool) {
-    if silent {
-        // Closing with unread data or linger 0 resets: nobody is here.
-        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        return;
-    }
+/// Refuses a connection that never came to a login, with a FATAL the client can show.
+pub(in crate::protocol) async fn refuse(stream: TcpStream, reason: &str) {
     let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
     // A client that asked for encryption reads one byte first; answering before it asked would confuse it.
     let asked = async {
