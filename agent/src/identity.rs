@@ -1,12 +1,13 @@
 //! From a workload to the non-human identity that policy knows.
 //!
-//! First form: by cgroup path, from configuration. Paths are matched from the root, whole components at a time,
-//! and the outermost match wins: what a workload creates below its own cgroup cannot change who it is. Nothing
-//! the workload presents (user name, password) is looked at.
+//! By the path of its cgroup, from configuration: either a path with everything below it, or what the path stands for
+//! (`workload::grammar`). Both are read from the root and the outermost match wins: what a workload creates below its
+//! own cgroup cannot change who it is. Nothing the workload presents (user name, password) is looked at.
 
 use chaperone_policy::Principal;
 
-use crate::config::IdentityRule;
+use crate::config::{IdentityRule, Match, Whose};
+use crate::workload::grammar::{self, Placement};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
@@ -14,34 +15,61 @@ pub enum IdentityError {
     CgroupGone,
     #[error("no identity is configured for cgroup {0}")]
     Unknown(String),
+    #[error("cgroup {cgroup} is claimed by several identities ({names}), so it is none of them")]
+    Ambiguous { cgroup: String, names: String },
 }
 
 /// The configured identities.
 #[derive(Debug, Default)]
 pub struct Identities {
-    /// Cgroup path and who lives there.
-    rules: Vec<(String, Principal)>,
+    rules: Vec<(Whose, Principal)>,
 }
 
 impl Identities {
     #[must_use]
     pub fn new(rules: Vec<IdentityRule>) -> Self {
-        let rules = rules.into_iter().map(|rule| (rule.cgroup, Principal::new(&rule.name, rule.groups)));
+        let rules = rules.into_iter().map(|rule| (rule.whose, Principal::new(&rule.name, rule.groups)));
         Self { rules: rules.collect() }
     }
 
     /// Who a process of this cgroup is.
     ///
     /// # Errors
-    /// When nothing is configured for it: unknown is not anybody.
+    /// When nothing is configured for it, or more than one thing: neither is anybody.
     pub fn identify(&self, cgroup: Option<&str>) -> Result<Principal, IdentityError> {
         let cgroup = cgroup.ok_or(IdentityError::CgroupGone)?;
-        self.rules
+        let placement = grammar::parse_path(cgroup, grammar::Options::default()).placement;
+        self.identify_as(cgroup, &placement)
+    }
+
+    /// The same, when it is known already what the path stands for.
+    ///
+    /// # Errors
+    /// As [`Identities::identify`].
+    pub fn identify_as(&self, cgroup: &str, placement: &Placement) -> Result<Principal, IdentityError> {
+        let by_path = self
+            .rules
             .iter()
-            .filter(|(root, _)| below(cgroup, root))
-            .min_by_key(|(root, _)| root.len())
-            .map(|(_, principal)| principal.clone())
-            .ok_or_else(|| IdentityError::Unknown(cgroup.to_owned()))
+            .filter_map(|(whose, principal)| match whose {
+                Whose::Cgroup(root) => below(cgroup, root).then_some((root.len(), principal)),
+                Whose::Match(_) => None,
+            })
+            .min_by_key(|(length, _)| *length)
+            .map(|(_, principal)| principal);
+        let by_placement = self.rules.iter().filter_map(|(whose, principal)| match whose {
+            Whose::Cgroup(_) => None,
+            Whose::Match(rule) => is_met(rule, placement).then_some(principal),
+        });
+        let mut found: Vec<&Principal> = by_path.into_iter().chain(by_placement).collect();
+        found.dedup_by(|a, b| a.name() == b.name());
+        match found.as_slice() {
+            [] => Err(IdentityError::Unknown(cgroup.to_owned())),
+            [one] => Ok((*one).clone()),
+            several => Err(IdentityError::Ambiguous {
+                cgroup: cgroup.to_owned(),
+                names: several.iter().map(|principal| principal.name()).collect::<Vec<_>>().join(", "),
+            }),
+        }
     }
 }
 
@@ -49,23 +77,58 @@ fn below(path: &str, root: &str) -> bool {
     path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+fn is_met(rule: &Match, placement: &Placement) -> bool {
+    let equal = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
+    let like = |wanted: &Option<String>, is: &Option<String>| match (wanted, is) {
+        (None, _) => true,
+        (Some(pattern), Some(text)) => glob(pattern, text),
+        (Some(_), None) => false,
+    };
+    rule.kind == placement.kind
+        && (rule.uid.is_none() || rule.uid == placement.uid)
+        && like(&rule.unit, &placement.unit)
+        && like(&rule.slice, &placement.slice)
+        && like(&rule.task, &placement.task)
+        && like(&rule.machine, &placement.machine)
+        && equal(&rule.runtime, &placement.runtime)
+        && equal(&rule.container, &placement.container)
+        && equal(&rule.pod, &placement.pod)
+        && equal(&rule.alloc, &placement.alloc)
+        && equal(&rule.job, &placement.job)
+}
+
+/// Whether a text is of a pattern in which `*` stands for any text.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut pieces: Vec<&str> = rest.split('*').collect();
+    let last = pieces.pop().unwrap_or_default();
+    for piece in pieces {
+        let Some((_, after)) = text.split_once(piece) else { return false };
+        text = after;
+    }
+    text.ends_with(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::grammar::Kind;
+
+    fn rule(name: &str, whose: Whose) -> IdentityRule {
+        IdentityRule { name: name.into(), groups: vec![], whose }
+    }
+
+    fn check(identities: &Identities, cgroup: Option<&str>, expect: Result<&str, IdentityError>) {
+        let got = identities.identify(cgroup).map(|principal| principal.name().to_owned());
+        assert_eq!(got, expect.map(str::to_owned), "{cgroup:?}");
+    }
 
     #[test]
     fn a_cgroup_names_its_identity_and_cannot_be_talked_out_of_it() {
-        let rule = |name: &str, cgroup: &str| IdentityRule {
-            name: name.into(),
-            groups: vec![],
-            cgroup: cgroup.into(),
-        };
-        let identities =
-            Identities::new(vec![rule("bot", "/agents/bot"), rule("root", "/agents/bot/x/other")]);
-        let check = |cgroup: Option<&str>, expect: Result<&str, IdentityError>| {
-            let got = identities.identify(cgroup).map(|principal| principal.name().to_owned());
-            assert_eq!(got, expect.map(str::to_owned), "{cgroup:?}");
-        };
+        let at = |name: &str, cgroup: &str| rule(name, Whose::Cgroup(cgroup.into()));
+        let identities = Identities::new(vec![at("bot", "/agents/bot"), at("root", "/agents/bot/x/other")]);
+        let check = |cgroup, expect| check(&identities, cgroup, expect);
         check(Some("/agents/bot"), Ok("bot"));
         check(Some("/agents/bot/child"), Ok("bot"));
         check(Some("/agents/bot/x/other"), Ok("bot"));
@@ -73,5 +136,58 @@ mod tests {
         check(Some("/x/agents/bot"), Err(IdentityError::Unknown("/x/agents/bot".into())));
         check(Some("/"), Err(IdentityError::Unknown("/".into())));
         check(None, Err(IdentityError::CgroupGone));
+    }
+
+    #[test]
+    fn a_placement_names_its_identity_unless_two_claim_it() {
+        let unit = |name: &str, pattern: &str| {
+            let unit = Some(pattern.to_owned());
+            let any = Match {
+                kind: Kind::Systemd,
+                unit,
+                uid: None,
+                slice: None,
+                runtime: None,
+                container: None,
+                pod: None,
+                task: None,
+                alloc: None,
+                job: None,
+                machine: None,
+                unverified: false,
+            };
+            rule(name, Whose::Match(Box::new(any)))
+        };
+        let identities = Identities::new(vec![
+            unit("runner", "actions.runner.acme-*.service"),
+            unit("shop-runner", "actions.runner.*-shop.*.service"),
+            rule("cron", Whose::Cgroup("/system.slice/cron.service".into())),
+        ]);
+        let check = |cgroup: &str, expect| check(&identities, Some(cgroup), expect);
+        check("/system.slice/actions.runner.acme-web.b1.service", Ok("runner"));
+        check("/system.slice/actions.runner.acme-web.b1.service/job", Ok("runner"));
+        check("/system.slice/cron.service/x", Ok("cron"));
+        let forged = "/user.slice/user-1.slice/user@1.service/actions.runner.acme-web.b1.service";
+        check(forged, Err(IdentityError::Unknown(forged.into())));
+        let both = "/system.slice/actions.runner.acme-shop.b1.service";
+        let names = "runner, shop-runner".to_owned();
+        check(both, Err(IdentityError::Ambiguous { cgroup: both.into(), names }));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, text, expect) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "ab", true),
+            ("*b", "ab", true),
+            ("a*b", "ab", true),
+            ("a*b", "a.b.c", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "a1c2b", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(glob(pattern, text), expect, "{pattern} {text}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Who opened a connection, as the kernel described it, completed from /proc while the process still exists.
 
+pub mod grammar;
+
 use std::path::Path;
 
 use procfs::process::Process;

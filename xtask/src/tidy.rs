@@ -16,8 +16,8 @@ use crate::sh;
 /// Modules of agent/src, and the ones each may name. A module may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("app", &["*"]),
-    ("cli", &["config", "record", "control", "app", "intercept", "gate"]),
-    ("config", &["secret"]),
+    ("cli", &["config", "record", "control", "app", "intercept", "gate", "identity", "workload"]),
+    ("config", &["secret", "workload"]),
     ("control", &["registry", "gate", "record"]),
     ("gate", &["record", "config"]),
     ("identity", &["workload", "config"]),

@@ -2,6 +2,7 @@
 //! can use: 0 done, 1 failed or not as it should be, 2 usage or configuration.
 
 mod doctor;
+mod identify;
 mod journal;
 mod operate;
 
@@ -37,6 +38,16 @@ enum Command {
     },
     /// Say whether the agent runs, and what it does.
     Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a process or a line of a cgroup file is taken for, and why.
+    Identify {
+        #[arg(long, conflicts_with = "cgroup", required_unless_present = "cgroup")]
+        pid: Option<u32>,
+        /// A path below the cgroup2 mount, or the text of a cgroup file.
+        #[arg(long)]
+        cgroup: Option<String>,
         #[arg(long)]
         json: bool,
     },
@@ -189,6 +200,9 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Check => operate::check(config, out),
         Command::Doctor { json } => doctor::doctor(config, *json, out),
         Command::Status { json } => operate::status(config, *json, out),
+        Command::Identify { pid, cgroup, json } => {
+            identify::identify(config, *pid, cgroup.as_deref(), *json, out)
+        }
         Command::Sessions { place, identity, target } => {
             journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
-use super::{Config, Hold, IdentityRule, Intercept, Limits, Network, Protocol, Record, Target, Tls};
+use super::{Config, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,15 +97,6 @@ impl Default for LimitsFile {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct IdentityFile {
-    name: String,
-    #[serde(default)]
-    groups: Vec<String>,
-    cgroup: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TargetFile {
     name: String,
     protocol: String,
@@ -160,7 +152,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         }
     }
     let intercept = intercept(file.intercept, &mut problems);
-    let identities = identities(file.identities, &mut problems);
+    let identities = identities::convert(file.identities, &mut problems);
     if file.hold.timeout_s == 0 {
         problems.push(
             "hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into(),
@@ -219,33 +211,6 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
         bpffs: typed.bpffs,
         listen_port: typed.listen_port,
     }
-}
-
-fn identities(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<IdentityRule> {
-    for identity in &typed {
-        let key = format!("identities.{}.cgroup", identity.name);
-        cgroup_path(&key, &identity.cgroup, problems);
-        name_is_plain("identities.name", &identity.name, problems);
-        for group in &identity.groups {
-            name_is_plain("identities.groups", group, problems);
-        }
-        if identity.cgroup == "/" {
-            problems.push(format!("{key}: `/` would give this identity to every process of the host"));
-        }
-        // The outermost match wins, so an identity inside another's cgroup would never be found.
-        if let Some(outer) = typed.iter().find(|outer| {
-            outer.name != identity.name
-                && outer.cgroup != identity.cgroup
-                && below(&identity.cgroup, &outer.cgroup)
-        }) {
-            problems.push(format!(
-                "{key}: `{}` lies inside `{}` of `{}`, and the outermost match wins, so `{}` can never match",
-                identity.cgroup, outer.cgroup, outer.name, identity.name
-            ));
-        }
-    }
-    unique("identities", typed.iter().map(|i| i.cgroup.as_str()), problems);
-    typed.into_iter().map(|i| IdentityRule { name: i.name, groups: i.groups, cgroup: i.cgroup }).collect()
 }
 
 fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
@@ -335,7 +300,7 @@ pub(super) fn below(path: &str, root: &str) -> bool {
     root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
+pub(super) fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
     let clean = path == "/"
         || (path.starts_with('/')
             && !path.ends_with('/')
@@ -347,7 +312,7 @@ fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
     }
 }
 
-fn name_is_plain(key: &str, name: &str, problems: &mut Vec<String>) {
+pub(super) fn name_is_plain(key: &str, name: &str, problems: &mut Vec<String>) {
     let plain = !name.is_empty()
         && name.len() <= 128
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | ':'));
@@ -356,7 +321,7 @@ fn name_is_plain(key: &str, name: &str, problems: &mut Vec<String>) {
     }
 }
 
-fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>, problems: &mut Vec<String>) {
+pub(super) fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>, problems: &mut Vec<String>) {
     let mut seen = HashSet::new();
     for name in names {
         if !seen.insert(name) {

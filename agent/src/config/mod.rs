@@ -5,12 +5,14 @@
 //! problems at once, each naming the key.
 
 mod file;
+mod identities;
 mod labels;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Label, MaskStyle};
 
 use file::File;
@@ -71,14 +73,6 @@ pub struct Limits {
     pub sessions: usize,
     /// Time from accept to a finished login.
     pub login: Duration,
-}
-
-/// Maps a cgroup and everything below it to an identity.
-#[derive(Debug, Clone)]
-pub struct IdentityRule {
-    pub name: String,
-    pub groups: Vec<String>,
-    pub cgroup: String,
 }
 
 /// What is protected, and how to log in to it.

@@ -62,6 +62,23 @@ fn an_identity_inside_another_can_never_match_and_is_refused() {
 }
 
 #[test]
+fn an_identity_that_could_be_anybody_or_nobody_is_refused() {
+    let one = |rest: &str| format!("[[identities]]\nname='a'\n{rest}");
+    let of = |rule: &str| one(&format!("match = {{ {rule} }}"));
+    check(&of("kind='systemd', unit='a@*.service'"), Ok(()));
+    check(&of("kind='container', runtime='docker', unverified=true"), Ok(()));
+    check(&one(""), Err("neither `cgroup` nor `match`"));
+    check(&one("cgroup='/a'\nmatch={kind='systemd', unit='b.service'}"), Err("not both"));
+    check(&of("kind='systemd'"), Err("says nothing but the kind"));
+    check(&of("kind='plain', unit='x'"), Err("nobody in particular"));
+    check(&of("kind='systemd', pod='x'"), Err("can never match"));
+    check(&of("kind='systemd', unit='*'"), Err("leave it out"));
+    check(&of("kind='systemd', unti='x'"), Err("unknown field `unti`"));
+    check(&of("kind='systemd-user', unit='x.service'"), Err("any user of the host"));
+    check(&of("kind='container', runtime='docker'"), Err("takes the path's word"));
+}
+
+#[test]
 fn the_most_specific_network_names_the_target() {
     let wide = TARGET.replace("127.0.0.1", "10.0.0.0/8") + "[targets.tls]\nmode='disable'\n";
     let narrow = wide.replace("shop", "inner").replace("10.0.0.0/8", "10.1.2.3");

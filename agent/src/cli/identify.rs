@@ -1,0 +1,78 @@
+//! `chaperone identify`: what a process or a cgroup is taken for, and why. Asks no agent, only the configuration.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Failure;
+use super::operate::print_json;
+use crate::config::Config;
+use crate::identity::Identities;
+use crate::workload::grammar::{self, Options, Parsed};
+
+#[derive(Serialize)]
+struct Answer {
+    cgroup: String,
+    #[serde(flatten)]
+    parsed: Parsed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    /// Why there is no identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nobody: Option<String>,
+}
+
+pub(super) fn identify(
+    config: &Path,
+    pid: Option<u32>,
+    cgroup: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let text = match (pid, cgroup) {
+        (Some(pid), _) => {
+            let path = format!("/proc/{pid}/cgroup");
+            std::fs::read_to_string(&path).map_err(|error| Failure::Failed(format!("{path}: {error}")))?
+        }
+        // A bare path means the unified hierarchy, which is what the agent itself goes by.
+        (None, Some(path)) if path.starts_with('/') => format!("0::{path}"),
+        (None, Some(lines)) => lines.replace("\\n", "\n"),
+        (None, None) => return Err(Failure::Usage("say --pid or --cgroup".into())),
+    };
+    let identities = Identities::new(Config::load(config)?.identities);
+    let unified = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
+    let found = identities.identify(Some(&unified));
+    let answer = Answer {
+        cgroup: unified,
+        parsed: grammar::parse_lines(&text, Options::default()),
+        identity: found.as_ref().ok().map(|principal| principal.name().to_owned()),
+        groups: found.as_ref().ok().map(|principal| principal.groups().to_vec()),
+        nobody: found.err().map(|error| error.to_string()),
+    };
+    if json {
+        return print_json(&answer, out);
+    }
+    print(&answer, out)?;
+    Ok(())
+}
+
+fn print(answer: &Answer, out: &mut dyn Write) -> std::io::Result<()> {
+    let kind = serde_json::to_value(answer.parsed.placement.kind).unwrap_or_default();
+    writeln!(out, "cgroup     {}", answer.cgroup.escape_debug())?;
+    writeln!(out, "is         {}", kind.as_str().unwrap_or_default())?;
+    let facts = serde_json::to_value(&answer.parsed.placement).unwrap_or_default();
+    for (name, value) in facts.as_object().into_iter().flatten().filter(|(name, _)| *name != "kind") {
+        writeln!(out, "{name:<10} {}", value.to_string().trim_matches('"'))?;
+    }
+    writeln!(out, "because    {}", answer.parsed.why)?;
+    match (&answer.identity, &answer.nobody) {
+        (Some(name), _) => {
+            let groups = answer.groups.as_deref().unwrap_or_default().join(", ");
+            writeln!(out, "identity   {name} ({groups})")
+        }
+        (None, why) => writeln!(out, "identity   none: {}", why.as_deref().unwrap_or("-").escape_debug()),
+    }
+}
