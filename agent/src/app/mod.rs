@@ -72,6 +72,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
             pid: std::process::id(),
             config_sha256: config.sha256.clone(),
             policy_sha256,
+            predecessor: None,
         }])
         .context("cannot record")?;
 

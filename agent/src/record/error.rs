@@ -32,6 +32,10 @@ pub enum RecordError {
     Poisoned { path: PathBuf, source: io::Error },
     #[error("a sync of {} failed before; what was lost then is not known until the agent is started again", path.display())]
     SyncFailed { path: PathBuf },
+    #[error("the agent that took over cannot be handed a record: {0}")]
+    Successor(io::Error),
+    #[error("the agent that took over could not record: {0}")]
+    NotRecorded(String),
     #[error("the journal is closed")]
     Closed,
     #[error("a thread died while it held the journal; its state is unknown")]

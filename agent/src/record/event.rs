@@ -21,6 +21,21 @@ pub enum Event {
         pid: u32,
         config_sha256: String,
         policy_sha256: String,
+        /// Process id of the agent it took over from, whose sessions live on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predecessor: Option<u32>,
+    },
+    /// Another agent is about to take over; what the one that writes this still records comes through that one.
+    HandOver {
+        pid: u32,
+        successor: u32,
+        version: String,
+    },
+    /// Something that protects was found missing or changed, and what was done about it.
+    Tampered {
+        found: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     AgentStop {
         reason: String,
@@ -164,6 +179,8 @@ impl Event {
             | Self::Result { session, .. }
             | Self::SessionEnd { session, .. } => Some(session),
             Self::AgentStart { .. }
+            | Self::HandOver { .. }
+            | Self::Tampered { .. }
             | Self::AgentStop { .. }
             | Self::Reload { .. }
             | Self::Repair { .. }

@@ -51,8 +51,8 @@ pub struct Appended {
     pub last_seq: u64,
 }
 
-/// The one writer of a journal directory. Share it in an `Arc`.
-pub struct Journal {
+/// The one writer of a journal directory; [`super::Journal`] is what is shared.
+pub(super) struct Journal {
     fixed: Fixed,
     max_bytes: u64,
     tail: Mutex<Tail>,
@@ -77,7 +77,7 @@ impl Journal {
     /// # Errors
     /// `InUse` when another agent holds the directory; `Damaged` or `Header` when the journal is not what an agent
     /// with this key left there; otherwise when files cannot be read, made or written.
-    pub fn open(options: &Options) -> Result<Self, RecordError> {
+    pub(super) fn open(options: &Options) -> Result<Self, RecordError> {
         Self::open_on(options, Box::new(|file| Arc::new(file)))
     }
 
@@ -113,7 +113,7 @@ impl Journal {
 
     /// What opening had to cut off. Already recorded.
     #[must_use]
-    pub fn repaired(&self) -> &[Repaired] {
+    pub(super) fn repaired(&self) -> &[Repaired] {
         &self.repaired
     }
 
@@ -124,10 +124,28 @@ impl Journal {
     ///
     /// # Errors
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
-    pub fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
-        let ends = |event: &Event| matches!(event, Event::SessionEnd { .. } | Event::AgentStop { .. });
-        let reserve = if events.iter().all(ends) { 0 } else { RESERVE.min(self.max_bytes / 16) };
+    pub(super) fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
+        let reserve = if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) };
         self.write(events, self.max_bytes - reserve)
+    }
+
+    /// The same for events that another agent encoded; `last_words` when they may use the reserve.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; `Encode` when one is not an event as this journal holds them.
+    pub(super) fn append_encoded(
+        &self,
+        payloads: &[&[u8]],
+        last_words: bool,
+    ) -> Result<Appended, RecordError> {
+        let reserve = if last_words { 0 } else { RESERVE.min(self.max_bytes / 16) };
+        let mut batch = Batch::default();
+        batch.clear();
+        for payload in payloads {
+            let _named: Named = serde_json::from_slice(payload)?;
+            batch.push_encoded(payload)?;
+        }
+        lock(&self.tail)?.append(&self.fixed, &mut batch, self.max_bytes - reserve, false)
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
@@ -135,7 +153,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the checkpoint cannot be appended, or the journal or the head not be synced.
-    pub fn checkpoint(&self) -> Result<Option<Head>, RecordError> {
+    pub(super) fn checkpoint(&self) -> Result<Option<Head>, RecordError> {
         let signed = self.sign(false)?;
         self.publish(signed)
     }
@@ -145,7 +163,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the sync fails, or one failed before.
-    pub fn sync(&self, seq: u64) -> Result<(), RecordError> {
+    pub(super) fn sync(&self, seq: u64) -> Result<(), RecordError> {
         let mut synced = lock(&self.synced)?;
         self.sync_locked(&mut synced, seq)
     }
@@ -154,7 +172,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Self::checkpoint`].
-    pub fn close(&self) -> Result<(), RecordError> {
+    pub(super) fn close(&self) -> Result<(), RecordError> {
         let signed = self.sign(true)?;
         self.publish(signed).map(drop)
     }
@@ -162,7 +180,7 @@ impl Journal {
     /// Share of the ceiling that is used, 0 to 1.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share, to be compared with 0.95")]
-    pub fn usage(&self) -> f64 {
+    pub(super) fn usage(&self) -> f64 {
         self.fixed.used.load(Ordering::Relaxed) as f64 / self.max_bytes.max(1) as f64
     }
 
@@ -234,6 +252,18 @@ impl Journal {
         synced.seq = last;
         Ok(())
     }
+}
+
+/// Whether these are records with which sessions and the agent end.
+pub(super) fn last_words(events: &[Event]) -> bool {
+    events.iter().all(|event| matches!(event, Event::SessionEnd { .. } | Event::AgentStop { .. }))
+}
+
+/// What every event has, of whichever version.
+#[derive(serde::Deserialize)]
+struct Named {
+    #[expect(dead_code, reason = "read for being there")]
+    event: String,
 }
 
 fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {

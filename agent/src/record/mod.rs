@@ -8,6 +8,7 @@ mod error;
 pub mod event;
 mod files;
 pub mod format;
+mod handover;
 mod head;
 mod journal;
 mod key;
@@ -21,8 +22,9 @@ mod tail;
 pub mod verify;
 
 pub use error::RecordError;
+pub use handover::{Journal, serve_predecessor};
 pub use head::Head;
-pub use journal::{Appended, Journal, Options};
+pub use journal::{Appended, Options};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;

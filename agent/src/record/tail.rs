@@ -54,9 +54,25 @@ impl Batch {
     }
 
     pub(super) fn push(&mut self, event: &Event) -> Result<(), RecordError> {
+        let start = self.begin();
+        serde_json::to_writer(&mut self.bytes, event)?;
+        self.end(start)
+    }
+
+    /// An event that is encoded already.
+    pub(super) fn push_encoded(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+        let start = self.begin();
+        self.bytes.extend_from_slice(payload);
+        self.end(start)
+    }
+
+    fn begin(&mut self) -> usize {
         let start = self.bytes.len();
         self.bytes.resize(start + FRAME_LEN, 0);
-        serde_json::to_writer(&mut self.bytes, event)?;
+        start
+    }
+
+    fn end(&mut self, start: usize) -> Result<(), RecordError> {
         let end = self.bytes.len();
         let payload = self.bytes.get(start + FRAME_LEN..end).unwrap_or_default();
         if payload.len() > MAX_PAYLOAD {

@@ -112,8 +112,11 @@ impl Found {
     }
 
     pub(super) fn take(&mut self, time: Stamp, event: &Event) {
-        if let Event::AgentStart { .. } = event {
-            return self.agent_started(time);
+        if let Event::AgentStart { predecessor, .. } = event {
+            // The sessions of an agent that was taken over from live on.
+            return if predecessor.is_none() {
+                self.agent_started(time)
+            };
         }
         let Some(session) = event.session() else { return };
         let text = self.text.clone();
@@ -208,6 +211,8 @@ impl Row {
             }
             Event::HoldResolved { .. }
             | Event::AgentStart { .. }
+            | Event::HandOver { .. }
+            | Event::Tampered { .. }
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Repair { .. }

@@ -274,6 +274,8 @@ impl Builder {
             }
             Event::SessionEnd { .. }
             | Event::AgentStart { .. }
+            | Event::HandOver { .. }
+            | Event::Tampered { .. }
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Repair { .. }

@@ -3,6 +3,7 @@
 mod append;
 mod crash;
 mod faults;
+mod handover;
 mod recover;
 mod render;
 mod sessions;

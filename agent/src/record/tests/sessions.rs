@@ -52,6 +52,7 @@ fn agent_start() -> Event {
         pid: 1,
         config_sha256: String::new(),
         policy_sha256: String::new(),
+        predecessor: None,
     }
 }
 
