@@ -6,7 +6,37 @@ set -euo pipefail
 packages=(
     postgresql-15 haproxy pgbouncer openssl
     python3 python3-psycopg python3-psycopg2 python3-asyncpg
+    # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
+    python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc
+    default-jre-headless libpostgresql-jdbc-java bsh
 )
+
+# Drivers that Debian has no packages of, or old ones.
+drivers() {
+    local folder=${CHAPERONE_DRIVERS:-/var/cache/chaperone/drivers} version
+    if [ ! -e "$folder/python/psycopg_binary" ]; then
+        version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+        python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$folder/python" \
+            --only-binary=:all: --python-version "$version" 'psycopg[binary]==3.3.*'
+    fi
+    if [ ! -e "$folder/node/node_modules/postgres" ]; then
+        command -v npm >/dev/null || apt_install nodejs npm
+        npm install --silent --no-audit --no-fund --prefix "$folder/node" pg@8 postgres@3
+    fi
+}
+
+can_install() { command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; }
+
+apt_install() {
+    if ! can_install; then
+        echo "missing: $*" >&2
+        echo "install them (root and Debian's apt-get would have done it here), or their counterparts" >&2
+        exit 1
+    fi
+    echo "installing $*"
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
 
 missing=()
 for package in "${packages[@]}"; do
@@ -14,22 +44,14 @@ for package in "${packages[@]}"; do
         missing+=("$package")
     fi
 done
-if [ ${#missing[@]} -eq 0 ]; then
-    exit 0
+if [ ${#missing[@]} -gt 0 ]; then
+    # Debian starts a server as it installs it, unless this file says no.
+    if can_install && [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    if can_install; then apt-get update -q; fi
+    apt_install "${missing[@]}"
 fi
-if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    echo "missing: ${missing[*]}" >&2
-    echo "install them (root and Debian's apt-get would have done it here), or their counterparts of your system" >&2
-    exit 1
-fi
-
-echo "installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-# Debian starts a server as it installs it, unless this file says no.
-if [ ! -e /usr/sbin/policy-rc.d ]; then
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod +x /usr/sbin/policy-rc.d
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-fi
-apt-get update -q
-apt-get install -q -y --no-install-recommends "${missing[@]}"
+drivers

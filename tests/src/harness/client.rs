@@ -112,6 +112,13 @@ impl<'a> Client<'a> {
         self.python_program(source, args)?.start()
     }
 
+    /// Any program, given host, port, user and database behind `args`.
+    pub(crate) fn run(&self, path: impl AsRef<Path>, args: &[&str]) -> Result<Output> {
+        let port = self.port.to_string();
+        let whom = [&self.host, port.as_str(), &self.user, &self.database];
+        self.prepare(path)?.args(args).args(whom).run()
+    }
+
     fn python_program(&self, source: &str, args: &[&str]) -> Result<Program> {
         let port = self.port.to_string();
         let program =

@@ -2,6 +2,7 @@
 
 mod bad;
 mod core;
+mod drivers;
 mod journal;
 mod reload;
 
@@ -10,8 +11,13 @@ use anyhow::{Result, bail};
 /// One suite: its name and its entry, which takes a filter for case names.
 type Suite = (&'static str, fn(Option<&str>) -> Result<()>);
 
-const SUITES: &[Suite] =
-    &[("core", core::run), ("bad", bad::run), ("journal", journal::run), ("reload", reload::run)];
+const SUITES: &[Suite] = &[
+    ("core", core::run),
+    ("bad", bad::run),
+    ("journal", journal::run),
+    ("reload", reload::run),
+    ("drivers", drivers::run),
+];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.
 pub(crate) fn run(name: Option<&str>, filter: Option<&str>) -> Result<()> {

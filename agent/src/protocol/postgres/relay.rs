@@ -190,7 +190,7 @@ where
         loop {
             self.serve_client()?;
             self.adopt_changes().await?;
-            let settled = matches!(self.pause, Pause::Server) && self.machine.idle();
+            let settled = matches!(self.pause, Pause::Server) && self.machine.settled();
             if matches!(self.pause, Pause::None) || settled {
                 self.pause = self.read_client().await?;
             }
@@ -201,7 +201,7 @@ where
                 return Ok(End::Terminate);
             }
             // An answer may have come while the client's messages were read.
-            if matches!(self.pause, Pause::Server) && self.machine.idle() {
+            if matches!(self.pause, Pause::Server) && self.machine.settled() {
                 continue;
             }
             let want = self.want();

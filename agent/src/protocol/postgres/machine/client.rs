@@ -5,12 +5,16 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::super::codec::{self, CodecError, Fields, HEADER, Message, WHOLE_MAX};
+use super::super::plan::Copy;
 use super::super::response::{Report, sqlstate};
 use super::super::rows::Origins;
 use super::names::Found;
 use super::{Asked, CopyIn, Expect, Fatal, Machine, Portal, Question, Waiting};
 use crate::gate::Staged;
 use crate::record::event::Bind;
+
+/// The server cuts longer names (NAMEDATALEN), so that two that differ here would be one there.
+const NAME_MAX: usize = 63;
 
 /// Why reading the client's messages stopped.
 #[derive(Debug)]
@@ -36,6 +40,9 @@ impl<O: Origins> Machine<O> {
                 return Ok(Next::Input);
             }
             let Some(header) = codec::header(input).map_err(Fatal::Client)? else { return Ok(Next::Input) };
+            if matches!(header.tag, b'd' | b'c' | b'f') && self.copy_is_due() {
+                return Ok(Next::Wait);
+            }
             if header.tag == b'd' {
                 self.start_copy_data(header.total);
                 continue;
@@ -43,6 +50,7 @@ impl<O: Origins> Machine<O> {
             // A message that has to wait for the server stays in the buffer.
             if matches!(header.tag, b'B' | b'D' | b'E')
                 && !self.skipping
+                && self.copy_in != CopyIn::Open
                 && self.unsettled(header.tag, input)?
             {
                 return Ok(Next::Wait);
@@ -124,6 +132,10 @@ impl<O: Origins> Machine<O> {
         fields.bytes(types * 4).and_then(|_| fields.end()).map_err(Fatal::Client)?;
         self.ops += 1;
         let op = self.ops;
+        if name.len() > NAME_MAX {
+            self.poison_step(op, long_name(), staged);
+            return Ok(None);
+        }
         if self.statements.full() && !name.is_empty() {
             let report = Report::new("54000", "too many prepared statements in this session")
                 .hint("Close or deallocate statements that are no longer used.");
@@ -140,6 +152,13 @@ impl<O: Origins> Machine<O> {
             self.unknown("26000", "prepared statement", &statement_name, staged);
             return Ok(());
         };
+        if name.len() > NAME_MAX || (self.portals.full() && !name.is_empty()) {
+            self.ops += 1;
+            let many = Report::new("54000", "too many portals in this transaction");
+            let report = if name.len() > NAME_MAX { long_name() } else { many };
+            self.poison_step(self.ops, report, staged);
+            return Ok(());
+        }
         let portal = Arc::new(Portal { statement, binds });
         self.portals.define(name.clone(), self.group, Arc::clone(&portal));
         self.expect.push_back(Expect::Bind { name, portal });
@@ -190,6 +209,11 @@ impl<O: Origins> Machine<O> {
 
     fn close(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
         let (kind, name) = read_kind_and_name(message).map_err(Fatal::Client)?;
+        if name.len() > NAME_MAX {
+            self.ops += 1;
+            self.poison_step(self.ops, long_name(), staged);
+            return Ok(());
+        }
         self.expect.push_back(match kind {
             b'S' => Expect::CloseStatement(name),
             b'P' => Expect::ClosePortal(name),
@@ -229,6 +253,18 @@ impl<O: Origins> Machine<O> {
         })
     }
 
+    /// True when a COPY FROM STDIN is on its way and the server has not asked for the rows yet. Some clients send
+    /// them all the same; whether they are rows or strays shows with the server's answer.
+    fn copy_is_due(&self) -> bool {
+        self.copy_in == CopyIn::No
+            && self.expect.iter().any(|expect| match expect {
+                Expect::Execute(run) | Expect::Query { run, failed: false } => {
+                    run.plan.statements.iter().any(|statement| statement.copy == Some(Copy::In))
+                }
+                _ => false,
+            })
+    }
+
     fn start_copy_data(&mut self, total: usize) {
         // Outside COPY the server would ignore it, so it goes no further.
         self.client_rest = (total, self.copy_in == CopyIn::Open);
@@ -245,6 +281,10 @@ impl<O: Origins> Machine<O> {
         self.client_rest.0 = rest - now;
         self.client_rest.0 == 0
     }
+}
+
+fn long_name() -> Report {
+    Report::new("42622", format!("names of statements and portals have at most {NAME_MAX} bytes"))
 }
 
 /// Everything a client of protocol 3 may send after login; all else ends the session.

@@ -273,6 +273,11 @@ impl<O: Origins> Machine<O> {
         self.expect.is_empty()
     }
 
+    /// True when what the client's next message means is known: nothing is owed, or the server asked for rows.
+    pub fn settled(&self) -> bool {
+        self.idle() || self.copy_in == CopyIn::Open
+    }
+
     /// True when a message of the agent's own may be put between the server's.
     pub fn at_boundary(&self) -> bool {
         self.server_rest == 0

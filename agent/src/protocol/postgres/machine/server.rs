@@ -10,7 +10,7 @@ use super::super::login::check_parameter;
 use super::super::plan::{Closes, Copy, Output, StatementPlan};
 use super::super::response;
 use super::super::rows::{self, Cell, Mismatch, Origins};
-use super::{CopyIn, Expect, Fatal, Machine, Outcome, Run};
+use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
 
 /// A row that has to be rewritten is held whole; a longer one ends the session.
 const ROW_MAX: usize = 64 << 20;
@@ -155,6 +155,23 @@ impl<O: Origins> Machine<O> {
         Ok(Act::Pass)
     }
 
+    /// Checks what the server says a statement returns. Executions that were queued before it said so take it now.
+    fn described(&mut self, tag: u8, fields: Fields<'_>, statement: &Arc<Prepared>) -> Result<(), Fatal> {
+        if tag == b'T' && self.guarded {
+            let cells = rows::check(fields, shape(&statement.plan.statements), &self.origins)?;
+            let _ = statement.cells.set(cells.into());
+        }
+        for expect in &mut self.expect {
+            if let Expect::Execute(run) = expect
+                && run.cells.is_none()
+                && run.statement.as_ref().is_some_and(|of| Arc::ptr_eq(of, statement))
+            {
+                run.cells = statement.cells.get().cloned();
+            }
+        }
+        Ok(())
+    }
+
     fn description(&mut self, tag: u8, fields: Fields<'_>) -> Result<Act, Fatal> {
         let guarded = self.guarded;
         match self.expect.front_mut() {
@@ -163,31 +180,15 @@ impl<O: Origins> Machine<O> {
                 return Ok(Act::Pass);
             }
             Some(Expect::DescribeStatement { statement, parameters_seen: true }) if tag != b't' => {
-                if tag == b'T' && guarded {
-                    let cells = rows::check(fields, shape(&statement.plan.statements), &self.origins)?;
-                    let _ = statement.cells.set(cells.into());
-                }
+                let statement = Arc::clone(statement);
                 self.expect.pop_front();
+                self.described(tag, fields, &statement)?;
                 return Ok(Act::Pass);
             }
             Some(Expect::DescribePortal { portal, swallow }) if tag != b't' => {
-                let swallow = *swallow;
-                let statement = Arc::clone(&portal.statement);
-                if tag == b'T' && guarded {
-                    let cells: Arc<[Cell]> =
-                        rows::check(fields, shape(&statement.plan.statements), &self.origins)?.into();
-                    let _ = statement.cells.set(Arc::clone(&cells));
-                }
+                let (swallow, statement) = (*swallow, Arc::clone(&portal.statement));
                 self.expect.pop_front();
-                // An Execute that was queued before the description came takes it now.
-                for expect in &mut self.expect {
-                    if let Expect::Execute(run) = expect {
-                        let same = run.statement.as_ref().is_some_and(|of| Arc::ptr_eq(of, &statement));
-                        if same && run.cells.is_none() {
-                            run.cells = statement.cells.get().cloned();
-                        }
-                    }
-                }
+                self.described(tag, fields, &statement)?;
                 return Ok(if swallow { Act::Replaced } else { Act::Pass });
             }
             Some(Expect::Query { run, failed: false }) if tag == b'T' => {

@@ -265,6 +265,72 @@ fn rows_are_described_before_they_are_served_even_if_the_client_does_not_ask() {
 }
 
 #[test]
+fn a_description_of_the_statement_counts_for_executions_that_were_queued_behind_it() {
+    let mut machine = machine();
+    let group = join(&[
+        parse("s", "SELECT token"),
+        msg(b'D', b"Ss\0"),
+        bind("", "s"),
+        execute(""),
+        execute(""),
+        sync(),
+    ]);
+    let (sent, _) = client(&mut machine, group, |_| Ok(columns(&[Some(Mask::Redact)])));
+    assert_eq!(tags(sent), "PDBEES", "described already");
+    let answer = join(&[
+        msg(b'1', b""),
+        msg(b't', b"\0\0"),
+        description(&[(7, 2, 25)]),
+        msg(b'2', b""),
+        row(&["secret"]),
+        msg(b's', b""),
+        row(&["secret"]),
+        complete("SELECT 1"),
+        ready(b'I'),
+    ]);
+    let (out, _) = server(&mut machine, answer).unwrap();
+    assert!(!out.windows(6).any(|window| window == b"secret"));
+}
+
+#[test]
+fn rows_for_a_copy_that_come_before_the_server_asks_for_them_wait() {
+    let copy = plan(vec![StatementPlan { copy: Some(Copy::In), ..StatementPlan::default() }]);
+    let early = join(&[query("COPY"), msg(b'd', b"1\n"), msg(b'c', b"")]);
+    let check = |answer: BytesMut, expect: &str| {
+        let (mut machine, mut input, mut staged) = (machine(), early.clone(), Staged::default());
+        let Next::Ask(_) = machine.client(&mut input, &mut staged).unwrap() else { panic!() };
+        machine.permit(Permit::for_test(), Arc::clone(&copy), &mut staged);
+        assert!(matches!(machine.client(&mut input, &mut staged).unwrap(), Next::Wait));
+        assert!(!machine.settled());
+        staged.take_bytes();
+        server(&mut machine, answer).unwrap();
+        assert!(machine.settled());
+        machine.client(&mut input, &mut staged).unwrap();
+        assert_eq!(tags(staged.take_bytes()), expect);
+    };
+    check(msg(b'G', b"\0\0\0"), "dc");
+    check(join(&[error("42P01"), ready(b'I')]), "");
+}
+
+#[test]
+fn names_that_the_server_would_cut_to_the_same_are_refused() {
+    let long = "n".repeat(64);
+    let longest = "n".repeat(63);
+    let check = |bytes: BytesMut, expect: &str| {
+        let (sent, _) = client(&mut machine(), join(&[bytes, sync()]), |_| Ok(nothing()));
+        assert_eq!(tags(sent), expect);
+    };
+    check(parse(&longest, "A"), "PS");
+    check(join(&[parse(&longest, "A"), bind(&longest, &longest)]), "PBS");
+    // A poison is a Parse, too: what matters is that neither name nor text arrives.
+    let (sent, _) = client(&mut machine(), parse(&long, "A"), |_| Ok(nothing()));
+    assert!(!sent.windows(64).any(|window| window == long.as_bytes()));
+    check(join(&[parse("s", "A"), bind(&long, "s")]), "PPS");
+    check(msg(b'C', format!("S{long}\0").as_bytes()), "PS");
+    check(msg(b'C', format!("P{long}\0").as_bytes()), "PS");
+}
+
+#[test]
 fn what_was_held_while_its_group_failed_is_not_sent() {
     let mut machine = machine();
     let mut input = join(&[parse("", "A"), bind("", ""), execute("")]);

@@ -1,0 +1,105 @@
+//! Drivers, tools and frameworks as packages ship them, connected as they come: nothing on their side knows of the
+//! agent. Each reads (text and binary, prepared and not), is served masked rows it can decode, is denied, rolls back,
+//! goes on, and copies rows in and out where it can.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use crate::harness::report::{self, Case};
+use crate::harness::spawn::Output;
+use crate::harness::world::{Wishes, World};
+
+const CASES: &[Case<World>] = &[
+    Case {
+        name: "psycopg2",
+        run: |world| python(world, include_str!("../../clients/drivers/psycopg2.py"), COPIES),
+    },
+    Case { name: "psycopg 3, text and binary, pipeline", run: |world| python(world, PSYCOPG, COPIES) },
+    Case { name: "psycopg 3 of today with the newest libpq", run: psycopg_today },
+    Case {
+        name: "asyncpg",
+        run: |world| python(world, include_str!("../../clients/drivers/asyncpg.py"), COPIES),
+    },
+    Case {
+        name: "pg8000",
+        run: |world| python(world, include_str!("../../clients/drivers/pg8000.py"), COPIES),
+    },
+    Case {
+        name: "SQLAlchemy",
+        run: |world| python(world, include_str!("../../clients/drivers/sqlalchemy.py"), NO_COPY),
+    },
+    Case {
+        name: "Django",
+        run: |world| python(world, include_str!("../../clients/drivers/django.py"), NO_COPY),
+    },
+    Case {
+        name: "psqlODBC",
+        run: |world| python(world, include_str!("../../clients/drivers/pyodbc.py"), NO_COPY),
+    },
+    Case { name: "JDBC", run: jdbc },
+    Case {
+        name: "node-postgres",
+        run: |world| node(world, include_str!("../../clients/drivers/pg.js"), NO_COPY),
+    },
+    Case {
+        name: "postgres.js",
+        run: |world| node(world, include_str!("../../clients/drivers/postgres.js"), COPIES),
+    },
+];
+
+const SAID: &str = include_str!("../../clients/drivers/said.py");
+const PSYCOPG: &str = include_str!("../../clients/drivers/psycopg.py");
+const JDBC: &str = include_str!("../../clients/drivers/jdbc.bsh");
+
+/// What a driver says that copies rows out and in.
+const COPIES: &str = "5 | 1 Ada Quill *** *** null | 5 1 500 item 5 | 42501 | 40 | 1 *** 2 *** | 1000\n";
+/// What one says that does not.
+const NO_COPY: &str = "5 | 1 Ada Quill *** *** null | 5 1 500 item 5 | 42501 | 40 | - | 1000\n";
+
+pub(super) fn run(filter: Option<&str>) -> Result<()> {
+    let mut world = World::start("drivers", Wishes::default())?;
+    report::run("drivers", &mut world, CASES, filter, |world| world.agent.log_tail())
+}
+
+/// Where scripts/packages.sh puts drivers that Debian has no packages of, or old ones.
+fn packaged(kind: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("CHAPERONE_DRIVERS").unwrap_or_else(|| "/var/cache/chaperone/drivers".into());
+    PathBuf::from(folder).join(kind)
+}
+
+fn said(output: Output, expect: &str) -> Result<()> {
+    let said = output.ok()?;
+    ensure!(said == expect, "said     {said}expected {expect}");
+    Ok(())
+}
+
+fn python(world: &World, program: &str, expect: &str) -> Result<()> {
+    let client = world.client("driver").env("PYTHONDONTWRITEBYTECODE", "1");
+    said(client.python(&format!("{SAID}{program}"), &[])?, expect)
+}
+
+fn psycopg_today(world: &mut World) -> Result<()> {
+    let path = packaged("python").to_string_lossy().into_owned();
+    let client = world.client("driver").env("PYTHONPATH", &path).env("PYTHONDONTWRITEBYTECODE", "1");
+    let newest = "import psycopg\nassert psycopg.pq.version() >= 170000, psycopg.pq.version()\n";
+    said(client.python(&format!("{newest}{SAID}{PSYCOPG}"), &[])?, COPIES)
+}
+
+fn node(world: &World, program: &str, expect: &str) -> Result<()> {
+    let path = packaged("node").join("node_modules").to_string_lossy().into_owned();
+    // `node -e` leaves the program's arguments where a file's would be, less the file's name.
+    let program = program.replace("process.argv.slice(2)", "process.argv.slice(1)");
+    let client = world.client("driver").env("NODE_PATH", &path);
+    said(client.run("/usr/bin/env", &["node", "-e", &program, "--"])?, expect)
+}
+
+fn jdbc(world: &mut World) -> Result<()> {
+    let script = world.scratch.path().join("jdbc.bsh");
+    std::fs::write(&script, JDBC)?;
+    let classes = "/usr/share/java/bsh.jar:/usr/share/java/postgresql.jar";
+    let script = script.to_string_lossy();
+    let args = ["-XX:TieredStopAtLevel=1", "-cp", classes, "bsh.Interpreter", &script];
+    said(world.client("driver").limit(60).run("/usr/bin/java", &args)?, COPIES)
+}
