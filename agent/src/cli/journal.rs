@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Failure;
 use crate::record::query::{self, Filter};
 use crate::record::render::{self, Paint};
-use crate::record::{PublicKey, public_path, verify as verification};
+use crate::record::{PublicKey, head, prove, public_path, verify as verification};
 
 pub(super) fn sessions(
     dir: &Path,
@@ -48,16 +48,50 @@ pub(super) fn events(dir: &Path, id: &str, out: &mut dyn Write) -> Result<(), Fa
     Ok(())
 }
 
-pub(super) fn verify(dir: &Path, key: Option<&Path>, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
-    let key = PublicKey::load(key.unwrap_or(&beside))?;
-    let report = verification::verify(dir, &key)?;
+pub(super) fn verify(
+    dir: &Path,
+    key: Option<&Path>,
+    since: Option<&Path>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let key = public_key(dir, key)?;
+    let since = since.map(|path| head::kept(path, &key)).transpose()?;
+    let report = verification::verify(dir, &key, since)?;
     if json {
         render::json(&report, out)?
     } else {
         render::report_text(&report, paint(), out)?
     }
     if report.ok { Ok(()) } else { Err(Failure::Said) }
+}
+
+/// A proof for somebody else, as JSON.
+pub(super) fn prove(
+    dir: &Path,
+    key: Option<&Path>,
+    id: Option<&str>,
+    since: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let key = public_key(dir, key)?;
+    match (id, since) {
+        (Some(id), None) => {
+            let seq = match id.parse() {
+                Ok(seq) => seq,
+                Err(_not_a_number) => query::receipt_seq(dir, id)?,
+            };
+            render::json(&prove::record(dir, &key, seq)?, out)?;
+        }
+        (None, Some(since)) => render::json(&prove::growth(dir, &key, &head::kept(since, &key)?)?, out)?,
+        _ => return Err(Failure::Usage("name one record, or give one checkpoint with --since".into())),
+    }
+    Ok(())
+}
+
+fn public_key(dir: &Path, key: Option<&Path>) -> Result<PublicKey, Failure> {
+    let beside = public_path(&dir.parent().unwrap_or(dir).join("journal-key"));
+    Ok(PublicKey::load(key.unwrap_or(&beside))?)
 }
 
 fn paint() -> Paint {

@@ -79,6 +79,21 @@ enum Command {
         /// The host's public key; default: journal-key.pub beside the journal's directory.
         #[arg(long)]
         key: Option<PathBuf>,
+        /// A checkpoint that was kept elsewhere (a copy of the journal's file `head`): the journal must go on from it.
+        #[arg(long)]
+        since: Option<PathBuf>,
+    },
+    /// Prove to others that a record is among those this host signed, or that the journal goes on from a checkpoint.
+    Prove {
+        /// Number of the record, or of a statement: SESSION/NUMBER, as denials and `replay` name it.
+        id: Option<String>,
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        key: Option<PathBuf>,
+        /// A checkpoint that was kept elsewhere.
+        #[arg(long, conflicts_with = "id")]
+        since: Option<PathBuf>,
     },
     /// List statements that wait for an approval.
     Approvals {
@@ -210,8 +225,11 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Replay { id, place, events: false } => {
             journal::replay(&place.dir(config)?, id, place.json, out)
         }
-        Command::Verify { place, key } => {
-            journal::verify(&place.dir(config)?, key.as_deref(), place.json, out)
+        Command::Verify { place, key, since } => {
+            journal::verify(&place.dir(config)?, key.as_deref(), since.as_deref(), place.json, out)
+        }
+        Command::Prove { id, place, key, since } => {
+            journal::prove(&place.dir(config)?, key.as_deref(), id.as_deref(), since.as_deref(), out)
         }
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),

@@ -11,7 +11,7 @@ pub enum RecordError {
     Io { attempt: &'static str, path: PathBuf, source: io::Error },
     #[error("the journal {} is in use by another agent (pid {pid}); stop it first", dir.display())]
     InUse { dir: PathBuf, pid: String },
-    #[error("the key {} {problem}", path.display())]
+    #[error("{} {problem}", path.display())]
     Key { path: PathBuf, problem: &'static str },
     #[error("{}: {source}", path.display())]
     Header { path: PathBuf, source: HeaderError },
@@ -40,8 +40,18 @@ pub enum RecordError {
     Closed,
     #[error("a thread died while it held the journal; its state is unknown")]
     Abandoned,
+    #[error(
+        "record {seq} is not signed yet: the journal is signed up to record {signed}, once a second while it grows"
+    )]
+    NotSigned { seq: u64, signed: u64 },
+    #[error("the first {seq} records are not those this host signed; run `chaperone verify`")]
+    NotAsSigned { seq: u64 },
     #[error("no recorded session has an id that begins with {0:?}")]
     NoSuchSession(String),
+    #[error(
+        "no statement is recorded under {0:?}; an id is SESSION/NUMBER, as denials and `chaperone replay` give it"
+    )]
+    NoSuchStatement(String),
     #[error("{prefix:?} is the beginning of more than one session id: {}", ids.join(", "))]
     Ambiguous { prefix: String, ids: Vec<String> },
 }

@@ -46,6 +46,12 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// The agent lives; written every half a minute, so that an end that was cut off shows by its age.
+    Heartbeat {
+        /// Bytes of the journal, and how many there may be.
+        used_bytes: u64,
+        max_bytes: u64,
+    },
     /// The tail of the last segment was cut off by a crash; `bytes` were an incomplete record and were removed.
     Repair {
         segment: String,
@@ -183,6 +189,7 @@ impl Event {
             | Self::Tampered { .. }
             | Self::AgentStop { .. }
             | Self::Reload { .. }
+            | Self::Heartbeat { .. }
             | Self::Repair { .. }
             | Self::KernelRefusal { .. }
             | Self::Control { .. } => None,

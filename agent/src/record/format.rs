@@ -8,13 +8,11 @@ use sha2::{Digest, Sha256};
 /// First bytes of every segment. The high bit and the line ends show a transfer that was not binary-safe.
 pub const MAGIC: [u8; 8] = *b"\x89CHJ\r\n\x1a\n";
 /// Version of header and frames. A change that an older reader would misread needs a new one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a segment header.
 pub const HEADER_LEN: usize = 120;
 /// Bytes of a frame before its payload.
 pub const FRAME_LEN: usize = 60;
-/// Bytes of the payload of a checkpoint.
-pub const CHECKPOINT_LEN: usize = 104;
 /// Longest payload written or believed: a length above it is damage, not a reason to allocate.
 pub const MAX_PAYLOAD: usize = 16 << 20;
 /// Highest number believed: at a million records a second it is reached in 146,000 years, and one more still fits.
@@ -24,7 +22,6 @@ pub const CHECKPOINT_EVERY: u64 = 1024;
 
 /// Bytes of a frame that its length field does not count: the length and the checksum.
 const UNCOUNTED: usize = 8;
-const CONTEXT: &[u8; 32] = b"chaperone journal checkpoint v1\0";
 
 pub type Hash = [u8; 32];
 
@@ -120,8 +117,10 @@ impl Header {
 pub enum Kind {
     /// JSON of an [`super::event::Event`].
     Event,
-    /// A [`Checkpoint`].
+    /// The text of a [`super::Checkpoint`].
     Checkpoint,
+    /// The peaks of the tree over all records before it; the first record of every segment but the first.
+    Tree,
 }
 
 impl Kind {
@@ -129,6 +128,7 @@ impl Kind {
         match self {
             Self::Event => 1,
             Self::Checkpoint => 2,
+            Self::Tree => 3,
         }
     }
 
@@ -136,6 +136,7 @@ impl Kind {
         match code {
             1 => Some(Self::Event),
             2 => Some(Self::Checkpoint),
+            3 => Some(Self::Tree),
             _ => None,
         }
     }
@@ -215,6 +216,12 @@ impl<'a> Frame<'a> {
         false
     }
 
+    /// Everything but length and checksum and payload: what the record's hash is over, with the payload's digest.
+    #[must_use]
+    pub fn fixed(&self) -> &[u8] {
+        self.head.get(UNCOUNTED..).unwrap_or_default()
+    }
+
     /// The hash the next record names.
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -260,49 +267,6 @@ fn record_hash(frame: &[u8], digest: &Hash) -> Hash {
     hash.finalize().into()
 }
 
-/// A signature over the chain as it stood after record `seq`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    pub seq: u64,
-    pub hash: Hash,
-    pub signature: [u8; 64],
-}
-
-impl Checkpoint {
-    #[must_use]
-    pub fn encode(&self) -> [u8; CHECKPOINT_LEN] {
-        let mut out = [0; CHECKPOINT_LEN];
-        let mut put = Put { to: &mut out, at: 0 };
-        put.bytes(&self.seq.to_le_bytes());
-        put.bytes(&self.hash);
-        put.bytes(&self.signature);
-        out
-    }
-
-    #[must_use]
-    pub fn decode(payload: &[u8]) -> Option<Self> {
-        (payload.len() == CHECKPOINT_LEN).then(|| Self {
-            seq: take_u64(payload, 0),
-            hash: take(payload, 8),
-            signature: take(payload, 40),
-        })
-    }
-
-    /// The bytes that are signed.
-    #[must_use]
-    pub fn message(host: &HostId, journal: &JournalId, seq: u64, time_ns: u64, hash: &Hash) -> [u8; 128] {
-        let mut out = [0; 128];
-        let mut put = Put { to: &mut out, at: 0 };
-        put.bytes(CONTEXT);
-        put.bytes(host);
-        put.bytes(journal);
-        put.bytes(&seq.to_le_bytes());
-        put.bytes(&time_ns.to_le_bytes());
-        put.bytes(hash);
-        out
-    }
-}
-
 /// Lower-case hex, as hashes and ids are shown.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -311,6 +275,20 @@ pub fn hex(bytes: &[u8]) -> String {
         let _infallible = write!(out, "{byte:02x}");
         out
     })
+}
+
+/// The bytes that `hex` gives for them, and for nothing else.
+#[must_use]
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || digits.iter().any(|digit| !matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(out)
 }
 
 struct Put<'a> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::event::Event;
 use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
-use super::{Appended, Head, Options, RecordError, Repaired};
+use super::{Appended, Checkpoint, Options, RecordError, Repaired};
 
 /// Longest wait for the successor: what takes longer was not recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the checkpoint cannot be appended, or the journal or the head not be synced.
-    pub fn checkpoint(&self) -> Result<Option<Head>, RecordError> {
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, RecordError> {
         match &*self.place() {
             Place::Here(local) => local.checkpoint(),
             Place::Away(_) => Ok(None),

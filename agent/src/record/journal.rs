@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
+use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
-use super::format::{CHECKPOINT_EVERY, HEADER_LEN, JournalId};
+use super::format::{CHECKPOINT_EVERY, JournalId};
 use super::recover::{self, Recovered};
 use super::scan::Link;
-use super::tail::{self, Batch, Fixed, Mount, Tail};
-use super::{Head, HostKey, RecordError, Repaired, key};
+use super::tail::{self, Batch, Begun, Fixed, Mount, Tail};
+use super::tree::Tree;
+use super::{HEARTBEAT, HostKey, RecordError, Repaired, head, key};
 
-/// Records that end what was recorded before may use this much of the ceiling that others may not, so that a full
-/// journal still says how its sessions ended.
+/// Records that end what was recorded before, and those that say that the agent lives, may use this much of the ceiling
+/// that others may not, so that a full journal still says how its sessions ended.
 const RESERVE: u64 = 1 << 20;
 const KEPT_BUFFERS: usize = 16;
 const KEPT_CAPACITY: usize = 1 << 20;
@@ -148,12 +151,17 @@ impl Journal {
         lock(&self.tail)?.append(&self.fixed, &mut batch, self.max_bytes - reserve, false)
     }
 
-    /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
-    /// `None` when nothing was appended.
+    /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head; and records that the
+    /// agent lives, when nothing else did for [`HEARTBEAT`]. Meant to be called every second. Blocks on storage. `None` when nothing was appended.
     ///
     /// # Errors
     /// When the checkpoint cannot be appended, or the journal or the head not be synced.
-    pub(super) fn checkpoint(&self) -> Result<Option<Head>, RecordError> {
+    pub(super) fn checkpoint(&self) -> Result<Option<Checkpoint>, RecordError> {
+        match self.heartbeat() {
+            // What is there is signed all the same.
+            Ok(()) | Err(RecordError::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let signed = self.sign(false)?;
         self.publish(signed)
     }
@@ -184,6 +192,15 @@ impl Journal {
         self.fixed.used.load(Ordering::Relaxed) as f64 / self.max_bytes.max(1) as f64
     }
 
+    /// Records that the agent lives, when nothing else said so.
+    fn heartbeat(&self) -> Result<(), RecordError> {
+        if lock(&self.tail)?.silent() < HEARTBEAT {
+            return Ok(());
+        }
+        let used_bytes = self.fixed.used.load(Ordering::Relaxed);
+        self.append(&[Event::Heartbeat { used_bytes, max_bytes: self.max_bytes }]).map(drop)
+    }
+
     fn write(&self, events: &[Event], limit: u64) -> Result<Appended, RecordError> {
         let mut all: Option<Appended> = None;
         let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
@@ -208,28 +225,28 @@ impl Journal {
         }
     }
 
-    fn sign(&self, close: bool) -> Result<Option<Head>, RecordError> {
+    fn sign(&self, close: bool) -> Result<Option<Checkpoint>, RecordError> {
         let mut tail = lock(&self.tail)?;
         if tail.unsigned > 0 && !tail.closed {
             let mut batch = Batch::default();
             batch.clear();
-            // Under the ceiling or not: what is recorded must be signed, and it is 164 bytes a second at most.
+            // Under the ceiling or not: what is recorded must be signed, and it is some 400 bytes a second at most.
             tail.append(&self.fixed, &mut batch, u64::MAX, true)?;
         }
         tail.closed |= close;
         Ok(tail.signed)
     }
 
-    fn publish(&self, signed: Option<Head>) -> Result<Option<Head>, RecordError> {
+    fn publish(&self, signed: Option<Checkpoint>) -> Result<Option<Checkpoint>, RecordError> {
         let Some(head) = signed else { return Ok(None) };
         let mut synced = lock(&self.synced)?;
-        if head.checkpoint.seq <= synced.head_seq {
+        if head.seq <= synced.head_seq {
             return Ok(None);
         }
         // The record of the checkpoint itself is the one after those it covers.
-        self.sync_locked(&mut synced, head.checkpoint.seq + 1)?;
-        head.store(&self.fixed.dir)?;
-        synced.head_seq = head.checkpoint.seq;
+        self.sync_locked(&mut synced, head.seq + 1)?;
+        head::store(&head, &self.fixed.dir)?;
+        synced.head_seq = head.seq;
         Ok(Some(head))
     }
 
@@ -254,9 +271,11 @@ impl Journal {
     }
 }
 
-/// Whether these are records with which sessions and the agent end.
+/// Whether these are records with which sessions and the agent end, or that say that it lives.
 pub(super) fn last_words(events: &[Event]) -> bool {
-    events.iter().all(|event| matches!(event, Event::SessionEnd { .. } | Event::AgentStop { .. }))
+    events.iter().all(|event| {
+        matches!(event, Event::SessionEnd { .. } | Event::AgentStop { .. } | Event::Heartbeat { .. })
+    })
 }
 
 /// What every event has, of whichever version.
@@ -268,15 +287,18 @@ struct Named {
 
 fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
     let Some(end) = recovered.end else {
-        let mut link = Link::START;
-        let (path, medium) = tail::begin_segment(fixed, &mut link)?;
+        let (mut link, mut tree) = (Link::START, Tree::default());
+        let Begun { path, medium, len } = tail::begin_segment(fixed, &mut link, &mut tree)?;
         return Ok(Tail {
             medium,
             path,
-            offset: HEADER_LEN as u64,
+            offset: len,
+            begun: len,
             link,
+            tree,
             unsigned: 0,
             signed: None,
+            written: Instant::now(),
             dirty: false,
             rotating: false,
             closed: false,
@@ -287,9 +309,12 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
         medium,
         path: end.path,
         offset: end.offset,
+        begun: 0,
         link: end.link,
+        tree: end.tree,
         unsigned: end.unsigned,
         signed: end.signed,
+        written: Instant::now(),
         dirty: false,
         rotating: false,
         closed: false,

@@ -14,8 +14,9 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::checkpoint::{Checkpoint, key_id, verifier_key};
 use super::error::io_error;
-use super::format::{Checkpoint, Hash, HostId, JournalId};
+use super::format::{HostId, JournalId};
 use super::{RecordError, files};
 
 /// PKCS#8 version 1 (RFC 8410, section 7) before the 32 bytes of the seed.
@@ -55,13 +56,13 @@ impl HostKey {
         PublicKey(bytes.copied().unwrap_or([0; 32]))
     }
 
-    /// Signs the chain as it stands after record `seq`.
+    /// Puts the key's id and its signature into `checkpoint`.
     #[must_use]
-    pub fn checkpoint(&self, journal: &JournalId, seq: u64, time_ns: u64, hash: Hash) -> Checkpoint {
-        let message = Checkpoint::message(&self.public().host(), journal, seq, time_ns, &hash);
-        let signature = self.pair.sign(&message);
+    pub fn sign(&self, checkpoint: Checkpoint) -> Checkpoint {
+        let key = key_id(&checkpoint.journal, &self.public().0);
+        let signature = self.pair.sign(checkpoint.body().as_bytes());
         let signature = signature.as_ref().first_chunk::<64>().copied().unwrap_or([0; 64]);
-        Checkpoint { seq, hash, signature }
+        Checkpoint { key, signature, ..checkpoint }
     }
 
     fn load(path: &Path, file: &File) -> Result<Self, RecordError> {
@@ -118,11 +119,19 @@ impl PublicKey {
         Sha256::digest(self.0).into()
     }
 
-    /// Whether the host signed `checkpoint` for this journal at that time.
+    /// Whether the host signed `checkpoint`.
     #[must_use]
-    pub fn signed(&self, journal: &JournalId, time_ns: u64, checkpoint: &Checkpoint) -> bool {
-        let message = Checkpoint::message(&self.host(), journal, checkpoint.seq, time_ns, &checkpoint.hash);
-        UnparsedPublicKey::new(&ED25519, &self.0).verify(&message, &checkpoint.signature).is_ok()
+    pub fn signed(&self, checkpoint: &Checkpoint) -> bool {
+        checkpoint.key == key_id(&checkpoint.journal, &self.0)
+            && UnparsedPublicKey::new(&ED25519, &self.0)
+                .verify(checkpoint.body().as_bytes(), &checkpoint.signature)
+                .is_ok()
+    }
+
+    /// The key in the form that verifiers of signed notes take.
+    #[must_use]
+    pub fn verifier(&self, journal: &JournalId) -> String {
+        verifier_key(journal, &self.0)
     }
 }
 

@@ -4,14 +4,16 @@
 //! verification, and the questions the command line asks of it. Deliberately does not know sessions, sockets or
 //! policy: it is handed [`event::Event`]s and a directory. docs/journal.md is the format, byte by byte.
 
+pub mod checkpoint;
 mod error;
 pub mod event;
 mod files;
 pub mod format;
 mod handover;
-mod head;
+pub mod head;
 mod journal;
 mod key;
+pub mod prove;
 pub mod query;
 pub mod reader;
 mod recover;
@@ -19,16 +21,18 @@ pub mod render;
 mod scan;
 mod stamp;
 mod tail;
+pub mod tree;
 pub mod verify;
 
+pub use checkpoint::Checkpoint;
 pub use error::RecordError;
 pub use handover::{Journal, serve_predecessor};
-pub use head::Head;
 pub use journal::{Appended, Options};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;
 pub use stamp::Stamp;
+pub use verify::HEARTBEAT;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ mod sessions;
 mod transcript;
 
 pub use sessions::{Filter, Listing, SessionState, SessionSummary, sessions};
-pub use transcript::{Hold, Operation, Outcome, Recorded, Start, Transcript, recorded, replay};
+pub use transcript::{Hold, Operation, Outcome, Recorded, Start, Transcript, receipt_seq, recorded, replay};
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn events(dir: &Path, mut each: impl FnMut(u64, Stamp, Event)) -> Result<Vec<Str
     for record in Reader::open(dir, Check::Checksums)? {
         match record {
             Ok(Record { seq, time_ns, body: Body::Event(event) }) => each(seq, Stamp(time_ns), *event),
-            Ok(Record { body: Body::Checkpoint(_) | Body::Unknown(_), .. }) => {}
+            Ok(Record { body: Body::Checkpoint(_) | Body::Tree | Body::Unknown(_), .. }) => {}
             Err(error) if damage.len() < DAMAGE_KEPT => damage.push(error.to_string()),
             Err(_more) => {}
         }

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::RecordError;
+use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, SegmentFile};
-use super::format::{Checkpoint, Frame, HEADER_LEN, JournalId, Kind};
+use super::format::{Frame, HEADER_LEN, JournalId, Kind};
 use super::scan::{self, Link, Place, Scanner, Span};
 
 /// How much of the chain a reader checks.
@@ -34,6 +35,8 @@ pub struct Record {
 pub enum Body {
     Event(Box<Event>),
     Checkpoint(Box<Checkpoint>),
+    /// The tree as it was before a segment.
+    Tree,
     /// An event this version does not know: the JSON as it stands.
     Unknown(String),
 }
@@ -153,8 +156,9 @@ impl Iterator for Reader {
 fn body(frame: &Frame<'_>) -> Body {
     let known = match frame.kind {
         Kind::Checkpoint => {
-            Checkpoint::decode(frame.payload).map(|checkpoint| Body::Checkpoint(Box::new(checkpoint)))
+            Checkpoint::of_record(frame.payload).map(|checkpoint| Body::Checkpoint(Box::new(checkpoint)))
         }
+        Kind::Tree => Some(Body::Tree),
         Kind::Event => serde_json::from_slice(frame.payload).ok().map(Body::Event),
     };
     known.unwrap_or_else(|| Body::Unknown(String::from_utf8_lossy(frame.payload).into_owned()))

@@ -10,13 +10,15 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, SegmentFile};
-use super::format::{CHECKPOINT_EVERY, Checkpoint, Frame, HEADER_LEN, Header, JournalId, Kind};
+use super::format::{CHECKPOINT_EVERY, FRAME_LEN, Frame, HEADER_LEN, Header, JournalId, Kind};
 use super::scan::{self, Found, Link, Scanner};
 use super::tail::file_name;
-use super::{Head, PublicKey, RecordError};
+use super::tree::Tree;
+use super::{PublicKey, RecordError, head};
 
 /// An incomplete end that was cut off a segment. The bytes are kept beside it, in `<segment>.cut-<offset>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,37 +49,46 @@ pub(super) struct End {
     pub(super) file: File,
     pub(super) offset: u64,
     pub(super) link: Link,
+    pub(super) tree: Tree,
     pub(super) unsigned: u64,
-    pub(super) signed: Option<Head>,
+    pub(super) signed: Option<Checkpoint>,
 }
 
 pub(super) fn recover(dir: &Path, key: &PublicKey) -> Result<Recovered, RecordError> {
     remove_unfinished(dir)?;
-    let head = Head::load(dir, key)?;
+    let head = head::load(dir, key)?;
     let mut segments = files::segments(dir)?;
     let mut repaired = Vec::new();
     if let Some(last) = segments.last()
-        && fs::metadata(&last.path).map_err(io_error("inspect", &last.path))?.len() < HEADER_LEN as u64
-        && head.is_none_or(|head| head.checkpoint.seq + 1 < last.first_seq)
+        && fs::metadata(&last.path).map_err(io_error("inspect", &last.path))?.len() < beginning_len(last)
+        && head.is_none_or(|head| head.seq + 1 < last.first_seq)
     {
         repaired.push(cut(&last.path, 0)?);
         fs::remove_file(&last.path).map_err(io_error("remove", &last.path))?;
         segments.pop();
     }
-    let head_seq = head.map_or(0, |head| head.checkpoint.seq);
+    let head_seq = head.map_or(0, |head| head.seq);
     let end = Walk::over(dir, key, head, &segments)?.map(|walk| walk.finish(&mut repaired)).transpose()?;
     Ok(Recovered { end, repaired, head_seq })
+}
+
+/// Bytes of a segment without any record but the tree it begins with: it has its name only with all of them.
+fn beginning_len(segment: &SegmentFile) -> u64 {
+    let peaks = u64::from((segment.first_seq - 1).count_ones()) * 32;
+    HEADER_LEN as u64 + if segment.first_seq > 1 { FRAME_LEN as u64 + peaks } else { 0 }
 }
 
 /// The state of reading the last segments.
 struct Walk<'a> {
     key: &'a PublicKey,
-    head: Option<Head>,
+    head: Option<Checkpoint>,
     journal: JournalId,
     path: &'a Path,
     link: Link,
+    /// Over all records up to the last; `None` before the first record that is read.
+    tree: Option<Tree>,
     unsigned: u64,
-    signed: Option<Head>,
+    signed: Option<Checkpoint>,
     /// End of the last whole record.
     offset: u64,
     /// Whether something incomplete follows `offset`.
@@ -88,7 +99,7 @@ impl<'a> Walk<'a> {
     fn over(
         dir: &'a Path,
         key: &'a PublicKey,
-        head: Option<Head>,
+        head: Option<Checkpoint>,
         segments: &'a [SegmentFile],
     ) -> Result<Option<Self>, RecordError> {
         let headers = headers(key, head.as_ref(), segments)?;
@@ -96,9 +107,7 @@ impl<'a> Walk<'a> {
         let (Some(first), Some(segment)) = (headers.get(from), segments.get(from)) else {
             return match head {
                 None => Ok(None),
-                Some(head) => {
-                    Err(damaged(dir, 0, head.checkpoint.seq, "the segments are gone, the head is not"))
-                }
+                Some(head) => Err(damaged(dir, 0, head.seq, "the segments are gone, the head is not")),
             };
         };
         let mut walk = Self {
@@ -107,6 +116,7 @@ impl<'a> Walk<'a> {
             journal: first.journal,
             path: &segment.path,
             link: Link { seq: first.first_seq, previous: first.previous, last: first.previous },
+            tree: (first.first_seq == 1).then(Tree::default),
             // Where the last checkpoint lies further back than is read, one is due at once.
             unsigned: if from == 0 { 0 } else { CHECKPOINT_EVERY },
             signed: None,
@@ -120,9 +130,9 @@ impl<'a> Walk<'a> {
         }
         match head {
             // The record of the checkpoint that became the head is one more.
-            Some(head) if head.checkpoint.seq + 1 >= walk.link.seq => Err(walk.damaged(format!(
+            Some(head) if head.seq + 1 >= walk.link.seq => Err(walk.damaged(format!(
                 "the journal ends here, but this host signed it up to record {}: its end was cut off",
-                head.checkpoint.seq
+                head.seq
             ))),
             _ => Ok(Some(walk)),
         }
@@ -150,30 +160,60 @@ impl<'a> Walk<'a> {
     }
 
     fn record(&mut self, frame: &Frame<'_>) -> Result<(), RecordError> {
+        let begins = self.offset == HEADER_LEN as u64;
         self.link.step(frame).map_err(|problem| self.damaged(problem))?;
+        if begins && frame.seq > 1 {
+            self.enter_tree(frame)?;
+        }
         self.unsigned += 1;
         if frame.kind == Kind::Checkpoint {
-            let signed = Checkpoint::decode(frame.payload).filter(|checkpoint| {
-                checkpoint.seq == frame.seq - 1
-                    && checkpoint.hash == frame.previous
-                    && self.key.signed(&self.journal, frame.time_ns, checkpoint)
-            });
-            let Some(checkpoint) = signed else {
-                return Err(
-                    self.damaged("the checkpoint is not this host's signature of what stands before it")
-                );
-            };
-            self.unsigned = 0;
-            let (host, journal) = (self.key.host(), self.journal);
-            self.signed = Some(Head { host, journal, time_ns: frame.time_ns, checkpoint });
+            self.checkpoint(frame)?;
         }
-        match self.head {
-            // The next record of the chain names what the head signed, be it the first of a segment or not.
-            Some(head) if head.checkpoint.seq + 1 == frame.seq && head.checkpoint.hash != frame.previous => {
-                Err(self.damaged("this host's head speaks of other records before this one"))
+        // The record after those the head speaks of is its checkpoint, which is never the first of a segment.
+        if let Some(head) = self.head.filter(|head| head.seq + 1 == frame.seq)
+            && (head.last != frame.previous || self.tree.as_ref().map(Tree::root) != Some(head.root))
+        {
+            return Err(self.damaged("this host's head speaks of other records before this one"));
+        }
+        if let Some(tree) = &mut self.tree {
+            tree.push(&frame.hash());
+        }
+        Ok(())
+    }
+
+    /// The first record of a segment says what the tree was before it.
+    fn enter_tree(&mut self, frame: &Frame<'_>) -> Result<(), RecordError> {
+        let stated =
+            (frame.kind == Kind::Tree).then(|| Tree::from_peaks(frame.seq - 1, frame.payload)).flatten();
+        match (stated, &self.tree) {
+            (Some(stated), Some(tree)) if stated != *tree => {
+                Err(self.damaged("the segment begins with another tree than that of the records before it"))
             }
-            _ => Ok(()),
+            (Some(stated), _) => {
+                self.tree = Some(stated);
+                Ok(())
+            }
+            (None, _) => {
+                Err(self.damaged("the segment does not begin with the tree of the records before it"))
+            }
         }
+    }
+
+    fn checkpoint(&mut self, frame: &Frame<'_>) -> Result<(), RecordError> {
+        let signed = Checkpoint::of_record(frame.payload).filter(|checkpoint| {
+            self.key.signed(checkpoint)
+                && checkpoint.journal == self.journal
+                && checkpoint.seq == frame.seq - 1
+                && checkpoint.last == frame.previous
+                && self.tree.as_ref().is_some_and(|tree| tree.root() == checkpoint.root)
+        });
+        if signed.is_none() {
+            let problem = "the checkpoint is not this host's signature of what stands before it";
+            return Err(self.damaged(problem));
+        }
+        self.unsigned = 0;
+        self.signed = signed;
+        Ok(())
     }
 
     fn finish(self, repaired: &mut Vec<Repaired>) -> Result<End, RecordError> {
@@ -190,6 +230,7 @@ impl<'a> Walk<'a> {
             file,
             offset: self.offset,
             link: self.link,
+            tree: self.tree.unwrap_or_default(),
             unsigned: self.unsigned,
             signed: self.signed,
         })
@@ -203,7 +244,7 @@ impl<'a> Walk<'a> {
 /// All headers, each with its segment's name, one host, one journal, in one order.
 fn headers(
     key: &PublicKey,
-    head: Option<&Head>,
+    head: Option<&Checkpoint>,
     segments: &[SegmentFile],
 ) -> Result<Vec<Header>, RecordError> {
     let mut headers = Vec::<Header>::with_capacity(segments.len());

@@ -119,6 +119,26 @@ pub fn report_text(report: &Report, paint: Paint, out: &mut dyn Write) -> io::Re
         None => writeln!(out, "  not signed")?,
     }
     writeln!(out, "  unsigned tail: {} records", report.unsigned_tail)?;
+    if let Some(root) = &report.root {
+        writeln!(out, "  root of the tree over {} records: {root}", report.last_seq)?;
+    }
+    if let Some(verifier) = &report.verifier {
+        writeln!(out, "  key: {}", visible(verifier))?;
+    }
+    if let (Some(since), true) = (&report.since, report.ok) {
+        writeln!(out, "  goes on from the {} records signed at {}", since.seq, since.time)?;
+    }
+    if let (Some(last), false, false) = (report.last_time, report.stopped, report.live) {
+        let text = "ends at {} without the agent's end: it died then, or what followed was cut off";
+        writeln!(out, "  {}", paint.apply(Tone::Waiting, &text.replace("{}", &last.to_string())))?;
+    }
+    for quiet in &report.quiet {
+        let (after, from, to) = (quiet.after, quiet.from, quiet.to);
+        writeln!(
+            out,
+            "  nothing was recorded after record {after}, from {from} to {to}, though an agent ran"
+        )?;
+    }
     if report.repairs > 0 {
         writeln!(out, "  incomplete ends cut off after crashes: {}", report.repairs)?;
     }

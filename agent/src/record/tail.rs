@@ -4,20 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::checkpoint::{Checkpoint, NOTE_MAX};
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, Medium};
 use super::format::{
-    CHECKPOINT_EVERY, CHECKPOINT_LEN, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD,
-    payload_digest, seal,
+    CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, payload_digest, seal,
 };
 use super::scan::Link;
-use super::{Appended, Head, HostKey, RecordError};
+use super::tree::Tree;
+use super::{Appended, HostKey, RecordError};
 
-/// Room at the beginning of every batch for a checkpoint that may turn out to be due.
-const ROOM: usize = FRAME_LEN + CHECKPOINT_LEN;
+/// Room at the beginning of every batch for a checkpoint that may turn out to be due; it stands at its end.
+const ROOM: usize = FRAME_LEN + NOTE_MAX;
 
 /// Makes the medium of a freshly created or reopened segment; the tests put a faulty disk in between.
 pub(super) type Mount = Box<dyn Fn(std::fs::File) -> Arc<dyn Medium> + Send + Sync>;
@@ -38,9 +39,12 @@ pub(super) struct Fixed {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     frames: Vec<Draft>,
+    /// Of the records as they were put into the chain.
+    hashes: Vec<Hash>,
 }
 
 struct Draft {
+    kind: Kind,
     start: usize,
     end: usize,
     digest: Hash,
@@ -51,19 +55,20 @@ impl Batch {
         self.bytes.clear();
         self.bytes.resize(ROOM, 0);
         self.frames.clear();
+        self.hashes.clear();
     }
 
     pub(super) fn push(&mut self, event: &Event) -> Result<(), RecordError> {
         let start = self.begin();
         serde_json::to_writer(&mut self.bytes, event)?;
-        self.end(start)
+        self.end(Kind::Event, start)
     }
 
     /// An event that is encoded already.
     pub(super) fn push_encoded(&mut self, payload: &[u8]) -> Result<(), RecordError> {
         let start = self.begin();
         self.bytes.extend_from_slice(payload);
-        self.end(start)
+        self.end(Kind::Event, start)
     }
 
     fn begin(&mut self) -> usize {
@@ -72,14 +77,14 @@ impl Batch {
         start
     }
 
-    fn end(&mut self, start: usize) -> Result<(), RecordError> {
+    fn end(&mut self, kind: Kind, start: usize) -> Result<(), RecordError> {
         let end = self.bytes.len();
         let payload = self.bytes.get(start + FRAME_LEN..end).unwrap_or_default();
         if payload.len() > MAX_PAYLOAD {
             return Err(RecordError::TooLong { bytes: payload.len(), limit: MAX_PAYLOAD });
         }
         let digest = payload_digest(payload);
-        self.frames.push(Draft { start, end, digest });
+        self.frames.push(Draft { kind, start, end, digest });
         Ok(())
     }
 
@@ -97,10 +102,16 @@ pub(super) struct Tail {
     pub(super) path: PathBuf,
     /// End of the last whole record of the segment.
     pub(super) offset: u64,
+    /// What `offset` was when the segment was begun, or less.
+    pub(super) begun: u64,
     pub(super) link: Link,
+    /// Over all records up to the last.
+    pub(super) tree: Tree,
     /// Records after the newest checkpoint.
     pub(super) unsigned: u64,
-    pub(super) signed: Option<Head>,
+    pub(super) signed: Option<Checkpoint>,
+    /// When the newest record was written.
+    pub(super) written: Instant,
     /// The segment may be longer than `offset`.
     pub(super) dirty: bool,
     /// A rotation was begun and not finished: its file may exist, so nothing may be added to the segment before it.
@@ -122,51 +133,65 @@ impl Tail {
         }
         self.cut_back()?;
         let sign = sign || self.unsigned + batch.records() > CHECKPOINT_EVERY;
-        let skip = if sign { 0 } else { ROOM };
-        let len = (batch.bytes.len() - skip) as u64;
-        self.make_room(fixed, len, limit)?;
+        let most = (batch.bytes.len() - if sign { 0 } else { ROOM }) as u64;
+        self.make_room(fixed, most, limit)?;
 
         let time_ns = now_ns();
         let mut link = self.link;
         let mut signed = self.signed;
+        let mut skip = ROOM;
         if sign {
-            let head = Head {
-                host: fixed.key.public().host(),
-                journal: fixed.journal,
-                time_ns,
-                checkpoint: fixed.key.checkpoint(&fixed.journal, link.seq - 1, time_ns, link.previous),
-            };
-            put(&mut batch.bytes, FRAME_LEN, &head.checkpoint.encode());
-            let digest = payload_digest(&head.checkpoint.encode());
-            add(
-                &mut batch.bytes,
-                &Draft { start: 0, end: ROOM, digest },
-                Kind::Checkpoint,
-                time_ns,
-                &mut link,
-            );
-            signed = Some(head);
+            let checkpoint = self.checkpoint(fixed, time_ns);
+            let note = checkpoint.text();
+            skip = NOTE_MAX - note.len().min(NOTE_MAX);
+            put(&mut batch.bytes, skip + FRAME_LEN, note.as_bytes());
+            let digest = payload_digest(note.as_bytes());
+            let draft = Draft { kind: Kind::Checkpoint, start: skip, end: ROOM, digest };
+            batch.hashes.push(add(&mut batch.bytes, &draft, time_ns, &mut link));
+            signed = Some(checkpoint);
         }
         let first_seq = link.seq;
         for draft in &batch.frames {
-            add(&mut batch.bytes, draft, Kind::Event, time_ns, &mut link);
+            batch.hashes.push(add(&mut batch.bytes, draft, time_ns, &mut link));
         }
-        self.write(batch.bytes.get(skip..).unwrap_or_default())?;
+        let bytes = batch.bytes.get(skip..).unwrap_or_default();
+        self.write(bytes)?;
 
-        self.offset += len;
-        fixed.used.fetch_add(len, Ordering::Relaxed);
+        self.offset += bytes.len() as u64;
+        fixed.used.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
+        self.written = Instant::now();
+        batch.hashes.iter().for_each(|hash| self.tree.push(hash));
         Ok(Appended { first_seq, last_seq: link.seq - 1 })
+    }
+
+    /// How long ago the newest record was written, as far as this process knows.
+    pub(super) fn silent(&self) -> Duration {
+        self.written.elapsed()
+    }
+
+    /// Signs everything up to the last record.
+    fn checkpoint(&self, fixed: &Fixed, time_ns: u64) -> Checkpoint {
+        fixed.key.sign(Checkpoint {
+            journal: fixed.journal,
+            seq: self.tree.size(),
+            root: self.tree.root(),
+            last: self.link.last,
+            time_ns,
+            key: [0; 4],
+            signature: [0; 64],
+        })
     }
 
     /// Sees to it that `len` bytes fit under the ceiling, and begins the next segment when this one is long enough.
     fn make_room(&mut self, fixed: &Fixed, len: u64, limit: u64) -> Result<(), RecordError> {
         let rotate = self.rotating
-            || (self.offset > HEADER_LEN as u64 && self.offset.saturating_add(len) > fixed.segment_bytes);
+            || (self.offset > self.begun && self.offset.saturating_add(len) > fixed.segment_bytes);
         let used = fixed.used.load(Ordering::Relaxed);
-        let wanted = used.saturating_add(len).saturating_add(if rotate { HEADER_LEN as u64 } else { 0 });
+        let begin = if rotate { beginning_len(&self.tree) } else { 0 };
+        let wanted = used.saturating_add(len).saturating_add(begin);
         if wanted > limit {
             return Err(RecordError::Full { used, limit });
         }
@@ -176,9 +201,10 @@ impl Tail {
     fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
         self.rotating = true;
         self.medium.sync().map_err(io_error("sync", &self.path))?;
-        let segment = begin_segment(fixed, &mut self.link)?;
-        (self.path, self.medium) = segment;
-        self.offset = HEADER_LEN as u64;
+        let Begun { path, medium, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
+        (self.path, self.medium) = (path, medium);
+        (self.begun, self.offset) = (len, len);
+        self.unsigned += 1;
         self.rotating = false;
         Ok(())
     }
@@ -215,32 +241,57 @@ impl Tail {
     }
 }
 
-/// Creates the segment that begins with record `link.seq`, its header on stable storage before it has its name.
-pub(super) fn begin_segment(
-    fixed: &Fixed,
-    link: &mut Link,
-) -> Result<(PathBuf, Arc<dyn Medium>), RecordError> {
+/// A segment that was just made, and how long it is.
+pub(super) struct Begun {
+    pub(super) path: PathBuf,
+    pub(super) medium: Arc<dyn Medium>,
+    pub(super) len: u64,
+}
+
+/// Creates the segment that begins with record `link.seq`, which is the state of the tree unless it is the first.
+/// All of it is on stable storage before it has its name.
+pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> Result<Begun, RecordError> {
+    let created_ns = now_ns();
     let header = Header {
         host: fixed.key.public().host(),
         journal: fixed.journal,
         first_seq: link.seq,
         previous: link.last,
-        created_ns: now_ns(),
+        created_ns,
     };
-    let bytes = header.encode();
+    let mut bytes = header.encode().to_vec();
+    let mut next = Link { previous: Header::hash(&bytes), ..*link };
+    let has_tree = link.seq > 1;
+    if has_tree {
+        let peaks = tree.peaks();
+        bytes.resize(HEADER_LEN + FRAME_LEN, 0);
+        bytes.extend_from_slice(&peaks);
+        let digest = payload_digest(&peaks);
+        let draft = Draft { kind: Kind::Tree, start: HEADER_LEN, end: bytes.len(), digest };
+        add(&mut bytes, &draft, created_ns, &mut next);
+    }
     let path = files::segment_path(&fixed.dir, link.seq);
     let file = files::replace(&path, 0o600, &bytes)?;
     files::sync_dir(&fixed.dir)?;
-    fixed.used.fetch_add(HEADER_LEN as u64, Ordering::Relaxed);
-    link.previous = Header::hash(&bytes);
-    Ok((path, (fixed.mount)(file)))
+    fixed.used.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    *link = next;
+    if has_tree {
+        tree.push(&next.last);
+    }
+    Ok(Begun { path, medium: (fixed.mount)(file), len: bytes.len() as u64 })
 }
 
-fn add(bytes: &mut [u8], draft: &Draft, kind: Kind, time_ns: u64, link: &mut Link) {
+/// Bytes of a segment that would be begun now.
+fn beginning_len(tree: &Tree) -> u64 {
+    (HEADER_LEN + FRAME_LEN + tree.peaks().len()) as u64
+}
+
+fn add(bytes: &mut [u8], draft: &Draft, time_ns: u64, link: &mut Link) -> Hash {
     let frame = bytes.get_mut(draft.start..draft.end).unwrap_or_default();
-    link.last = seal(frame, kind, link.seq, time_ns, &link.previous, &draft.digest);
+    link.last = seal(frame, draft.kind, link.seq, time_ns, &link.previous, &draft.digest);
     link.previous = link.last;
     link.seq += 1;
+    link.last
 }
 
 fn put(bytes: &mut [u8], at: usize, from: &[u8]) {

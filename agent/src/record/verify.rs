@@ -2,12 +2,15 @@
 //!
 //! Needs only the files and the host's public key. Owns the report and its words; the reasoning is in `walk`. What
 //! it cannot see: that records which no checkpoint covered yet were changed by somebody who recomputed their hashes
-//! (`unsigned_tail` says how many those are), and that everything was replaced by an older copy of itself.
+//! (`unsigned_tail` says how many those are), and, without a checkpoint that was kept elsewhere, that everything was
+//! replaced by an older copy of itself.
 
+mod pulse;
 mod walk;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -16,9 +19,13 @@ use super::files::{self, DirLock};
 use super::head::HeadSummary;
 use super::scan::Scanner;
 use super::tail::file_name;
-use super::{Head, PublicKey, RecordError, Stamp};
+use super::{Checkpoint, PublicKey, RecordError, Stamp, head};
 use walk::Walk;
 
+/// An agent that runs records something at least this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Without a record for this long, an agent was not running.
+const SILENCE: Duration = Duration::from_secs(100);
 /// Problems described one by one; the others are counted.
 const DESCRIBED: usize = 20;
 
@@ -46,6 +53,19 @@ pub struct Report {
     pub unsigned_tail: u64,
     /// What the head file says, if there is one.
     pub head: Option<HeadSummary>,
+    /// The root of the tree over all records, where all of them are known.
+    pub root: Option<String>,
+    /// The host's key, as verifiers of signed notes take it.
+    pub verifier: Option<String>,
+    /// The checkpoint that was kept, and that this journal goes on from it.
+    pub since: Option<HeadSummary>,
+    /// Time of the newest record.
+    pub last_time: Option<Stamp>,
+    /// The newest event is the agent's own end. If not, and no agent is writing, it died there, or what followed is cut
+    /// off and the head is an older one.
+    pub stopped: bool,
+    /// Times without any record although an agent was running.
+    pub quiet: Vec<Quiet>,
     pub problems: Vec<Problem>,
     /// Problems beyond those described.
     pub more_problems: u64,
@@ -60,6 +80,16 @@ pub struct Problem {
     pub last_seq: u64,
     pub kind: ProblemKind,
     pub detail: String,
+}
+
+/// An agent that runs records something at least every [`HEARTBEAT`]; here it did not. The host may have slept, its
+/// clock may have been moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quiet {
+    /// The record before.
+    pub after: u64,
+    pub from: Stamp,
+    pub to: Stamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -88,6 +118,12 @@ pub enum ProblemKind {
     /// The journal ends before the record that the head speaks of.
     EndMissing,
     HeadInvalid,
+    /// The tree stated at the beginning of a segment is not that of the records before it.
+    TreeMismatch,
+    /// The journal does not go on from the checkpoint that was kept: it was put back to an older state, or replaced.
+    RolledBack,
+    /// An agent has the journal open and has not recorded anything for longer than it ever would.
+    Silent,
     Unreadable,
 }
 
@@ -112,21 +148,24 @@ impl ProblemKind {
             Self::CheckpointMissing => "checkpoint_missing",
             Self::EndMissing => "end_missing",
             Self::HeadInvalid => "head_invalid",
+            Self::TreeMismatch => "tree_mismatch",
+            Self::RolledBack => "rolled_back",
+            Self::Silent => "silent",
             Self::Unreadable => "unreadable",
         }
     }
 }
 
-/// Reads the whole journal in `dir` and judges it by `key`.
+/// Reads the whole journal in `dir` and judges it by `key`, and by a checkpoint that was kept elsewhere.
 ///
 /// # Errors
 /// When the directory cannot be listed. Everything about its files is in the report.
-pub fn verify(dir: &Path, key: &PublicKey) -> Result<Report, RecordError> {
+pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Report, RecordError> {
     // The head first: records that come while the segments are read must not make it look behind.
-    let head = Head::load(dir, key);
+    let head = head::load(dir, key);
     let segments = files::segments(dir)?;
     let live = DirLock::is_taken(dir);
-    let mut walk = Walk::new(key, head.as_ref().ok().copied().flatten());
+    let mut walk = Walk::new(key, head.as_ref().ok().copied().flatten(), since);
     if let Err(error) = &head {
         walk.file("head");
         walk.problem(ProblemKind::HeadInvalid, 0, 0, 0, error.to_string());
@@ -143,6 +182,9 @@ pub fn verify(dir: &Path, key: &PublicKey) -> Result<Report, RecordError> {
             Err(error) => walk.unreadable(0, &error.to_string()),
         }
     }
+    if live {
+        walk.must_be_recent();
+    }
     Ok(walk.finish(Report {
         ok: false,
         dir: dir.to_owned(),
@@ -158,6 +200,12 @@ pub fn verify(dir: &Path, key: &PublicKey) -> Result<Report, RecordError> {
         signed_time: None,
         unsigned_tail: 0,
         head: None,
+        root: None,
+        verifier: None,
+        since: None,
+        last_time: None,
+        stopped: false,
+        quiet: Vec::new(),
         problems: Vec::new(),
         more_problems: 0,
     }))

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::harness::report::{self, Case};
-use crate::harness::spawn::wait_for;
+use crate::harness::spawn::{Program, wait_for};
 use crate::harness::tamper;
 use crate::harness::trail::Trail;
 use crate::harness::world::{Wishes, World};
@@ -73,6 +73,8 @@ const CASES: &[Case<Stage>] = &[
     },
     Case { name: "a copy without its newest records is refused", run: |stage| tampered(stage, tamper::cut) },
     Case { name: "an untouched copy passes", run: untouched },
+    Case { name: "proofs are right by a program that knows only the RFC", run: proved },
+    Case { name: "a checkpoint that was kept finds a journal that was put back", run: put_back },
     Case { name: "what clients were told before the agent was killed is in the record", run: killed },
     Case {
         name: "with the journal's disk full sessions end and new ones are refused, until there is room",
@@ -103,6 +105,107 @@ fn copy(stage: &mut Stage) -> Result<PathBuf> {
 fn untouched(stage: &mut Stage) -> Result<()> {
     let copy = copy(stage)?;
     stage.world.agent.verify_copy(&copy)?.ok().map(drop)
+}
+
+/// Every record of a session, and that the journal goes on from an older head.
+fn proved(stage: &mut Stage) -> Result<()> {
+    let world = &stage.world;
+    let agent = &world.agent;
+    let kept = world.scratch.path().join("kept-head");
+    signed_beyond(world, 0)?;
+    fs::copy(agent.journal().join("head"), &kept)?;
+    let before = signed(world)?;
+    world.client("proved").script(&"select name, email from customers;\n".repeat(50))?.ok()?;
+    let session = Trail::of(agent, "proved")?.session;
+    signed_beyond(world, before)?;
+    wait_for("the session being signed", Duration::from_secs(5), || {
+        Ok((agent.command(&["prove", &format!("{session}/50")])?.code == Some(0)).then_some(()))
+    })?;
+    let mut files = Vec::new();
+    let kept = kept.to_string_lossy();
+    let numbers = ["1", "2", "3"].map(String::from).into_iter();
+    let statements = (1..=50).step_by(7).map(|op| format!("{session}/{op}"));
+    for (at, id) in numbers.chain(statements).enumerate() {
+        let proof = agent.command(&["prove", &id])?.ok()?;
+        let Ok(event) = event_of(&proof) else { continue };
+        ensure!(!id.contains('/') || event == "statement", "{id} is a {event}");
+        files.push((format!("proof-{at}.json"), proof));
+    }
+    ensure!(files.len() >= 8, "{} proofs", files.len());
+    files.push(("growth.json".into(), agent.command(&["prove", "--since", &kept])?.ok()?));
+    let mut arguments = vec![agent.state.join("journal-key.pub")];
+    for (name, text) in &files {
+        let path = world.scratch.path().join(name);
+        fs::write(&path, text)?;
+        arguments.push(path);
+    }
+    let checked =
+        Program::new("/usr/bin/python3").args(["-c", PROVE]).args(&arguments).limit(20).run()?.ok()?;
+    ensure!(checked.lines().count() == files.len(), "{checked}");
+
+    // And not when a single digit of the record is another.
+    let forged = files[5].1.replacen("select name", "select nama", 1);
+    ensure!(forged != files[5].1, "{}", files[5].1);
+    let path = world.scratch.path().join("forged.json");
+    fs::write(&path, forged)?;
+    let refused = Program::new("/usr/bin/python3").args(["-c", PROVE]).args([&arguments[0], &path]).run()?;
+    ensure!(refused.code == Some(1) && refused.stderr.contains("AssertionError"), "{refused}");
+    Ok(())
+}
+
+const PROVE: &str = include_str!("../../clients/prove.py");
+
+/// What event the record of a proof is; an error for a record that is none.
+fn event_of(proof: &str) -> Result<String> {
+    let proof: serde_json::Value = serde_json::from_str(proof)?;
+    let payload = proof["record"]["payload"].as_str().context("no payload")?;
+    let event: serde_json::Value = serde_json::from_str(payload)?;
+    Ok(event["event"].as_str().context("no event")?.to_owned())
+}
+
+/// How many records the head is signed over.
+fn signed(world: &World) -> Result<u64> {
+    let head = fs::read_to_string(world.agent.journal().join("head"))?;
+    head.lines().nth(1).context("a head of one line")?.parse().context("the second line is the size")
+}
+
+fn signed_beyond(world: &World, before: u64) -> Result<()> {
+    wait_for("a newer head", Duration::from_secs(5), || {
+        Ok(signed(world).is_ok_and(|signed| signed > before).then_some(()))
+    })
+}
+
+fn put_back(stage: &mut Stage) -> Result<()> {
+    let older = copy(stage)?;
+    let world = &stage.world;
+    signed_beyond(world, 0)?;
+    let before = signed(world)?;
+    world.client("put-back").script("select 1;\n")?.ok()?;
+    signed_beyond(world, before)?;
+    let kept = world.scratch.path().join("kept-head");
+    fs::copy(world.agent.journal().join("head"), &kept)?;
+    let key = world.agent.state.join("journal-key.pub");
+    let judged = |dir: &std::path::Path| {
+        world
+            .agent
+            .program(&["verify"])
+            .args([
+                "--dir".as_ref(),
+                dir,
+                "--key".as_ref(),
+                key.as_path(),
+                "--since".as_ref(),
+                kept.as_path(),
+            ])
+            .limit(20)
+            .run()
+    };
+    let good = judged(&world.agent.journal())?.ok()?;
+    ensure!(good.contains("goes on from the"), "{good}");
+    world.agent.verify_copy(&older)?.ok()?;
+    let bad = judged(&older)?;
+    ensure!(bad.code == Some(1) && bad.stdout.contains("rolled_back"), "{bad}");
+    Ok(())
 }
 
 fn tampered(stage: &mut Stage, tamper: fn(&mut tamper::Segment) -> Option<u64>) -> Result<()> {

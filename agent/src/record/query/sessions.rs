@@ -215,6 +215,7 @@ impl Row {
             | Event::Tampered { .. }
             | Event::AgentStop { .. }
             | Event::Reload { .. }
+            | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
             | Event::Control { .. } => {}

@@ -145,6 +145,19 @@ pub fn recorded(dir: &Path, id: &str) -> Result<Vec<Recorded>, RecordError> {
     Ok(found)
 }
 
+/// Number of the record of a statement's decision; `id` is the session's id, or what alone begins with it, a slash and the
+/// statement's number in it.
+///
+/// # Errors
+/// As [`replay`]; `NoSuchStatement`.
+pub fn receipt_seq(dir: &Path, id: &str) -> Result<u64, RecordError> {
+    let missing = || RecordError::NoSuchStatement(id.to_owned());
+    let (session, number) = id.rsplit_once('/').ok_or_else(missing)?;
+    let number: u64 = number.parse().map_err(|_not_a_number| missing())?;
+    let is_it = |recorded: &Recorded| matches!(recorded.event, Event::Statement { op, .. } if op == number);
+    recorded(dir, session)?.iter().find(|recorded| is_it(recorded)).map(|it| it.seq).ok_or_else(missing)
+}
+
 /// Just enough of an event to see whose it is.
 #[derive(serde::Deserialize)]
 struct Peek<'a> {
@@ -278,6 +291,7 @@ impl Builder {
             | Event::Tampered { .. }
             | Event::AgentStop { .. }
             | Event::Reload { .. }
+            | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
             | Event::Control { .. } => {}

@@ -4,6 +4,7 @@ mod append;
 mod crash;
 mod faults;
 mod handover;
+mod prove;
 mod recover;
 mod render;
 mod sessions;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::event::{Event, Step, Verdict};
-use super::format::{FRAME_LEN, Frame, HEADER_LEN};
+use super::format::{FRAME_LEN, Frame, HEADER_LEN, Kind};
 use super::verify::{ProblemKind, Report, verify};
 use super::{Body, Check, Journal, Options, PublicKey, Reader, Record, RecordError, public_path};
 
@@ -70,7 +71,7 @@ impl State {
     }
 
     fn verify(&self) -> Report {
-        verify(self.journal_dir(), &self.key()).unwrap()
+        verify(self.journal_dir(), &self.key(), None).unwrap()
     }
 
     fn segments(&self) -> Vec<PathBuf> {
@@ -84,7 +85,7 @@ impl State {
     fn events(&self) -> Vec<Event> {
         let event = |record: Record| match record.body {
             Body::Event(event) => Some(*event),
-            Body::Checkpoint(_) => None,
+            Body::Checkpoint(_) | Body::Tree => None,
             Body::Unknown(json) => panic!("unknown event {json}"),
         };
         self.records().unwrap().into_iter().filter_map(event).collect()
@@ -99,7 +100,7 @@ impl State {
             while at < bytes.len() {
                 let len = Frame::claimed_len(&bytes[at..]).unwrap();
                 let frame = Frame::fields(&bytes[at..at + len]).unwrap();
-                places.push(Place { file: file.clone(), at, len, seq: frame.seq });
+                places.push(Place { file: file.clone(), at, len, seq: frame.seq, kind: frame.kind });
                 at += len;
             }
         }
@@ -113,6 +114,7 @@ struct Place {
     at: usize,
     len: usize,
     seq: u64,
+    kind: Kind,
 }
 
 fn edit(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {

@@ -26,13 +26,10 @@ fn every_truncation_of_the_last_segment_keeps_the_whole_records_and_says_so() {
         journal.append(std::slice::from_ref(event)).unwrap();
     }
     drop(journal);
-    let (places, last) = (state.places(), state.segments().pop().unwrap());
-    let ends = places
-        .iter()
-        .filter(|place| place.file == last)
-        .map(|place| place.at + place.len)
-        .collect::<Vec<_>>();
-    assert_eq!((state.segments().len(), ends.len()), (2, 2));
+    let last = state.segments().pop().unwrap();
+    let places = state.places().into_iter().filter(|place| place.file == last).collect::<Vec<_>>();
+    let (tree, events) = places.split_first().unwrap();
+    assert_eq!((state.segments().len(), tree.kind, events.len()), (3, Kind::Tree, 1));
     let name = last.file_name().unwrap().to_str().unwrap();
     for len in 0..fs::read(&last).unwrap().len() {
         let copy = state.copy();
@@ -41,8 +38,10 @@ fn every_truncation_of_the_last_segment_keeps_the_whole_records_and_says_so() {
         let next = journal.append(&[Event::AgentStop { reason: "next".into() }]).unwrap().first_seq;
         drop(journal);
 
-        let from = [HEADER_LEN].iter().chain(&ends).copied().filter(|end| *end <= len).max().unwrap_or(0);
-        let kept = 2 + ends.iter().filter(|end| **end <= len).count();
+        // A segment without its tree is none.
+        let whole = places.iter().map(|place| place.at + place.len).filter(|end| *end <= len).max();
+        let (from, kept) =
+            (whole.unwrap_or(0), 3 + events.iter().filter(|place| place.at + place.len <= len).count());
         let mut expected = given[..kept].to_vec();
         if from < len || len == 0 {
             expected.push(Event::Repair {
@@ -52,7 +51,10 @@ fn every_truncation_of_the_last_segment_keeps_the_whole_records_and_says_so() {
             });
         }
         expected.push(Event::AgentStop { reason: "next".into() });
-        assert_eq!((copy.events(), next), (expected.clone(), expected.len() as u64), "cut to {len}");
+        assert_eq!(
+            (copy.events(), Some(next)),
+            (expected.clone(), copy.places().last().map(|place| place.seq))
+        );
         let report = copy.verify();
         assert!(
             report.ok && report.repairs == (expected.len() - kept - 1) as u64,
@@ -193,7 +195,7 @@ fn a_directory_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn an_unfinished_segment_is_removed_and_a_header_alone_is_a_segment() {
+fn an_unfinished_segment_is_removed_and_a_header_alone_is_cut_off() {
     let state = State::new();
     let journal = state.open();
     journal.append(&[statement(1, "select 1")]).unwrap();
@@ -208,7 +210,8 @@ fn an_unfinished_segment_is_removed_and_a_header_alone_is_a_segment() {
     fs::write(state.journal_dir().join("journal-00000000000000000002.chj"), header.encode()).unwrap();
     let journal = state.open();
     assert!(!left.exists());
-    assert_eq!(journal.append(&[statement(2, "select 2")]).unwrap().first_seq, 2);
+    assert_eq!(journal.repaired()[0].bytes, HEADER_LEN as u64);
+    assert_eq!(journal.append(&[statement(2, "select 2")]).unwrap().first_seq, 3);
     journal.close().unwrap();
     assert!(state.verify().ok);
 }

@@ -115,22 +115,22 @@ fn a_head_that_is_not_this_hosts_is_found() {
     let changes: [Change; 4] = [
         |head| head[30] ^= 1,
         |head| head.truncate(100),
-        |head| head.extend(b"more\n"),
-        |head| *head = String::from_utf8_lossy(head).replace("seq 3", "seq 4").into_bytes(),
+        |head| *head = String::from_utf8_lossy(head).replace("\n\n", "\nmore\n\n").into_bytes(),
+        |head| *head = String::from_utf8_lossy(head).replace("time_ns ", "time_ns 1").into_bytes(),
     ];
     for change in changes {
         let state = journal(None);
         edit(&state.journal_dir().join("head"), change);
         let report = state.verify();
         assert!(report.problems.iter().any(|problem| problem.kind == HeadInvalid), "{report:#?}");
-        assert!(state.refusal().contains("head signed by this host's key"));
+        assert!(state.refusal().contains("checkpoint signed by this host's key"));
     }
 }
 
 #[test]
 fn another_hosts_key_verifies_nothing() {
     let (state, other) = (journal(None), journal(None));
-    let report = verify(state.journal_dir(), &other.key()).unwrap();
+    let report = verify(state.journal_dir(), &other.key(), None).unwrap();
     assert!(!report.ok && report.checkpoints == 0, "{report:#?}");
 }
 

@@ -3,9 +3,14 @@
 //! Fed in file order, in bounded memory. Each record is judged by three witnesses: its own checksum (before it comes
 //! here), its number, and the hash its successor names. Signatures say which history is the host's own.
 
-use super::super::format::{CHECKPOINT_EVERY, Checkpoint, Frame, HEADER_LEN, Hash, Header, JournalId, Kind};
+mod growth;
+
+use super::super::format::{CHECKPOINT_EVERY, Frame, HEADER_LEN, Hash, Header, JournalId, Kind, hex};
+use super::super::head::HeadSummary;
 use super::super::scan::{Damage, Extent};
-use super::super::{Head, PublicKey, Stamp};
+use super::super::tree::Tree;
+use super::super::{Checkpoint, PublicKey, Stamp};
+use super::pulse::Pulse;
 use super::{DESCRIBED, Problem, ProblemKind, Report};
 
 /// Gaps remembered, in case their records turn up elsewhere.
@@ -13,7 +18,10 @@ const GAPS: usize = 64;
 
 pub(super) struct Walk<'a> {
     key: &'a PublicKey,
-    head: Option<Head>,
+    head: Option<Checkpoint>,
+    since: Option<Checkpoint>,
+    /// Whether what was kept was met, and met as it was.
+    since_met: Option<bool>,
     file: String,
     journal: Option<JournalId>,
     /// The number the next record has.
@@ -27,6 +35,12 @@ pub(super) struct Walk<'a> {
     /// Hash of another record with the newest one's number.
     twin: Option<Hash>,
     pending: Option<(Spot, Damage)>,
+    /// Over the records as the chain names them, so that it goes on behind one that was changed; `None` where it cannot
+    /// be known, until a segment states it.
+    tree: Option<Tree>,
+    /// The newest record is not in the tree yet: its successor has not named it.
+    owed: bool,
+    pulse: Pulse,
     gaps: Vec<Gap>,
     records: u64,
     events: u64,
@@ -57,18 +71,23 @@ struct Gap {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(key: &'a PublicKey, head: Option<Head>) -> Self {
+    pub(super) fn new(key: &'a PublicKey, head: Option<Checkpoint>, since: Option<Checkpoint>) -> Self {
         Self {
             key,
             head,
+            since,
+            since_met: None,
             file: String::new(),
-            journal: head.map(|head| head.journal),
+            journal: head.or(since).map(|head| head.journal),
             expected: 1,
             previous: None,
             last: Some([0; 32]),
             newest: None,
             twin: None,
             pending: None,
+            tree: Some(Tree::default()),
+            owed: false,
+            pulse: Pulse::default(),
             gaps: Vec::new(),
             records: 0,
             events: 0,
@@ -104,6 +123,7 @@ impl<'a> Walk<'a> {
             Err(error) => {
                 self.settle(named);
                 self.problem(ProblemKind::HeaderEdited, 0, named, named, error.to_string());
+                self.enter_tree(self.last);
                 (self.previous, self.last) = (None, None);
                 return true;
             }
@@ -133,6 +153,9 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, header: &Header) {
         let first = header.first_seq;
         self.settle(first);
+        if first == self.expected {
+            self.enter_tree(Some(header.previous));
+        }
         if first > self.expected {
             let (kind, detail) = if self.records == 0 && self.expected == 1 {
                 (ProblemKind::FirstSegmentMissing, "the journal does not begin with record 1".to_owned())
@@ -186,6 +209,8 @@ impl<'a> Walk<'a> {
         {
             self.rewritten_before(seq);
         }
+        self.enter_tree(Some(frame.previous));
+        self.pulse.beat(seq, frame);
         match frame.kind {
             Kind::Event => {
                 self.events += 1;
@@ -197,10 +222,11 @@ impl<'a> Walk<'a> {
                 }
             }
             Kind::Checkpoint => self.checkpoint(offset, frame),
+            Kind::Tree => self.stated_tree(offset, frame),
         }
         if let Some(head) = self.head
-            && head.checkpoint.seq == seq - 1
-            && head.checkpoint.hash != frame.previous
+            && head.seq == seq - 1
+            && head.last != frame.previous
         {
             let detail = "the head was signed over other records than those before this one".to_owned();
             self.problem(ProblemKind::CheckpointMismatch, offset, self.signed_after(), seq - 1, detail);
@@ -213,6 +239,7 @@ impl<'a> Walk<'a> {
         (self.previous, self.last) = (hash, hash);
         self.newest = Some(self.spot(offset));
         self.twin = None;
+        self.owed = true;
     }
 
     /// Record `seq` names another predecessor than the one that is there, both with checksums that hold.
@@ -283,12 +310,12 @@ impl<'a> Walk<'a> {
 
     fn checkpoint(&mut self, offset: u64, frame: &Frame<'_>) {
         let seq = frame.seq;
-        let good = self.journal.is_some_and(|journal| {
-            Checkpoint::decode(frame.payload).is_some_and(|checkpoint| {
-                checkpoint.seq == seq - 1
-                    && checkpoint.hash == frame.previous
-                    && self.key.signed(&journal, frame.time_ns, &checkpoint)
-            })
+        let good = Checkpoint::of_record(frame.payload).is_some_and(|checkpoint| {
+            self.key.signed(&checkpoint)
+                && self.journal == Some(checkpoint.journal)
+                && checkpoint.seq == seq - 1
+                && checkpoint.last == frame.previous
+                && self.tree.as_ref().is_none_or(|tree| tree.root() == checkpoint.root)
         });
         self.unsigned = 0;
         if good {
@@ -320,7 +347,7 @@ impl<'a> Walk<'a> {
         }
         let (kind, detail) = describe(damage);
         self.problem_at(spot, kind, self.expected, next - 1, detail);
-        self.expected = next;
+        self.lose(next);
         (self.previous, self.last, self.newest) = (None, None, None);
     }
 
@@ -332,8 +359,15 @@ impl<'a> Walk<'a> {
             let problem = described.then(|| self.problems.len() - 1);
             self.gaps.push(Gap { from, to, previous: self.previous, problem });
         }
-        self.expected = next;
+        self.lose(next);
         (self.previous, self.last, self.newest) = (None, None, None);
+    }
+
+    /// An agent has the journal open.
+    pub(super) fn must_be_recent(&mut self) {
+        if let Some(detail) = self.pulse.silent_now() {
+            self.problem(ProblemKind::Silent, 0, self.expected.saturating_sub(1), self.expected, detail);
+        }
     }
 
     pub(super) fn problem(
@@ -365,13 +399,15 @@ impl<'a> Walk<'a> {
             self.problem_at(spot, kind, self.expected, self.expected, detail);
         }
         if let Some(head) = self.head
-            && head.checkpoint.seq + 1 >= self.expected
+            && head.seq + 1 >= self.expected
         {
-            let signed = head.checkpoint.seq;
+            let signed = head.seq;
             let detail = format!("the journal ends before record {signed}, up to which the head is signed");
             self.file("head");
             self.problem(ProblemKind::EndMissing, 0, self.expected, signed + 1, detail);
         }
+        self.enter_tree(self.last);
+        self.judge_since();
         Report {
             ok: self.problems.is_empty(),
             records: self.records,
@@ -382,7 +418,13 @@ impl<'a> Walk<'a> {
             signed_through: self.signed.map_or(0, |(seq, _)| seq - 1),
             signed_time: self.signed.map(|(_, time_ns)| Stamp(time_ns)),
             unsigned_tail: self.expected - 1 - self.signed.map_or(0, |(seq, _)| seq),
-            head: self.head.as_ref().map(Head::summary),
+            head: self.head.as_ref().map(HeadSummary::of),
+            root: self.tree.as_ref().map(|tree| hex(&tree.root())),
+            verifier: self.journal.map(|journal| self.key.verifier(&journal)),
+            since: self.since.as_ref().map(HeadSummary::of),
+            last_time: self.pulse.last_time(),
+            stopped: self.pulse.stopped(),
+            quiet: self.pulse.quiet(),
             problems: self.problems,
             more_problems: self.more,
             ..report
