@@ -1,6 +1,7 @@
 //! The end-to-end suites.
 
 mod bad;
+mod bypass;
 mod core;
 mod drivers;
 mod journal;
@@ -17,6 +18,7 @@ const SUITES: &[Suite] = &[
     ("journal", journal::run),
     ("reload", reload::run),
     ("drivers", drivers::run),
+    ("bypass", bypass::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.
