@@ -23,13 +23,29 @@ pub enum IdentityError {
 #[derive(Debug, Default)]
 pub struct Identities {
     rules: Vec<(Whose, Principal)>,
+    /// Identity and the person behind it.
+    owners: Vec<(String, String)>,
 }
 
 impl Identities {
     #[must_use]
     pub fn new(rules: Vec<IdentityRule>) -> Self {
+        let owner = |rule: &IdentityRule| Some((rule.name.clone(), rule.owner.clone()?));
+        let owners = rules.iter().filter_map(owner).collect();
         let rules = rules.into_iter().map(|rule| (rule.whose, Principal::new(&rule.name, rule.groups)));
-        Self { rules: rules.collect() }
+        Self { rules: rules.collect(), owners }
+    }
+
+    /// The person behind an identity.
+    #[must_use]
+    pub fn owner(&self, name: &str) -> Option<&str> {
+        self.owners.iter().find(|(identity, _)| identity == name).map(|(_, owner)| owner.as_str())
+    }
+
+    /// Whether there is an identity of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.rules.iter().any(|(_, principal)| principal.name() == name)
     }
 
     /// Who a process of this cgroup is.
@@ -116,7 +132,7 @@ mod tests {
     use crate::workload::grammar::Kind;
 
     fn rule(name: &str, whose: Whose) -> IdentityRule {
-        IdentityRule { name: name.into(), groups: vec![], whose }
+        IdentityRule { name: name.into(), groups: vec![], owner: None, whose }
     }
 
     fn check(identities: &Identities, cgroup: Option<&str>, expect: Result<&str, IdentityError>) {

@@ -23,6 +23,9 @@ pub struct SessionInfo {
     pub target: String,
     pub database: String,
     pub pid: u32,
+    /// Where it was identified by, and what it is in without grants.
+    pub cgroup: Option<String>,
+    pub groups: Vec<String>,
 }
 
 #[derive(Debug, Default)]

@@ -152,6 +152,7 @@ fn admit<L: Lookup>(
         client,
         destination,
         workload,
+        owner: world.identities.owner(principal.name()).map(str::to_owned),
         principal,
         backend: Arc::clone(&service.backend),
         login_timeout,

@@ -1,6 +1,7 @@
 //! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
 
 mod accept;
+mod warden;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Callers, Operator};
-use crate::gate::Gate;
+use crate::gate::{self, Gate, Grants};
 use crate::intercept::{self, Events, Intercept, KernelLog, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
@@ -61,7 +62,13 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let journal = Arc::new(journal);
     let policies = checked_policies(&config)?;
     let policy_sha256 = policies.digest().to_owned();
-    let gate = Arc::new(Gate::new(policies, config.hold.timeout));
+    let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
+    let options = gate::Options {
+        hold_timeout: config.hold.timeout,
+        longest_grant: config.grants.longest,
+        approvers: config.approvers.clone(),
+    };
+    let gate = Arc::new(Gate::new(policies, grants, options));
     let world = world::build(config.clone(), None)?;
     let registry = Arc::new(Registry::default());
 
@@ -92,6 +99,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let agent = Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept) };
 
     let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel));
+    let warden = tokio::spawn(warden::watch(Arc::clone(&gate), Arc::clone(&journal), Arc::clone(&registry)));
     let accepting = accept::spawn(listeners, &shared, config.limits.sessions)?;
     let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
         .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
@@ -106,6 +114,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     }
     drain(&registry).await;
     control.abort();
+    warden.abort();
     heartbeat.abort();
     journal.append(&[Event::AgentStop { reason: reason.to_owned() }]).context("cannot record the stop")?;
     journal.close().context("cannot close the journal")?;
@@ -157,7 +166,10 @@ impl Agent {
             &options.bypass,
             &options.deny,
         )?;
-        *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.shared.gate.replace_approvers(next.config.approvers.clone());
+        let next = Arc::new(next);
+        *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        warden::end_changed(&self.shared.registry, &next.identities);
         self.shared.gate.replace(policies);
         Ok(())
     }
@@ -237,6 +249,7 @@ async fn drain(registry: &Registry) {
 fn operator(agent: &Agent, config: &Config) -> Operator {
     let intercept = Arc::clone(&agent.intercept);
     let shared = Arc::clone(&agent.shared);
+    let known = Arc::clone(&agent.shared);
     Operator {
         gate: Arc::clone(&agent.shared.gate),
         journal: Arc::clone(&agent.shared.journal),
@@ -247,6 +260,7 @@ fn operator(agent: &Agent, config: &Config) -> Operator {
             operators: config.intercept.operators.clone(),
             identified: Box::new(move |cgroup| shared.world().identities.identify(Some(cgroup)).is_ok()),
         },
+        knows_identity: Box::new(move |name| known.world().identities.has(name)),
         stats: Box::new(move || {
             let intercept = intercept.lock().unwrap_or_else(PoisonError::into_inner);
             match intercept.stats() {

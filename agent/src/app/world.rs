@@ -162,6 +162,7 @@ pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
         ("intercept.listen_port", before.intercept.listen_port == after.intercept.listen_port),
         ("intercept.operators", before.intercept.operators == after.intercept.operators),
         ("hold.timeout_s", before.hold.timeout == after.hold.timeout),
+        ("grants.longest_s", before.grants.longest == after.grants.longest),
         ("limits.sessions", before.limits.sessions == after.limits.sessions),
     ];
     let changed: Vec<&str> = fixed.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

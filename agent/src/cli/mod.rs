@@ -2,9 +2,11 @@
 //! can use: 0 done, 1 failed or not as it should be, 2 usage or configuration.
 
 mod doctor;
+mod grants;
 mod identify;
 mod journal;
 mod operate;
+mod sign;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -100,18 +102,32 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let a held statement run, once.
-    Approve {
-        id: String,
-        #[arg(long)]
-        comment: Option<String>,
-    },
-    /// Refuse a held statement.
+    /// Let what is held go: a statement once, a connection by a grant.
+    Approve(operate::Approval),
+    /// Refuse what is held.
     Deny {
         id: String,
         #[arg(long)]
         comment: Option<String>,
     },
+    /// List grants in force.
+    Grants {
+        /// And those that have ended.
+        #[arg(long)]
+        all: bool,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Grant an identity access, or groups, for a time.
+    Grant(grants::Typed),
+    /// End a grant, and the sessions that live on it.
+    Revoke {
+        id: String,
+        #[arg(long, default_value = "by an operator")]
+        reason: String,
+    },
+    /// Make a signing key for an approver, and print its public half.
+    NewKey { file: PathBuf },
     /// End a live session.
     Kill {
         id: String,
@@ -232,8 +248,12 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             journal::prove(&place.dir(config)?, key.as_deref(), id.as_deref(), since.as_deref(), out)
         }
         Command::Approvals { json } => operate::approvals(config, *json, out),
-        Command::Approve { id, comment } => operate::resolve(config, id, true, comment.as_deref(), out),
-        Command::Deny { id, comment } => operate::resolve(config, id, false, comment.as_deref(), out),
+        Command::Approve(approval) => operate::approve(config, approval, out),
+        Command::Deny { id, comment } => operate::deny(config, id, comment.as_deref(), out),
+        Command::Grants { all, json } => grants::list(config, *all, *json, out),
+        Command::Grant(typed) => grants::grant(config, typed, out),
+        Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),
+        Command::NewKey { file } => sign::new_key(file, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
         Command::Detach => operate::detach(config, out),
     }

@@ -1,13 +1,14 @@
 //! Commands that talk to the agent, and those that check before it runs.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::Failure;
+use super::{Failure, sign};
 use crate::app;
 use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call};
-use crate::gate::HoldInfo;
+use crate::gate::{AccessTerms, Held, HoldInfo};
 use crate::intercept;
 use crate::record::event::Event;
 use crate::record::{self, Journal};
@@ -64,27 +65,77 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "  who        {} ({})", hold.identity.name, hold.identity.groups.join(", "))?;
     writeln!(out, "  where      {}/{}", hold.target, hold.database)?;
     writeln!(out, "  why        {} [{}]", hold.reason.as_deref().unwrap_or("-"), hold.policies.join(", "))?;
-    writeln!(out, "  approvers  {}", hold.groups.join(", "))?;
+    if let Some(workload) = &hold.workload {
+        let exe = workload.exe.as_deref().unwrap_or("-");
+        let cgroup = workload.cgroup.as_deref().unwrap_or("-");
+        let process =
+            format!("{} (pid {}, uid {}, {exe}) in {cgroup}", workload.comm, workload.pid, workload.uid);
+        writeln!(out, "  process    {}", process.escape_debug())?;
+    }
+    for need in &hold.needs {
+        writeln!(out, "  approvers  {} of {} ({})", need.quorum, need.groups.join(", "), need.rule)?;
+    }
+    if !hold.given.is_empty() {
+        let given: Vec<&str> = hold.given.iter().map(|given| given.by.as_str()).collect();
+        writeln!(out, "  approved   {}", given.join(", ").escape_debug())?;
+    }
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     writeln!(out, "  expires in {} s", hold.expires_unix_s.saturating_sub(now))?;
     // Exactly what will run; a control character must not be able to show something else.
-    writeln!(out, "  statement  {}", hold.sql.escape_debug())?;
+    match hold.what {
+        Held::Statement => writeln!(out, "  statement  {}", hold.sql.escape_debug())?,
+        Held::Access => writeln!(out, "  asks for   a connection")?,
+    }
     for (index, bind) in hold.binds.iter().enumerate() {
         writeln!(out, "  ${}         {}", index + 1, format!("{bind:?}").escape_debug())?;
     }
     Ok(())
 }
 
-pub(super) fn resolve(
-    path: &Path,
-    id: &str,
-    approve: bool,
-    comment: Option<&str>,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let request = Request::Resolve { id: id.to_owned(), approve, comment: comment.map(str::to_owned) };
-    done(path, &request, out)
+/// A yes, as typed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Approval {
+    id: String,
+    #[arg(long)]
+    comment: Option<String>,
+    /// Sign with this key.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// For a connection: how long it is granted, such as 20m.
+    #[arg(long = "for", value_parser = humantime::parse_duration)]
+    length: Option<Duration>,
+    /// For a connection: how many sessions may begin.
+    #[arg(long)]
+    uses: Option<u64>,
+    /// For a connection: how many rows may be served.
+    #[arg(long)]
+    rows: Option<u64>,
+    /// For a connection: the ticket it belongs to.
+    #[arg(long)]
+    ticket: Option<String>,
+}
+
+pub(super) fn approve(path: &Path, typed: &Approval, out: &mut dyn Write) -> Result<(), Failure> {
+    let terms = AccessTerms {
+        for_s: typed.length.map(|length| length.as_secs()),
+        max_uses: typed.uses,
+        max_rows: typed.rows,
+        ticket: typed.ticket.clone(),
+    };
+    let id = typed.id.clone();
+    let request = Request::Resolve { id: id.clone(), approve: true, comment: typed.comment.clone(), terms };
+    let Some(key) = &typed.key else { return done(path, &request, out) };
+    // What is signed is what is held now, by its digest.
+    let Response::Approvals { holds } = ask(path, &Request::Approvals)? else { return Err(unexpected()) };
+    let binding = holds.into_iter().find(|hold| hold.id == id).map(|hold| hold.binding);
+    let binding = binding.ok_or_else(|| Failure::Failed(format!("nothing is held under the id {id}")))?;
+    done(path, &sign::sign(key, request, Some(binding))?, out)
+}
+
+pub(super) fn deny(path: &Path, id: &str, comment: Option<&str>, out: &mut dyn Write) -> Result<(), Failure> {
+    let (id, comment) = (id.to_owned(), comment.map(str::to_owned));
+    done(path, &Request::Resolve { id, approve: false, comment, terms: AccessTerms::default() }, out)
 }
 
 pub(super) fn kill(path: &Path, id: &str, reason: &str, out: &mut dyn Write) -> Result<(), Failure> {
@@ -104,18 +155,18 @@ pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-fn done(path: &Path, request: &Request, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn done(path: &Path, request: &Request, out: &mut dyn Write) -> Result<(), Failure> {
     let Response::Done { what } = ask(path, request)? else { return Err(unexpected()) };
     writeln!(out, "{}", what.escape_debug())?;
     Ok(())
 }
 
-fn ask(path: &Path, request: &Request) -> Result<Response, Failure> {
+pub(super) fn ask(path: &Path, request: &Request) -> Result<Response, Failure> {
     let config = Config::load(path)?;
     call(&config.run_dir, request).map_err(|error: ClientError| Failure::Failed(error.to_string()))
 }
 
-fn unexpected() -> Failure {
+pub(super) fn unexpected() -> Failure {
     Failure::Failed("the agent answered something else than was asked; are both of one version?".into())
 }
 

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
-use super::{Config, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
+use super::people::{self, ApproverFile};
+use super::{Config, Grants, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +30,11 @@ pub(super) struct File {
     #[serde(default)]
     limits: LimitsFile,
     #[serde(default)]
+    grants: GrantsFile,
+    #[serde(default)]
     identities: Vec<IdentityFile>,
+    #[serde(default)]
+    approvers: Vec<ApproverFile>,
     #[serde(default)]
     targets: Vec<TargetFile>,
 }
@@ -84,6 +89,18 @@ impl Default for HoldFile {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct GrantsFile {
+    longest_s: u64,
+}
+
+impl Default for GrantsFile {
+    fn default() -> Self {
+        Self { longest_s: 8 * 3600 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct LimitsFile {
     sessions: usize,
     login_s: u64,
@@ -108,6 +125,9 @@ struct TargetFile {
     tls: Option<TlsFile>,
     #[serde(default = "yes")]
     client_tls: bool,
+    /// Accounts at the target that belong to people or to other programs.
+    #[serde(default)]
+    accounts: Vec<String>,
     #[serde(default)]
     labels: Vec<LabelFile>,
 }
@@ -153,6 +173,10 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     }
     let intercept = intercept(file.intercept, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
+    let approvers = people::convert(file.approvers, &mut problems);
+    if !(1..=30 * 24 * 3600).contains(&file.grants.longest_s) {
+        problems.push("grants.longest_s: between 1 and 2592000 (30 days); what lasts is policy".into());
+    }
     if file.hold.timeout_s == 0 {
         problems.push(
             "hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into(),
@@ -164,8 +188,12 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
                 .into(),
         );
     }
-    let targets: Vec<Target> =
+    let mut targets: Vec<Target> =
         file.targets.into_iter().filter_map(|typed| target(typed, &mut problems)).collect();
+    for target in &mut targets {
+        let others = identities.iter().map(|other| (other.name.clone(), format!("identity {}", other.name)));
+        target.foreign.extend(others);
+    }
     unique("targets", targets.iter().map(|t| t.name.as_str()), &mut problems);
     overlapping(&targets, &mut problems);
     if !problems.is_empty() {
@@ -181,7 +209,9 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         record: Record { max_bytes: file.record.max_bytes },
         hold: Hold { timeout: Duration::from_secs(file.hold.timeout_s) },
         limits: Limits { sessions: file.limits.sessions, login: Duration::from_secs(file.limits.login_s) },
+        grants: Grants { longest: Duration::from_secs(file.grants.longest_s) },
         identities,
+        approvers,
         targets,
     })
 }
@@ -252,6 +282,11 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         password_file: typed.password_file,
         tls,
         client_tls: typed.client_tls,
+        foreign: typed
+            .accounts
+            .into_iter()
+            .map(|account| (account, "the target's accounts".into()))
+            .collect(),
         labels,
     })
 }

@@ -10,6 +10,8 @@ use crate::workload::grammar::Kind;
 pub struct IdentityRule {
     pub name: String,
     pub groups: Vec<String>,
+    /// The person behind it, who does not approve for it.
+    pub owner: Option<String>,
     pub whose: Whose,
 }
 
@@ -49,6 +51,7 @@ pub(super) struct IdentityFile {
     name: String,
     #[serde(default)]
     groups: Vec<String>,
+    owner: Option<String>,
     cgroup: Option<String>,
     #[serde(rename = "match")]
     matching: Option<Match>,
@@ -88,7 +91,8 @@ pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> V
         if rules.iter().any(|before| before.whose == whose && matches!(whose, Whose::Match(_))) {
             problems.push(format!("{key}.match: another identity has the same"));
         }
-        rules.push(IdentityRule { name: identity.name, groups: identity.groups, whose });
+        let (name, groups, owner) = (identity.name, identity.groups, identity.owner);
+        rules.push(IdentityRule { name, groups, owner, whose });
     }
     nested(&rules, problems);
     unique("identities", cgroups(&rules).map(|(_, cgroup)| cgroup), problems);

@@ -7,13 +7,16 @@
 mod file;
 mod identities;
 mod labels;
+mod people;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Label, MaskStyle};
+pub use people::Approver;
 
 use file::File;
 
@@ -41,7 +44,9 @@ pub struct Config {
     pub record: Record,
     pub hold: Hold,
     pub limits: Limits,
+    pub grants: Grants,
     pub identities: Vec<IdentityRule>,
+    pub approvers: Vec<Approver>,
     pub targets: Vec<Target>,
 }
 
@@ -68,6 +73,12 @@ pub struct Hold {
 }
 
 #[derive(Debug, Clone)]
+pub struct Grants {
+    /// The longest a grant may last.
+    pub longest: Duration,
+}
+
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// Sessions at once; one more is refused.
     pub sessions: usize,
@@ -88,6 +99,9 @@ pub struct Target {
     pub tls: Tls,
     /// Offer TLS to clients that ask for it.
     pub client_tls: bool,
+    /// Login names that belong to somebody else than who gives them, and to whom: other identities, and accounts
+    /// that the configuration names. Who presents one is recorded for it.
+    pub foreign: BTreeMap<String, String>,
     pub labels: Vec<Label>,
 }
 

@@ -3,15 +3,20 @@
 //! One JSON object per line each way, over a unix socket only root can open. The kernel says who calls: a process
 //! in a governed cgroup is refused whatever its user id, so that a held identity cannot approve itself.
 
+mod caller;
 mod client;
+mod operator;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
+pub use caller::Callers;
 pub use client::{ClientError, call};
-pub use server::{Callers, Operator, serve};
+pub use operator::Operator;
+pub use server::serve;
 
-use crate::gate::HoldInfo;
+use crate::gate::approvers::Signed;
+use crate::gate::{AccessTerms, Given, Grant, HoldInfo, Hours, Terms};
 use crate::registry::SessionInfo;
 
 /// Name of the socket in the run directory.
@@ -22,9 +27,34 @@ pub const SOCKET: &str = "control.sock";
 pub enum Request {
     Status,
     Approvals,
-    Resolve { id: String, approve: bool, comment: Option<String> },
+    Resolve {
+        id: String,
+        approve: bool,
+        comment: Option<String>,
+        /// Of the grant that a yes to a connection makes.
+        #[serde(default)]
+        terms: AccessTerms,
+    },
     Sessions,
-    Kill { id: String, reason: String },
+    Kill {
+        id: String,
+        reason: String,
+    },
+    /// Grants in force, or all there ever were.
+    Grants {
+        all: bool,
+    },
+    Grant {
+        terms: Terms,
+    },
+    Revoke {
+        id: String,
+        reason: String,
+    },
+    /// One of the others, signed by an approver.
+    Signed {
+        signed: Signed,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +63,8 @@ pub enum Response {
     Status(Status),
     Approvals { holds: Vec<HoldInfo> },
     Sessions { sessions: Vec<SessionInfo> },
+    Grants { grants: Vec<GrantInfo> },
+    Granted { grant: GrantInfo },
     Done { what: String },
     Refused { why: String },
 }
@@ -49,4 +81,48 @@ pub struct Status {
     pub journal_percent: f64,
     /// What the kernel programs counted.
     pub kernel: Vec<(String, u64)>,
+}
+
+/// A grant as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GrantInfo {
+    pub id: String,
+    pub identity: String,
+    pub target: Option<String>,
+    pub database: Option<String>,
+    pub groups: Vec<String>,
+    pub hours: Option<Hours>,
+    pub uses: u64,
+    pub max_uses: Option<u64>,
+    pub rows: u64,
+    pub max_rows: Option<u64>,
+    pub reason: String,
+    pub ticket: Option<String>,
+    pub given: Vec<Given>,
+    pub created_unix_ms: i64,
+    pub expires_unix_ms: i64,
+    pub ended: Option<String>,
+}
+
+impl From<&Grant> for GrantInfo {
+    fn from(grant: &Grant) -> Self {
+        Self {
+            id: grant.id.clone(),
+            identity: grant.identity.clone(),
+            target: grant.target.clone(),
+            database: grant.database.clone(),
+            groups: grant.groups.clone(),
+            hours: grant.hours,
+            uses: grant.uses,
+            max_uses: grant.max_uses,
+            rows: grant.rows,
+            max_rows: grant.max_rows,
+            reason: grant.reason.clone(),
+            ticket: grant.ticket.clone(),
+            given: grant.given.clone(),
+            created_unix_ms: grant.created_ms,
+            expires_unix_ms: grant.expires_ms(),
+            ended: grant.ended.clone(),
+        }
+    }
 }

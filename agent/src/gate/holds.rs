@@ -1,25 +1,32 @@
-//! Statements that wait for a human.
+//! What waits for people: statements, and connections that ask for access.
 //!
 //! A hold is a one-shot: dropping the ticket withdraws it, dropping everything denies. Nothing here outlives the
-//! agent, so a restart denies what was held.
+//! agent, so a restart denies what was held. Votes count people, not clicks; whether a person is who they say was
+//! settled before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use chaperone_policy::ApprovalNeed;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::record::event::{Bind, Identity};
+use super::grants::Given;
+use crate::record::event::{Bind, Identity, Workload};
 
 /// What an approver is shown: exactly what will run, for whom, and why it was held.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HoldInfo {
     pub id: String,
+    pub what: Held,
     pub session: String,
     pub op: u64,
     pub identity: Identity,
+    /// The person behind the identity.
+    pub owner: Option<String>,
+    pub workload: Option<Workload>,
     pub target: String,
     pub database: String,
     pub sql: String,
@@ -28,24 +35,115 @@ pub struct HoldInfo {
     pub binding: String,
     pub policies: Vec<String>,
     pub reason: Option<String>,
-    /// Groups whose members may approve.
-    pub groups: Vec<String>,
+    /// Each of these has to be met.
+    pub needs: Vec<Need>,
+    /// Who has said yes so far.
+    pub given: Vec<Given>,
     pub created_unix_s: u64,
     pub expires_unix_s: u64,
 }
 
-/// How an approver decided.
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    Statement,
+    /// A connection. A yes to it is a grant.
+    Access,
+}
+
+/// What a rule asks for: so many different people of any of these groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    pub rule: String,
+    pub groups: Vec<String>,
+    pub quorum: u32,
+    pub ttl_s: u64,
+}
+
+impl From<&ApprovalNeed> for Need {
+    fn from(need: &ApprovalNeed) -> Self {
+        Self {
+            rule: need.rule.clone(),
+            groups: need.groups.clone(),
+            quorum: need.quorum,
+            ttl_s: need.ttl.as_secs(),
+        }
+    }
+}
+
+impl Need {
+    fn counts(&self, given: &Given) -> bool {
+        given.groups.as_ref().is_none_or(|groups| self.groups.iter().any(|group| groups.contains(group)))
+    }
+
+    fn missing(&self, given: &[Given]) -> usize {
+        let people: BTreeSet<&str> =
+            given.iter().filter(|given| self.counts(given)).map(|given| given.by.as_str()).collect();
+        (self.quorum as usize).saturating_sub(people.len())
+    }
+}
+
+/// What a yes to a connection grants; what is not said follows from the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessTerms {
+    pub for_s: Option<u64>,
+    pub max_uses: Option<u64>,
+    pub max_rows: Option<u64>,
+    pub ticket: Option<String>,
+}
+
+/// One person's answer.
+#[derive(Debug, Clone)]
+pub struct Vote {
+    pub approve: bool,
+    pub given: Given,
+    pub comment: Option<String>,
+    pub terms: AccessTerms,
+}
+
+/// How the people decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
     pub approved: bool,
-    pub by: String,
+    pub given: Vec<Given>,
     pub comment: Option<String>,
+    pub terms: AccessTerms,
+}
+
+impl Resolution {
+    /// Everybody who said so.
+    #[must_use]
+    pub fn by(&self) -> String {
+        self.given.iter().map(|given| given.by.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What came of a vote.
+#[derive(Debug, Clone)]
+pub enum Voted {
+    Resolved(HoldInfo),
+    /// More people are needed.
+    Waiting {
+        info: HoldInfo,
+        missing: usize,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    #[error("no statement is held under the id {0}; it may have been decided, withdrawn or timed out")]
+pub enum VoteError {
+    #[error("nothing is held under the id {0}; it may have been decided, withdrawn or timed out")]
     Unknown(String),
+    #[error("{0} asked for it, and nobody approves for themselves")]
+    Own(String),
+    #[error("{0} stands behind the identity that asks, and does not approve for it")]
+    Owner(String),
+    #[error("{by} is in none of the groups that may approve this: {groups}")]
+    WrongGroup { by: String, groups: String },
+    #[error("{0} has approved it already; another person is needed")]
+    Twice(String),
+    #[error("what is held under {0} is not what was signed")]
+    Changed(String),
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +154,7 @@ pub struct Holds {
 #[derive(Debug)]
 struct Pending {
     info: HoldInfo,
+    terms: AccessTerms,
     resolution_tx: oneshot::Sender<Resolution>,
 }
 
@@ -69,14 +168,15 @@ pub struct Ticket {
 }
 
 impl Holds {
-    /// Registers a held statement; `info.created` and `info.expires` are filled in here.
+    /// Registers what is held; `info.created` and `info.expires` are filled in here.
     #[must_use]
     pub fn open(self: &Arc<Self>, mut info: HoldInfo, timeout: Duration) -> Ticket {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         info.created_unix_s = now.as_secs();
         info.expires_unix_s = (now + timeout).as_secs();
         let (resolution_tx, resolution_rx) = oneshot::channel();
-        self.lock().insert(info.id.clone(), Pending { info: info.clone(), resolution_tx });
+        let pending = Pending { info: info.clone(), terms: AccessTerms::default(), resolution_tx };
+        self.lock().insert(info.id.clone(), pending);
         Ticket { info, deadline: Instant::now() + timeout, resolution_rx, holds: Arc::clone(self) }
     }
 
@@ -85,19 +185,76 @@ impl Holds {
         self.lock().values().map(|pending| pending.info.clone()).collect()
     }
 
-    /// Hands a decision to the waiting session, once.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<HoldInfo> {
+        self.lock().get(id).map(|pending| pending.info.clone())
+    }
+
+    /// Takes a vote; the session is told once enough people have said yes, or one has said no. `binding` is what
+    /// the voter has seen, where that is certain.
     ///
     /// # Errors
-    /// When nothing waits under this id any more.
-    pub fn resolve(&self, id: &str, resolution: Resolution) -> Result<HoldInfo, ResolveError> {
-        let unknown = || ResolveError::Unknown(id.to_owned());
-        let pending = self.lock().remove(id).ok_or_else(unknown)?;
-        pending.resolution_tx.send(resolution).map_err(|_| unknown())?;
-        Ok(pending.info)
+    /// When nothing waits under this id any more, or this person's yes does not count.
+    pub fn vote(&self, id: &str, vote: Vote, binding: Option<&str>) -> Result<Voted, VoteError> {
+        let mut holds = self.lock();
+        let unknown = || VoteError::Unknown(id.to_owned());
+        let pending = holds.get_mut(id).ok_or_else(unknown)?;
+        if binding.is_some_and(|binding| binding != pending.info.binding) {
+            return Err(VoteError::Changed(id.to_owned()));
+        }
+        if vote.approve {
+            may_approve(&pending.info, &vote.given)?;
+            pending.info.given.push(vote.given);
+            pending.terms = strictest(&pending.terms, vote.terms);
+            let missing: usize =
+                pending.info.needs.iter().map(|need| need.missing(&pending.info.given)).sum();
+            if missing > 0 {
+                return Ok(Voted::Waiting { info: pending.info.clone(), missing });
+            }
+        } else {
+            pending.info.given = vec![vote.given];
+        }
+        let Pending { info, terms, resolution_tx } = holds.remove(id).ok_or_else(unknown)?;
+        drop(holds);
+        let resolution =
+            Resolution { approved: vote.approve, given: info.given.clone(), comment: vote.comment, terms };
+        resolution_tx.send(resolution).map_err(|_| unknown())?;
+        Ok(Voted::Resolved(info))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn may_approve(info: &HoldInfo, given: &Given) -> Result<(), VoteError> {
+    let by = || given.by.clone();
+    if given.by == info.identity.name {
+        return Err(VoteError::Own(by()));
+    }
+    if info.owner.as_ref() == Some(&given.by) {
+        return Err(VoteError::Owner(by()));
+    }
+    if !info.needs.iter().any(|need| need.counts(given)) {
+        let groups: BTreeSet<&str> =
+            info.needs.iter().flat_map(|need| need.groups.iter().map(String::as_str)).collect();
+        let groups = groups.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(VoteError::WrongGroup { by: by(), groups });
+    }
+    if info.given.iter().any(|before| before.by == given.by) {
+        return Err(VoteError::Twice(by()));
+    }
+    Ok(())
+}
+
+/// Of what several people grant, the least.
+fn strictest(one: &AccessTerms, other: AccessTerms) -> AccessTerms {
+    let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+    AccessTerms {
+        for_s: least(one.for_s, other.for_s),
+        max_uses: least(one.max_uses, other.max_uses),
+        max_rows: least(one.max_rows, other.max_rows),
+        ticket: one.ticket.clone().or(other.ticket),
     }
 }
 
@@ -118,47 +275,86 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn info(id: &str) -> HoldInfo {
+    fn info(id: &str, quorum: u32) -> HoldInfo {
+        let need = Need { rule: "r".into(), groups: vec!["dba".into(), "oncall".into()], quorum, ttl_s: 60 };
         HoldInfo {
             id: id.into(),
+            what: Held::Statement,
             session: "s".into(),
             op: 1,
             identity: Identity { name: "bot".into(), groups: vec![] },
+            owner: Some("olga".into()),
+            workload: None,
             target: "shop".into(),
             database: "crm".into(),
             sql: "DELETE FROM t".into(),
             binds: vec![],
-            binding: String::new(),
+            binding: "b".into(),
             policies: vec![],
             reason: None,
-            groups: vec![],
+            needs: vec![need],
+            given: vec![],
             created_unix_s: 0,
             expires_unix_s: 0,
         }
     }
 
-    fn approved() -> Resolution {
-        Resolution { approved: true, by: "root".into(), comment: None }
+    fn vote(by: &str, groups: Option<&[&str]>) -> Vote {
+        let groups = groups.map(|groups| groups.iter().map(|group| (*group).to_owned()).collect());
+        let given = Given { by: by.into(), groups };
+        Vote { approve: true, given, comment: None, terms: AccessTerms::default() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_hold_is_decided_once_or_times_out() {
         let holds = Arc::new(Holds::default());
-        let mut ticket = holds.open(info("a"), Duration::from_secs(5));
+        let mut ticket = holds.open(info("a", 1), Duration::from_secs(5));
         assert_eq!(holds.list().len(), 1);
-        holds.resolve("a", approved()).unwrap();
-        assert_eq!(holds.resolve("a", approved()).unwrap_err(), ResolveError::Unknown("a".into()));
-        assert_eq!(ticket.wait().await, Some(approved()));
+        assert!(matches!(holds.vote("a", vote("uid 0", None), None), Ok(Voted::Resolved(_))));
+        let again = holds.vote("a", vote("uid 0", None), None);
+        assert_eq!(again.unwrap_err(), VoteError::Unknown("a".into()));
+        assert!(ticket.wait().await.is_some_and(|resolution| resolution.approved));
 
-        let mut late = holds.open(info("b"), Duration::from_secs(5));
+        let mut late = holds.open(info("b", 1), Duration::from_secs(5));
         assert_eq!(late.wait().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_quorum_counts_people_of_the_right_groups_each_once() {
+        let holds = Arc::new(Holds::default());
+        let mut ticket = holds.open(info("a", 2), Duration::from_secs(5));
+        let check = |by: &str, groups: &[&str], binding: Option<&str>, expect: VoteError| {
+            assert_eq!(holds.vote("a", vote(by, Some(groups)), binding).unwrap_err(), expect);
+        };
+        check("bot", &["dba"], None, VoteError::Own("bot".into()));
+        check("olga", &["dba"], None, VoteError::Owner("olga".into()));
+        let groups = "dba, oncall".to_owned();
+        check("max", &["sales"], None, VoteError::WrongGroup { by: "max".into(), groups });
+        check("anna", &["dba"], Some("other"), VoteError::Changed("a".into()));
+        let first = holds.vote("a", vote("anna", Some(&["dba"])), Some("b")).unwrap();
+        assert!(matches!(first, Voted::Waiting { missing: 1, .. }));
+        check("anna", &["oncall"], None, VoteError::Twice("anna".into()));
+        assert!(matches!(holds.vote("a", vote("ben", Some(&["oncall"])), None), Ok(Voted::Resolved(_))));
+        assert_eq!(ticket.wait().await.unwrap().by(), "anna, ben");
+    }
+
+    #[tokio::test]
+    async fn one_no_ends_it_whoever_said_yes_before() {
+        let holds = Arc::new(Holds::default());
+        let mut ticket = holds.open(info("a", 2), Duration::from_secs(5));
+        holds.vote("a", vote("anna", Some(&["dba"])), None).unwrap();
+        let no = Vote { approve: false, ..vote("uid 0", None) };
+        assert!(matches!(holds.vote("a", no, None), Ok(Voted::Resolved(_))));
+        let resolution = ticket.wait().await.unwrap();
+        assert!(!resolution.approved);
+        assert_eq!(resolution.by(), "uid 0");
     }
 
     #[tokio::test]
     async fn a_dropped_ticket_withdraws_the_hold() {
         let holds = Arc::new(Holds::default());
-        drop(holds.open(info("a"), Duration::from_secs(5)));
+        drop(holds.open(info("a", 1), Duration::from_secs(5)));
         assert!(holds.list().is_empty());
-        assert!(holds.resolve("a", approved()).is_err());
+        assert!(holds.vote("a", vote("uid 0", None), None).is_err());
     }
 }

@@ -3,20 +3,27 @@
 //! Asks the policy set, keeps what waits for a human, and records before it answers. It does not know protocols:
 //! a request comes as principal, action, resource and flags, and goes out as a decision.
 
+pub mod approvers;
+mod enter;
+mod grants;
 mod holds;
 mod staged;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chaperone_policy::{Decision, LoadErrors, PolicySet, Request, Source};
 use tokio::sync::watch;
 
-pub use holds::{HoldInfo, Holds, Resolution, ResolveError, Ticket};
+pub use approvers::Approvers;
+pub use enter::{Admission, Entry, Place, approvals, connect};
+pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Swept, Terms};
+pub use holds::{AccessTerms, Held, HoldInfo, Holds, Need, Resolution, Ticket, Vote, VoteError, Voted};
 pub use staged::{Permit, Staged};
 
-use crate::record::event::{Event, Verdict};
+use crate::config::Approver;
+use crate::record::event::{Event, GrantIssued, Verdict};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
@@ -34,22 +41,51 @@ pub struct Loaded {
     pub version: u64,
 }
 
+/// What of the configuration the gate goes by.
+pub struct Options {
+    pub hold_timeout: Duration,
+    pub longest_grant: Duration,
+    pub approvers: Vec<Approver>,
+}
+
 pub struct Gate {
     loaded: watch::Sender<Arc<Loaded>>,
     version: watch::Sender<u64>,
     holds: Arc<Holds>,
     hold_timeout: Duration,
+    grants: Arc<Grants>,
+    longest_grant: Duration,
+    approvers: RwLock<Arc<Approvers>>,
 }
 
 impl Gate {
     #[must_use]
-    pub fn new(set: PolicySet, hold_timeout: Duration) -> Self {
+    pub fn new(set: PolicySet, grants: Grants, options: Options) -> Self {
         Self {
             loaded: watch::Sender::new(Arc::new(Loaded { set, version: 1 })),
             version: watch::Sender::new(1),
             holds: Arc::new(Holds::default()),
-            hold_timeout,
+            hold_timeout: options.hold_timeout,
+            grants: Arc::new(grants),
+            longest_grant: options.longest_grant,
+            approvers: RwLock::new(Arc::new(Approvers::new(options.approvers))),
         }
+    }
+
+    #[must_use]
+    pub fn grants(&self) -> &Arc<Grants> {
+        &self.grants
+    }
+
+    /// Who may approve by a signature.
+    #[must_use]
+    pub fn approvers(&self) -> Arc<Approvers> {
+        Arc::clone(&self.approvers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn replace_approvers(&self, people: Vec<Approver>) {
+        let next = Arc::new(self.approvers().with(people));
+        *self.approvers.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// The set in force.
@@ -93,6 +129,26 @@ impl Gate {
         let permitted = matches!(event, Event::Statement { verdict: Verdict::Permit, .. });
         staged.record(event);
         permitted.then(Permit::new)
+    }
+}
+
+/// The record of a grant.
+#[must_use]
+pub fn issued_event(grant: &Grant) -> GrantIssued {
+    GrantIssued {
+        grant: grant.id.clone(),
+        identity: grant.identity.clone(),
+        target: grant.target.clone(),
+        database: grant.database.clone(),
+        groups: grant.groups.clone(),
+        expires_unix_ms: grant.expires_ms(),
+        hours: grant.hours.map(|hours| hours.to_string()),
+        max_uses: grant.max_uses,
+        max_rows: grant.max_rows,
+        reason: grant.reason.clone(),
+        ticket: grant.ticket.clone(),
+        by: grant.given.iter().map(|given| given.by.clone()).collect(),
+        hold: None,
     }
 }
 

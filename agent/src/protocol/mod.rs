@@ -26,6 +26,8 @@ pub struct Admitted {
     pub destination: SocketAddr,
     pub workload: Workload,
     pub principal: Principal,
+    /// The person behind the identity.
+    pub owner: Option<String>,
     pub backend: Arc<Backend>,
     pub login_timeout: Duration,
 }

@@ -4,11 +4,13 @@
 //! field is compatible (readers ignore what they do not know, and `#[serde(default)]` fills what is missing);
 //! renaming or removing one needs a new `VERSION` in the segment header.
 
+mod access;
 mod statement;
 mod who;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::{AccessAsked, GrantIssued};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
 pub use who::{Identity, Workload};
 
@@ -166,6 +168,27 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cgroup: Option<String>,
     },
+    AccessAsked(Box<AccessAsked>),
+    GrantIssued(Box<GrantIssued>),
+    /// A session that lives on a grant.
+    GrantUsed {
+        session: String,
+        grant: String,
+    },
+    /// By its time, its rows, or somebody's word.
+    GrantEnded {
+        grant: String,
+        identity: String,
+        why: String,
+    },
+    /// A client that presented a login name that is not its own.
+    ForeignCredential {
+        session: String,
+        identity: String,
+        claimed_user: String,
+        /// Whose it is.
+        belongs_to: String,
+    },
     /// An operator's act on the control socket that is not a hold's decision.
     Control {
         by: String,
@@ -183,7 +206,10 @@ impl Event {
             | Self::Statement { session, .. }
             | Self::HoldResolved { session, .. }
             | Self::Result { session, .. }
-            | Self::SessionEnd { session, .. } => Some(session),
+            | Self::SessionEnd { session, .. }
+            | Self::GrantUsed { session, .. }
+            | Self::ForeignCredential { session, .. } => Some(session),
+            Self::AccessAsked(asked) => Some(&asked.session),
             Self::AgentStart { .. }
             | Self::HandOver { .. }
             | Self::Tampered { .. }
@@ -192,6 +218,8 @@ impl Event {
             | Self::Heartbeat { .. }
             | Self::Repair { .. }
             | Self::KernelRefusal { .. }
+            | Self::GrantIssued(_)
+            | Self::GrantEnded { .. }
             | Self::Control { .. } => None,
         }
     }

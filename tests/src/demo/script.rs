@@ -1,6 +1,6 @@
 //! The scenes, in order. Each checks what it claims.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,7 +9,7 @@ use crate::harness::client::Client;
 use crate::harness::spawn::{Output, wait_for};
 use crate::harness::tamper;
 use crate::harness::trail::Trail;
-use crate::harness::world::World;
+use crate::harness::world::{POLICY, World};
 
 const BOT: &str = "billing-bot $";
 const OPERATOR: &str = "operator #";
@@ -18,6 +18,7 @@ pub(super) fn play(world: &mut World, story: &mut Story) -> Result<()> {
     masked_query(world, story)?;
     denied_drop(world, story)?;
     held_delete(world, story)?;
+    access_for_a_time(world, story)?;
     recorded(world, story)?;
     without_agent(world, story)?;
     verified(world, story)
@@ -81,6 +82,65 @@ fn held_delete(world: &World, story: &mut Story) -> Result<()> {
     story.shell(OPERATOR, &command, &approved);
     story.line("and the bot's psql goes on:");
     story.line(&format!("    {}", output.stdout.trim_end()));
+    Ok(())
+}
+
+/// Policy of this chapter: a CI job gets in when somebody grants it.
+const CI: &str = r#"
+@id("ci-connects")
+permit(principal == NonHumanIdentity::"idle-bot", action == Action::"connect", resource in Env::"prod");
+@id("ci-reads")
+permit(principal == NonHumanIdentity::"idle-bot", action in Action::"sql:read", resource in Env::"prod");
+@id("ci-sleeps")
+permit(principal == NonHumanIdentity::"idle-bot", action == Action::"sql:call", resource == Routine::"shop/shop/pg_catalog.pg_sleep");
+@id("ci-asks") @approval("db-oncall") @reason("CI jobs get in when somebody grants it")
+forbid(principal == NonHumanIdentity::"idle-bot", action == Action::"connect", resource);
+"#;
+
+fn access_for_a_time(world: &mut World, story: &mut Story) -> Result<()> {
+    let seconds: u64 = if std::env::var_os("CI").is_some() { 3 } else { 20 };
+    story.step(&format!(
+        "A CI job asks for access by connecting. It is granted {seconds} s, and cut off in mid-query when they end."
+    ));
+    world.write_policy(&format!("{POLICY}{CI}"))?;
+    world.agent.reload()?;
+    let ci_job = || {
+        let client = world.client_in(&world.places.idle_bot, "127.0.0.1", "deploy");
+        client.typed("select count(*) from orders; select pg_sleep(60)")
+    };
+    let (shown, _) = ci_job()?;
+    let (job, request) = wait_for("the job's request", Duration::from_secs(15), || {
+        // Until the reload has been taken up, the job is refused outright.
+        let job = ci_job()?.1.start()?;
+        std::thread::sleep(Duration::from_millis(300));
+        let waits: serde_json::Value =
+            serde_json::from_str(&world.agent.command(&["approvals", "--json"])?.ok()?)?;
+        Ok(waits[0]["id"].as_str().map(|id| (job, id.to_owned())))
+    })?;
+    let listed = world.agent.command(&["approvals"])?.ok()?;
+    ensure!(listed.contains("asks for   a connection") && listed.contains("psql"), "{listed}");
+    let length = format!("{seconds}s");
+    let granted = Instant::now();
+    let args = ["approve", &request, "--for", &length, "--comment", "release 7", "--ticket", "T-1208"];
+    let approved = world.agent.command(&args)?.ok()?;
+    let output = job.finish(Duration::from_secs(seconds + 15))?;
+    let lasted = granted.elapsed();
+    ensure!(output.code != Some(0) && output.stderr.contains("terminated: grant g-"), "{output}");
+    ensure!(
+        lasted >= Duration::from_secs(seconds) && lasted < Duration::from_millis(seconds * 1000 + 1500),
+        "{lasted:?}"
+    );
+    let gone = || {
+        world.postgres.admin("select count(*) from pg_stat_activity where query like '%pg_sleep(60)%' and state = 'active' and pid <> pg_backend_pid()")
+    };
+    wait_for("the query's end on the server", Duration::from_secs(2), || Ok((gone()? == "0").then_some(())))?;
+    world.write_policy(POLICY)?;
+    world.agent.reload()?;
+    story.shell("ci-job $", &shown, &output.stderr);
+    story.shell(OPERATOR, "chaperone approvals", &listed);
+    story.shell(OPERATOR, &format!("chaperone {}", args.join(" ")), &approved);
+    let late = lasted.saturating_sub(Duration::from_secs(seconds)).as_millis();
+    story.line(&format!("cut off {late} ms after its {seconds} s, counted from before the grant; the server has stopped the query"));
     Ok(())
 }
 

@@ -170,7 +170,7 @@ impl World {
         ] {
             write!(
                 text,
-                "\n[[identities]]\nname = {name:?}\ngroups = {groups}\ncgroup = {:?}\n",
+                "\n[[identities]]\nname = {name:?}\ngroups = {groups}\nowner = \"olga\"\ncgroup = {:?}\n",
                 cgroup.name()
             )?;
         }
@@ -185,7 +185,7 @@ impl World {
         let addresses: Vec<String> = target.addresses.iter().map(|address| format!("{address:?}")).collect();
         write!(
             text,
-            "\n[[targets]]\nname = {:?}\nprotocol = \"postgres\"\naddresses = [{}]\nport = {}\nenv = \"prod\"\nuser = {:?}\n",
+            "\n[[targets]]\nname = {:?}\nprotocol = \"postgres\"\naddresses = [{}]\nport = {}\nenv = \"prod\"\nuser = {:?}\naccounts = [\"dba\"]\n",
             target.name,
             addresses.join(", "),
             self.postgres.port,

@@ -1,9 +1,9 @@
 //! The end-to-end suites.
 
 mod bad;
-mod bypass;
 mod core;
 mod drivers;
+mod holds;
 mod journal;
 mod reload;
 
@@ -18,7 +18,7 @@ const SUITES: &[Suite] = &[
     ("journal", journal::run),
     ("reload", reload::run),
     ("drivers", drivers::run),
-    ("bypass", bypass::run),
+    ("holds", holds::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -1,25 +1,26 @@
 //! From a statement to an answer: analyse, ask the gate, record. Keeps what was decided for texts seen before.
 
+mod hold;
 mod plan_of;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chaperone_policy::{self as policy, Approval, Effect};
+use chaperone_policy::{self as policy, Effect};
 use chaperone_sql::{ColumnPath, MaskKind, Origin, Refusal, RefusalKind, View};
 use sha2::{Digest, Sha256};
 
 use self::plan_of::Facts;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
 use super::machine::{Asked, Question};
-use super::plan::{HoldTerms, Plan, Verdict, Version};
+use super::plan::{Plan, Verdict, Version};
 use super::relay::End;
 use super::response::{Report, sqlstate};
 use super::rows::Origins;
 use crate::config::MaskStyle;
-use crate::gate::{Gate, HoldInfo, Loaded, Permit, Staged, Ticket};
+use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, connect};
 use crate::protocol::Admitted;
-use crate::record::event::{self, Bind, Event, Identity, Step};
+use crate::record::event::{self, Bind, Event, Identity, Step, Workload};
 use crate::upstream::Backend;
 
 /// Texts longer than this are decided each time, not kept.
@@ -54,6 +55,10 @@ pub(super) struct Decider {
     session: String,
     principal: policy::Principal,
     identity: Identity,
+    owner: Option<String>,
+    workload: Workload,
+    /// What the session lives on; it ends with the session.
+    lease: Lease,
     database: policy::Database,
     database_name: String,
     catalogue: Arc<Catalogue>,
@@ -68,6 +73,7 @@ impl Decider {
     pub(super) fn new(
         gate: Arc<Gate>,
         admitted: &Admitted,
+        admission: Admission,
         database: &str,
         catalogue: Arc<Catalogue>,
         snapshot: Arc<Snapshot>,
@@ -77,8 +83,14 @@ impl Decider {
         let policies = gate.policies();
         let decider = Self {
             session: admitted.id.clone(),
-            principal: admitted.principal.clone(),
-            identity: admitted.identity(),
+            identity: Identity {
+                name: admission.principal.name().to_owned(),
+                groups: admission.principal.groups().to_vec(),
+            },
+            principal: admission.principal,
+            owner: admitted.owner.clone(),
+            workload: admitted.workload.clone(),
+            lease: admission.lease,
             database: policy::Database::new(&target.name, &target.env, database),
             database_name: database.to_owned(),
             view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
@@ -96,6 +108,16 @@ impl Decider {
     fn with_view(mut self) -> Result<Self, Report> {
         self.rebuild()?;
         Ok(self)
+    }
+
+    /// The grants the session lives on.
+    pub(super) fn grants(&self) -> &[String] {
+        self.lease.ids()
+    }
+
+    /// Who it is, lent groups included.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The masked columns as the machine needs them, and whether there are any.
@@ -162,9 +184,25 @@ impl Decider {
             Asked::Execute { portal } => Arc::clone(&portal.statement.plan),
             Asked::Query { .. } | Asked::Prepare { .. } => plan,
         };
+        let plan = self.within_grants(plan);
         let permit =
             self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;
         Ok(Answer::Permit(permit, plan))
+    }
+
+    /// Where a grant limits rows, no statement is served more than are left.
+    fn within_grants(&self, plan: Arc<Plan>) -> Arc<Plan> {
+        let Some(left) = self.lease.rows_left() else { return plan };
+        let mut plan = Plan::clone(&plan);
+        for statement in &mut plan.statements {
+            statement.max_rows = Some(statement.max_rows.map_or(left, |most| most.min(left)));
+        }
+        Arc::new(plan)
+    }
+
+    /// Rows that were served, for the grants that limit them.
+    pub(super) fn count_rows(&self, rows: u64) {
+        self.lease.count_rows(rows);
     }
 
     fn denied(
@@ -182,89 +220,6 @@ impl Decider {
         }
         self.gate.admit(event, staged);
         Answer::Deny(report.detail(format!("request {}/{}", self.session, question.op)))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of it is shown to the approver")]
-    fn held(
-        &self,
-        question: &Question,
-        sql: &str,
-        step: Step,
-        plan: &Plan,
-        terms: &HoldTerms,
-        binding: String,
-        staged: &mut Staged,
-    ) -> Answer {
-        let random = uuid::Uuid::now_v7().simple().to_string();
-        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
-        let event = self.event(question, sql, step, plan, event::Verdict::Hold, Some(id.clone()));
-        self.gate.admit(event, staged);
-        let timeout = terms.ttl.map_or(self.gate.hold_timeout(), |ttl| ttl.min(self.gate.hold_timeout()));
-        let notice = Report::new("01000", format!("held for approval, request {id}"))
-            .detail(format!(
-                "{} needs an approval by {}",
-                plan.policies.join(", "),
-                terms.groups.join(" or ")
-            ))
-            .hint(format!(
-                "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
-                timeout.as_secs()
-            ));
-        let info = HoldInfo {
-            id,
-            session: self.session.clone(),
-            op: question.op,
-            identity: self.identity.clone(),
-            target: self.backend.target.name.clone(),
-            database: self.database_name.clone(),
-            sql: sql.to_owned(),
-            binds: binds(question).to_vec(),
-            binding,
-            policies: plan.policies.clone(),
-            reason: plan.reason.clone(),
-            groups: terms.groups.clone(),
-            created_unix_s: 0,
-            expires_unix_s: 0,
-        };
-        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
-    }
-
-    /// Whether the policies in force let the statement go with this approval.
-    fn released(&mut self, sql: &Arc<str>, info: &HoldInfo) -> Result<bool, End> {
-        let approval = Approval {
-            by: info.id.clone(),
-            // Whoever may use the control socket runs this host: a member of any group that may approve.
-            groups: info.groups.iter().cloned().collect(),
-            statement_hash: info.binding.clone(),
-            age: std::time::Duration::ZERO,
-        };
-        let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
-        let facts = Facts::of(&statements, self.guarded());
-        let decision =
-            facts.decide(&self.policies.set, &self.principal, &self.database, &[approval], &info.binding);
-        Ok(decision.effect == Effect::Permit)
-    }
-
-    /// What an approval is bound to: exact bytes and values, who, where, and which moment.
-    fn binding(&self, question: &Question, sql: &str) -> String {
-        let mut hash = Sha256::new();
-        let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
-        let op = question.op.to_string();
-        let parts: [&[u8]; 8] = [
-            b"chaperone approval v1",
-            self.identity.name.as_bytes(),
-            self.backend.target.name.as_bytes(),
-            self.database_name.as_bytes(),
-            self.session.as_bytes(),
-            op.as_bytes(),
-            sql.as_bytes(),
-            &binds,
-        ];
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        crate::hex(&hash.finalize())
     }
 
     fn event(
@@ -367,7 +322,9 @@ impl Decider {
         self.decisions.clear();
         self.plans.clear();
         self.rebuild().map_err(|report| report.message)?;
-        let decision = connect_under(&self.policies, &self.principal, &self.database);
+        let target = &self.backend.target;
+        let place = Place { target: &target.name, env: &target.env, database: &self.database_name };
+        let decision = connect(&self.policies, &self.principal, place, self.lease.given());
         if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
     }
 
@@ -437,21 +394,6 @@ impl Decider {
                     == (&*path.schema, &*path.table, &*path.column)
         })
     }
-}
-
-/// Whether this principal may have a session on this database at all.
-pub(super) fn connect(gate: &Gate, admitted: &Admitted, database: &str) -> policy::Decision {
-    let target = &admitted.backend.target;
-    let database = policy::Database::new(&target.name, &target.env, database);
-    connect_under(&gate.policies(), &admitted.principal, &database)
-}
-
-fn connect_under(
-    policies: &Loaded,
-    principal: &policy::Principal,
-    database: &policy::Database,
-) -> policy::Decision {
-    policies.set.decide(&policy::Request::new(principal, policy::Action::Connect, &database.resource()))
 }
 
 fn binds(question: &Question) -> &[Bind] {

@@ -4,6 +4,7 @@
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
 //! `open`, `catalogue` and `client_tls` do I/O for them.
 
+mod access;
 mod catalogue;
 mod client_tls;
 pub mod codec;

@@ -26,15 +26,14 @@ pub struct Version {
 #[derive(Debug, Clone)]
 pub enum Verdict {
     Permit,
-    /// Needs an approval by somebody of these groups within this time.
+    /// Needs approvals.
     Hold(HoldTerms),
     Deny(Report),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HoldTerms {
-    pub groups: Vec<String>,
-    pub ttl: Option<std::time::Duration>,
+    pub needs: Vec<chaperone_policy::ApprovalNeed>,
 }
 
 /// How the results of one statement are served.

@@ -302,6 +302,7 @@ where
         }
         for outcome in self.outcomes.drain(..) {
             self.rows += outcome.rows;
+            self.decider.count_rows(outcome.rows);
             self.events.push(Event::Result {
                 session: self.session.to_owned(),
                 op: outcome.op,
@@ -340,7 +341,7 @@ where
     }
 
     /// A human decided, or the time is up.
-    async fn resolved(&mut self, held: Held, resolution: Option<Resolution>) -> Result<(), End> {
+    async fn resolved(&mut self, mut held: Held, resolution: Option<Resolution>) -> Result<(), End> {
         let request = format!("request {}", held.ticket.info.id);
         let Some(resolution) = resolution else {
             self.record_hold(&held, HoldOutcome::Expired, None, None);
@@ -351,7 +352,8 @@ where
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         };
-        let Resolution { approved, by, comment } = resolution;
+        let by = resolution.by();
+        let Resolution { approved, given, comment, terms: _ } = resolution;
         let outcome = if approved { HoldOutcome::Approved } else { HoldOutcome::Denied };
         self.record_hold(&held, outcome, Some(by.clone()), comment.clone());
         if !approved {
@@ -364,6 +366,7 @@ where
             self.machine.deny(report, &mut self.staged);
             return Ok(());
         }
+        held.ticket.info.given = given;
         // Decided again at the release: policy or catalogue may have moved while it waited.
         match self.decider.decide(&held.question, Some(&held.ticket.info), &mut self.staged).await? {
             Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),

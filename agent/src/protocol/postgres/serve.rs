@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chaperone_policy::Effect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
+use super::access::Asking;
 use super::catalogue::{self, Catalogue};
 use super::client_tls::ClientTls;
-use super::decide::{self, Decider};
+use super::decide::Decider;
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
 use super::startup::{self, CancelKey, Opening, Startup, StartupError};
 use super::{codec, open};
-use crate::gate::Gate;
+use crate::gate::{Admission, Gate};
 use crate::protocol::wire::Wire;
 use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
@@ -64,7 +64,7 @@ impl Drop for CancelEntry<'_> {
 
 /// Why a login did not become a session.
 #[derive(Debug, thiserror::Error)]
-enum LoginFailure {
+pub(super) enum LoginFailure {
     #[error("the client closed the connection during login")]
     Closed,
     #[error("the client took too long to log in")]
@@ -112,7 +112,8 @@ impl Postgres {
     /// Serves one connection to its end.
     pub async fn serve(&self, services: Services<'_>, admitted: Admitted, stream: TcpStream) {
         let Services { gate, journal, registry } = services;
-        let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
+        let mut client =
+            Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new(), welcomed: false };
         let opened = match tokio::time::timeout(admitted.login_timeout, self.opening(&mut client)).await {
             Ok(opened) => opened,
             Err(_) => Err(LoginFailure::Slow),
@@ -167,11 +168,18 @@ impl Postgres {
             target: admitted.backend.target.name.clone(),
             database: startup.database.clone(),
             pid: admitted.workload.pid,
+            cgroup: admitted.workload.cgroup.clone(),
+            groups: admitted.principal.groups().to_vec(),
         };
         // Entered first, decided then: a policy change in between is not lost.
         let policy_rx = gate.subscribe();
         let (_registration, mut command_rx) = registry.enter(info);
-        let (mut decider, search_path) = match self.decider(gate, &admitted, &startup).await {
+        let asking = Asking { gate, journal, admitted: &admitted, startup: &startup };
+        let ready = match asking.enter(&mut client, &mut command_rx).await {
+            Ok(admission) => self.decider(gate, &admitted, admission, &startup).await,
+            Err(failure) => Err(failure),
+        };
+        let (mut decider, search_path) = match ready {
             Ok(ready) => ready,
             Err((failure, policies)) => {
                 return refuse_login(journal, &admitted, client, &failure, &policies).await;
@@ -193,15 +201,18 @@ impl Postgres {
             let failure = LoginFailure::Refused(Box::new(report));
             return refuse_login(journal, &admitted, client, &failure, &[]).await;
         }
-        if let Err(error) = journal.append(&[start_event(&admitted, &startup)]) {
+        if let Err(error) = journal.append(&start_events(&admitted, &startup, &decider)) {
             warn!(%error, "no record, no access");
             let report = End::from(error).report_for_login();
             return client.goodbye(&report).await;
         }
         let key = CancelKey { pid: registry.next_pid(), secret: random_secret() };
         let mut welcome = BytesMut::new();
-        startup::put_welcome(&mut welcome, &startup);
+        if !client.welcomed {
+            startup::put_welcome(&mut welcome, &startup);
+        }
         welcome.extend_from_slice(&opened.welcome.parameters);
+        let upstream_key = opened.welcome.key.clone();
         let _cancel = opened.welcome.key.map(|upstream_key| {
             let route = CancelRoute {
                 session: admitted.id.clone(),
@@ -222,6 +233,10 @@ impl Postgres {
         info!(database = %startup.database, "session started");
         let relay = Relay::new(wire, decider, journal, &admitted.id);
         let (end, totals) = relay.run(&mut command_rx, policy_rx).await;
+        if let (End::Killed(_) | End::Revoked(_), Some(key)) = (&end, &upstream_key) {
+            // Whoever may not see the end of a statement shall not have it run either.
+            cancel_upstream(address, key).await;
+        }
         finish(journal, &admitted, &end, totals);
     }
 
@@ -230,18 +245,10 @@ impl Postgres {
         &self,
         gate: &Arc<Gate>,
         admitted: &Admitted,
+        admission: Admission,
         startup: &Startup,
     ) -> Result<(Decider, String), (LoginFailure, Vec<String>)> {
         let refused = |report: Report| LoginFailure::Refused(Box::new(report));
-        let decision = decide::connect(gate, admitted, &startup.database);
-        if decision.effect != Effect::Permit {
-            let rule = decision.rule().to_owned();
-            let message = format!("connection denied by policy \"{rule}\": {}", decision.reason);
-            let mut report = Report::new(sqlstate::INVALID_AUTHORIZATION, message)
-                .detail(format!("session {}", admitted.id));
-            report.hint = decision.hint;
-            return Err((refused(report), decision.policies));
-        }
         let catalogue = {
             let mut catalogues = lock(&self.shared.catalogues);
             let made = || Arc::new(Catalogue::new(&startup.database, admitted.destination));
@@ -262,8 +269,9 @@ impl Postgres {
             (refused(report), Vec::new())
         })?;
         let search_path = snapshot.search_path.clone();
-        let decider = Decider::new(Arc::clone(gate), admitted, &startup.database, catalogue, snapshot)
-            .map_err(|report| (refused(report), Vec::new()))?;
+        let decider =
+            Decider::new(Arc::clone(gate), admitted, admission, &startup.database, catalogue, snapshot)
+                .map_err(|report| (refused(report), Vec::new()))?;
         Ok((decider, search_path))
     }
 
@@ -286,20 +294,27 @@ impl Postgres {
             return;
         }
         registry.command(&route.session, Command::Withdraw);
-        let mut request = BytesMut::new();
-        startup::put_cancel(&mut request, &route.key);
-        if let Ok(mut stream) = upstream::dial(route.address).await {
-            let _ = stream.write_all(&request).await;
-            // The server closes when it has taken the request; the client may only see its own close after that.
-            let _ = tokio::time::timeout(GOODBYE, stream.read_u8()).await;
-        }
+        cancel_upstream(route.address, &route.key).await;
+    }
+}
+
+/// Asks the target to cancel what a session runs.
+async fn cancel_upstream(address: std::net::SocketAddr, key: &CancelKey) {
+    let mut request = BytesMut::new();
+    startup::put_cancel(&mut request, key);
+    if let Ok(mut stream) = upstream::dial(address).await {
+        let _ = stream.write_all(&request).await;
+        // The server closes when it has taken the request; the client may only see its own close after that.
+        let _ = tokio::time::timeout(GOODBYE, stream.read_u8()).await;
     }
 }
 
 /// The client's side before the relay takes over.
-struct Client {
+pub(super) struct Client {
     stream: Option<Stream>,
     input: BytesMut,
+    /// It was told already that it is logged in.
+    pub(super) welcomed: bool,
 }
 
 impl Client {
@@ -320,7 +335,12 @@ impl Client {
         }
     }
 
-    async fn read(&mut self) -> Result<(), LoginFailure> {
+    /// Bytes it has sent that nobody has looked at.
+    pub(super) fn ahead(&self) -> usize {
+        self.input.len()
+    }
+
+    pub(super) async fn read(&mut self) -> Result<(), LoginFailure> {
         let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
         match stream.read_buf(&mut self.input).await? {
             0 => Err(LoginFailure::Closed),
@@ -328,7 +348,7 @@ impl Client {
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), LoginFailure> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), LoginFailure> {
         let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
         stream.write_all(bytes).await?;
         Ok(stream.flush().await?)
@@ -355,7 +375,7 @@ impl Client {
 
 /// Refuses a connection that never came to a login, with a FATAL the client can show.
 pub(in crate::protocol) async fn refuse(stream: TcpStream, reason: &str) {
-    let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new() };
+    let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new(), welcomed: false };
     // A client that asked for encryption reads one byte first; answering before it asked would confuse it.
     let asked = async {
         loop {
@@ -404,7 +424,31 @@ fn refused_event(admitted: &Admitted, reason: &str, policies: &[String]) -> Even
     }
 }
 
-fn start_event(admitted: &Admitted, startup: &Startup) -> Event {
+/// The record of a session's start, with what it lives on.
+fn start_events(admitted: &Admitted, startup: &Startup, decider: &Decider) -> Vec<Event> {
+    let session = &admitted.id;
+    let used = |grant: &String| Event::GrantUsed { session: session.clone(), grant: grant.clone() };
+    let grants = decider.grants().iter().map(used);
+    let foreign = foreign_event(admitted, startup);
+    std::iter::once(start_event(admitted, startup, decider)).chain(foreign).chain(grants).collect()
+}
+
+/// A client may say it is anybody: its rights are its own. But saying so is told.
+fn foreign_event(admitted: &Admitted, startup: &Startup) -> Option<Event> {
+    let identity = admitted.principal.name();
+    let belongs_to = admitted.backend.target.foreign.get(&startup.user)?;
+    (startup.user != identity).then(|| {
+        warn!(claimed_user = startup.user, belongs_to, "somebody else's login name was presented");
+        Event::ForeignCredential {
+            session: admitted.id.clone(),
+            identity: identity.to_owned(),
+            claimed_user: startup.user.clone(),
+            belongs_to: belongs_to.clone(),
+        }
+    })
+}
+
+fn start_event(admitted: &Admitted, startup: &Startup, decider: &Decider) -> Event {
     Event::SessionStart {
         session: admitted.id.clone(),
         protocol: admitted.backend.target.protocol.as_str().to_owned(),
@@ -412,7 +456,7 @@ fn start_event(admitted: &Admitted, startup: &Startup) -> Event {
         original_destination: admitted.destination.to_string(),
         client: admitted.client.to_string(),
         workload: admitted.workload.clone(),
-        identity: admitted.identity(),
+        identity: decider.identity().clone(),
         claimed_user: startup.user.clone(),
         database: startup.database.clone(),
         application: startup.application.clone(),

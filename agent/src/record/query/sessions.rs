@@ -218,6 +218,11 @@ impl Row {
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
+            | Event::AccessAsked(_)
+            | Event::GrantIssued(_)
+            | Event::GrantUsed { .. }
+            | Event::GrantEnded { .. }
+            | Event::ForeignCredential { .. }
             | Event::Control { .. } => {}
         }
     }

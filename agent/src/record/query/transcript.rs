@@ -294,6 +294,11 @@ impl Builder {
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
+            | Event::AccessAsked(_)
+            | Event::GrantIssued(_)
+            | Event::GrantUsed { .. }
+            | Event::GrantEnded { .. }
+            | Event::ForeignCredential { .. }
             | Event::Control { .. } => {}
         }
     }

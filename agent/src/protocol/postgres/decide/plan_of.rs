@@ -127,18 +127,7 @@ pub(super) fn decided(version: Version, statements: &[Statement], decision: &Dec
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
         Effect::Deny => Verdict::Deny(denied(decision.rule(), &decision.reason, decision.hint.as_deref())),
-        Effect::Hold => {
-            let needs = &decision.obligations.approvals;
-            if needs.iter().any(|need| need.quorum > 1) {
-                let reason = "more than one approver is asked for, which is not supported yet";
-                Verdict::Deny(denied(decision.rule(), reason, None))
-            } else {
-                Verdict::Hold(HoldTerms {
-                    groups: needs.iter().flat_map(|need| need.groups.iter().cloned()).collect(),
-                    ttl: needs.iter().map(|need| need.ttl).min(),
-                })
-            }
-        }
+        Effect::Hold => Verdict::Hold(HoldTerms { needs: decision.obligations.approvals.clone() }),
     };
     let obligations = &decision.obligations;
     Plan {

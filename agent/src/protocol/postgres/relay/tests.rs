@@ -16,7 +16,7 @@ use super::super::codec::{Message, WHOLE_MAX, put, put_c_str, take};
 use super::super::response::read;
 use super::*;
 use crate::config::Config;
-use crate::gate::{Gate, Resolution};
+use crate::gate::{self, AccessTerms, Entry, Gate, Given, Grants, Place, Vote};
 use crate::protocol::Admitted;
 use crate::record::event::{Verdict, Workload};
 use crate::record::{Body, Check, Options, Reader};
@@ -79,7 +79,12 @@ impl Session {
         let state = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::open(&Options::new(state.path(), 64 << 20)).unwrap());
         let set = PolicySet::load(&[Source::new("test.cedar", POLICIES)]).unwrap();
-        let gate = Arc::new(Gate::new(set, Duration::from_secs(5)));
+        let options = gate::Options {
+            hold_timeout: Duration::from_secs(5),
+            longest_grant: Duration::from_secs(60),
+            approvers: Vec::new(),
+        };
+        let gate = Arc::new(Gate::new(set, Grants::open(state.path()).unwrap(), options));
         let config = Config::parse(Path::new("test.toml"), CONFIG).unwrap();
         let target = config.targets[0].clone();
         let credentials = Credentials::load(&target).unwrap();
@@ -99,12 +104,17 @@ impl Session {
                 netns_cookie: 1,
             },
             principal: Principal::new("bot", ["ai-agents"]),
+            owner: None,
             backend: Arc::new(Backend { target, credentials }),
             login_timeout: Duration::from_secs(5),
         };
         let catalogue = Arc::new(Catalogue::new("crm", address));
+        let place = Place { target: "shop", env: "test", database: "crm" };
+        let entry = gate.enter(&admitted.principal, place, "session").unwrap();
+        let Entry::Admitted(admission) = entry else { panic!("{entry:?}") };
         let decider =
-            Decider::new(Arc::clone(&gate), &admitted, "crm", catalogue, Arc::new(snapshot())).unwrap();
+            Decider::new(Arc::clone(&gate), &admitted, admission, "crm", catalogue, Arc::new(snapshot()))
+                .unwrap();
         let (client, near) = duplex(1 << 16);
         let (far, server) = duplex(1 << 16);
         let (command_tx, mut command_rx) = mpsc::channel(4);
@@ -229,16 +239,20 @@ async fn a_denied_statement_reaches_nobody_and_the_server_has_the_last_word() {
     assert_eq!(session.verdicts(), [Verdict::Deny]);
 }
 
+fn yes() -> Vote {
+    let given = Given { by: "ann".into(), groups: Some(["approvers".to_owned()].into()) };
+    Vote { approve: true, given, comment: None, terms: AccessTerms::default() }
+}
+
 #[tokio::test]
 async fn a_held_statement_runs_once_approved() {
     let mut session = Session::start();
     session.ask("DELETE FROM log WHERE n = 1").await;
     assert_eq!(next(&mut session.client).await.tag, b'N');
     let id = session.hold().await;
-    let resolution = Resolution { approved: true, by: "ann".into(), comment: None };
-    session.gate.holds().resolve(&id, resolution.clone()).unwrap();
+    session.gate.holds().vote(&id, yes(), None).unwrap();
     assert_eq!(session.arrives().await, "DELETE FROM log WHERE n = 1");
-    assert!(session.gate.holds().resolve(&id, resolution).is_err());
+    assert!(session.gate.holds().vote(&id, yes(), None).is_err());
     assert_eq!(session.verdicts(), [Verdict::Hold, Verdict::Permit]);
 }
 
@@ -259,8 +273,7 @@ async fn a_client_that_hangs_up_takes_what_was_held_with_it() {
     drop(std::mem::replace(client, duplex(1).0));
     let (end, _) = relay.await.unwrap();
     assert!(matches!(end, End::ClientClosed), "{end}");
-    let resolution = Resolution { approved: true, by: "ann".into(), comment: None };
-    assert!(gate.holds().resolve(&id, resolution).is_err());
+    assert!(gate.holds().vote(&id, yes(), None).is_err());
     let events = session.events();
     let withdrawn =
         |event: &Event| matches!(event, Event::HoldResolved { outcome: HoldOutcome::Withdrawn, .. });

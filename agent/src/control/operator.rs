@@ -1,0 +1,240 @@
+//! What the control socket answers: each request, once it is known who asks and that they may.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::warn;
+
+use super::caller::{Caller, Callers};
+use super::{GrantInfo, Request, Response, Status};
+use crate::config::Approver;
+use crate::gate::approvers::{SignatureError, Statement};
+use crate::gate::{Gate, Given, Held, Now, Terms, Vote, Voted, issued_event};
+use crate::record::Journal;
+use crate::record::event::Event;
+use crate::registry::{Command, Registry};
+
+/// What the socket operates on.
+pub struct Operator {
+    pub gate: Arc<Gate>,
+    pub journal: Arc<Journal>,
+    pub registry: Arc<Registry>,
+    pub callers: Callers,
+    pub stats: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+    /// Whether the configuration has an identity of this name.
+    pub knows_identity: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+/// Who speaks: the caller of the socket, and the person whose signature it brought, if it did.
+struct Voice<'a> {
+    caller: &'a Caller,
+    person: Option<Approver>,
+    binding: Option<String>,
+}
+
+impl Voice<'_> {
+    fn describe(&self) -> String {
+        match &self.person {
+            Some(person) => format!("{} ({})", person.name, self.caller.describe()),
+            None => self.caller.describe(),
+        }
+    }
+
+    fn given(&self) -> Given {
+        match &self.person {
+            Some(person) => person.given(),
+            // Not the process: it is the person that counts, and root is one.
+            None => Given { by: format!("uid {}", self.caller.uid), groups: None },
+        }
+    }
+}
+
+impl Operator {
+    pub(super) fn answer(&self, caller: &Caller, request: Request) -> Response {
+        if let Err(why) = self.may(caller, &request) {
+            return self.refuse(caller, why);
+        }
+        let Request::Signed { signed } = request else {
+            return self.act(&Voice { caller, person: None, binding: None }, request);
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let approvers = self.gate.approvers();
+        match approvers.verify::<Request>(&signed, now.as_secs()) {
+            Ok((_, Statement { request: Request::Signed { .. }, .. })) => {
+                self.refuse(caller, "a signature around a signature".into())
+            }
+            Ok((person, Statement { request, binding, .. })) => {
+                self.act(&Voice { caller, person: Some(person.clone()), binding }, request)
+            }
+            Err(error) => self.refuse(caller, error.to_string()),
+        }
+    }
+
+    fn act(&self, voice: &Voice<'_>, request: Request) -> Response {
+        match request {
+            Request::Status => Response::Status(self.status()),
+            Request::Approvals => Response::Approvals { holds: self.gate.holds().list() },
+            Request::Sessions => Response::Sessions { sessions: self.registry.list() },
+            Request::Resolve { id, approve, comment, terms } => {
+                let vote = Vote { approve, given: voice.given(), comment, terms };
+                self.vote(voice, &id, vote)
+            }
+            Request::Kill { id, reason } => self.kill(voice, &id, reason),
+            Request::Grants { all } => match self.gate.grants().list(all) {
+                Ok(grants) => Response::Grants { grants: grants.iter().map(GrantInfo::from).collect() },
+                Err(error) => Response::Refused { why: error.to_string() },
+            },
+            Request::Grant { terms } => self.grant(voice, terms),
+            Request::Revoke { id, reason } => self.revoke(voice, &id, &reason),
+            Request::Signed { .. } => Response::Refused { why: "a signature around a signature".into() },
+        }
+    }
+
+    fn vote(&self, voice: &Voice<'_>, id: &str, vote: Vote) -> Response {
+        let approve = vote.approve;
+        if approve && let Err(why) = self.is_a_person(voice) {
+            return self.refuse(voice.caller, why);
+        }
+        // A signature is for what its maker was shown; whoever signs without having seen it signs nothing.
+        if approve && voice.person.is_some() && voice.binding.is_none() {
+            return self.refuse(voice.caller, "the signature does not say what it is for".into());
+        }
+        match self.gate.holds().vote(id, vote, voice.binding.as_deref()) {
+            Ok(Voted::Resolved(info)) => {
+                let what = if approve { "approved" } else { "denied" };
+                let shown = match info.what {
+                    Held::Statement => info.sql,
+                    Held::Access => {
+                        format!("access of {} to {}/{}", info.identity.name, info.target, info.database)
+                    }
+                };
+                Response::Done { what: format!("{what} {id}: {shown}") }
+            }
+            Ok(Voted::Waiting { missing, .. }) => {
+                let action = format!("approve {id}, {missing} more needed");
+                self.record_then(voice, action, || Response::Done {
+                    what: format!("noted for {id}; {missing} more needed"),
+                })
+            }
+            Err(error) => self.refuse(voice.caller, error.to_string()),
+        }
+    }
+
+    /// Where people with keys are configured, a yes takes one of their signatures: root alone is not enough.
+    fn is_a_person(&self, voice: &Voice<'_>) -> Result<(), String> {
+        if voice.person.is_none() && !self.gate.approvers().is_empty() {
+            return Err(SignatureError::Missing.to_string());
+        }
+        Ok(())
+    }
+
+    fn grant(&self, voice: &Voice<'_>, terms: Terms) -> Response {
+        if let Err(why) = self.may_grant(voice, &terms) {
+            return self.refuse(voice.caller, why);
+        }
+        match self.gate.grants().issue(&Now::read(), terms, vec![voice.given()]) {
+            Ok(grant) => match self.journal.append(&[Event::GrantIssued(Box::new(issued_event(&grant)))]) {
+                Ok(_) => Response::Granted { grant: GrantInfo::from(&grant) },
+                Err(error) => {
+                    // No record, no grant.
+                    let _ = self.gate.grants().revoke(&grant.id, "it could not be recorded");
+                    Response::Refused { why: format!("cannot record: {error}") }
+                }
+            },
+            Err(error) => Response::Refused { why: error.to_string() },
+        }
+    }
+
+    fn may_grant(&self, voice: &Voice<'_>, terms: &Terms) -> Result<(), String> {
+        self.is_a_person(voice)?;
+        if !(self.knows_identity)(&terms.identity) {
+            return Err(format!("no identity is called {}", terms.identity));
+        }
+        let longest = self.gate.longest_grant();
+        if terms.for_s == 0 || terms.for_s > longest.as_secs() {
+            return Err(format!("a grant lasts between 1 and {} s (grants.longest_s)", longest.as_secs()));
+        }
+        if terms.reason.trim().is_empty() {
+            return Err("a grant needs a reason".into());
+        }
+        let Some(person) = &voice.person else { return Ok(()) };
+        if person.name == terms.identity {
+            return Err("nobody grants anything to themselves".into());
+        }
+        let not = person.may_not_lend(&terms.groups);
+        if !not.is_empty() {
+            let not = not.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(format!("{} may not lend: {not} (approvers.may_lend)", person.name));
+        }
+        Ok(())
+    }
+
+    fn revoke(&self, voice: &Voice<'_>, id: &str, reason: &str) -> Response {
+        // Its end counts whether it can be recorded or not; the warden ends the sessions.
+        match self.gate.grants().revoke(id, &format!("revoked: {reason}")) {
+            Ok(grant) => {
+                let ended = Event::GrantEnded {
+                    grant: grant.id,
+                    identity: grant.identity,
+                    why: format!("revoked by {}: {reason}", voice.describe()),
+                };
+                match self.journal.append(&[ended]) {
+                    Ok(_) => Response::Done { what: format!("revoked {id}") },
+                    Err(error) => {
+                        Response::Refused { why: format!("revoked {id}, but cannot record: {error}") }
+                    }
+                }
+            }
+            Err(error) => Response::Refused { why: error.to_string() },
+        }
+    }
+
+    fn kill(&self, voice: &Voice<'_>, id: &str, reason: String) -> Response {
+        self.record_then(voice, format!("kill session {id}: {reason}"), || {
+            if self.registry.command(id, Command::Kill(reason.clone())) {
+                Response::Done { what: format!("killed {id}") }
+            } else {
+                Response::Refused { why: format!("no session {id} lives") }
+            }
+        })
+    }
+
+    fn record_then(&self, voice: &Voice<'_>, action: String, act: impl FnOnce() -> Response) -> Response {
+        match self.journal.append(&[Event::Control { by: voice.describe(), action }]) {
+            Ok(_) => act(),
+            Err(error) => Response::Refused { why: format!("cannot record: {error}") },
+        }
+    }
+
+    fn refuse(&self, caller: &Caller, why: String) -> Response {
+        warn!(caller = %caller.describe(), why, "control request refused");
+        let event = Event::Control { by: caller.describe(), action: format!("refused: {why}") };
+        let _ = self.journal.append(&[event]);
+        Response::Refused { why }
+    }
+
+    /// A governed process may ask nothing here, root or not, whatever signature it brings.
+    fn may(&self, caller: &Caller, request: &Request) -> Result<(), String> {
+        if caller.uid != 0 {
+            return Err("only root may use the control socket".into());
+        }
+        if matches!(request, Request::Status) || self.callers.allows(&caller.cgroup) {
+            return Ok(());
+        }
+        Err(format!("cgroup {} is governed; ask from a shell outside of it", caller.cgroup))
+    }
+
+    fn status(&self) -> Status {
+        let policies = self.gate.policies();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            policy_sha256: policies.set.digest().to_owned(),
+            policies: policies.set.ids().count(),
+            sessions: self.registry.len(),
+            holds: self.gate.holds().list().len(),
+            journal_percent: self.journal.usage() * 100.0,
+            kernel: (self.stats)(),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Grants: what an identity may for a time, beyond what it always may.
+//!
+//! A grant lets an identity into a target whose policy holds connections for an approval, and lends it groups. It ends
+//! by its time, by its rows, or by somebody's word, and with it the sessions that live on it. Owns their state on disk
+//! and who lives on which; does not know policies, and ends no session itself: `sweep` says which have to go.
+
+mod clock;
+mod hours;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub use clock::Now;
+pub use hours::Hours;
+
+use clock::Deadline;
+use store::Store;
+
+/// How far the stored reading of the wall clock may lag behind.
+const LATEST_EVERY_MS: i64 = 10_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    #[error("grants in {path}: {source}")]
+    Store { path: PathBuf, source: rusqlite::Error },
+    #[error("{path} is damaged ({what}); move it away to start without grants, or restore it")]
+    Damaged { path: PathBuf, what: String },
+    #[error("{path} was written by a newer version (format {version}; this one knows {known})")]
+    Newer { path: PathBuf, version: usize, known: usize },
+    #[error("no grant {0} is in force")]
+    Unknown(String),
+    #[error("grant {0} has no use left")]
+    UsedUp(String),
+}
+
+/// One person's word for a request or a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    pub by: String,
+    /// Groups of the person; none said: whoever may use the control socket, who runs this host.
+    pub groups: Option<BTreeSet<String>>,
+}
+
+/// What may be granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    pub identity: String,
+    /// None: every target.
+    pub target: Option<String>,
+    pub database: Option<String>,
+    /// Groups lent while it lasts.
+    pub groups: Vec<String>,
+    pub for_s: u64,
+    pub hours: Option<Hours>,
+    /// Sessions that may begin.
+    pub max_uses: Option<u64>,
+    /// Rows all its sessions together may be served.
+    pub max_rows: Option<u64>,
+    pub reason: String,
+    pub ticket: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    pub id: String,
+    pub identity: String,
+    pub target: Option<String>,
+    pub database: Option<String>,
+    pub groups: Vec<String>,
+    pub hours: Option<Hours>,
+    pub max_uses: Option<u64>,
+    pub uses: u64,
+    pub max_rows: Option<u64>,
+    pub rows: u64,
+    pub reason: String,
+    pub ticket: Option<String>,
+    pub given: Vec<Given>,
+    pub created_ms: i64,
+    deadline: Deadline,
+    /// Why it ended, once it has.
+    pub ended: Option<String>,
+}
+
+impl Grant {
+    #[must_use]
+    pub fn expires_ms(&self) -> i64 {
+        self.deadline.wall_ms
+    }
+
+    fn covers(&self, identity: &str, target: &str, database: &str) -> bool {
+        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+        self.identity == identity && is(&self.target, target) && is(&self.database, database)
+    }
+
+    fn has_uses(&self) -> bool {
+        self.max_uses.is_none_or(|most| self.uses < most)
+    }
+
+    /// Why it is not in force at this moment, if it is not.
+    fn not_now(&self, now: &Now, latest_ms: i64) -> Option<String> {
+        if let Some(why) = &self.ended {
+            return Some(why.clone());
+        }
+        if self.deadline.has_passed(now, latest_ms) {
+            return Some("expired".into());
+        }
+        if self.max_rows.is_some_and(|most| self.rows >= most) {
+            return Some("its rows are used up".into());
+        }
+        let hours = self.hours.filter(|hours| !hours.hold(now.minute_of_day()))?;
+        Some(format!("it is outside of its hours, {hours} UTC"))
+    }
+}
+
+#[derive(Debug)]
+pub struct Grants {
+    inner: Mutex<Inner>,
+    version: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    live: BTreeMap<String, Live>,
+    latest_ms: i64,
+}
+
+/// A grant in force, or one that has just ended and whose sessions are still to go.
+#[derive(Debug)]
+struct Live {
+    grant: Grant,
+    sessions: BTreeSet<String>,
+    rows_to_store: bool,
+}
+
+/// What a sweep found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Grants that have just ended.
+    pub ended: Vec<Grant>,
+    /// Sessions that have to go, and why.
+    pub cut: Vec<(String, String)>,
+}
+
+impl Grants {
+    /// Reads the grants in `dir`, making the file if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be used as it is.
+    pub fn open(dir: &Path) -> Result<Self, GrantError> {
+        let store = Store::open(&dir.join("grants.sqlite"))?;
+        let live = store.list(false)?.into_iter().map(|grant| (grant.id.clone(), Live::of(grant))).collect();
+        let latest_ms = store.latest_ms()?;
+        let inner = Mutex::new(Inner { store, live, latest_ms });
+        Ok(Self { inner, version: watch::Sender::new(0) })
+    }
+
+    /// Changes whenever a grant begins or ends.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Puts a grant in force.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub fn issue(&self, now: &Now, terms: Terms, given: Vec<Given>) -> Result<Grant, GrantError> {
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        let grant = Grant {
+            id: format!("g-{}", random.get(22..).unwrap_or(&random)),
+            identity: terms.identity,
+            target: terms.target,
+            database: terms.database,
+            groups: terms.groups,
+            hours: terms.hours,
+            max_uses: terms.max_uses,
+            uses: 0,
+            max_rows: terms.max_rows,
+            rows: 0,
+            reason: terms.reason,
+            ticket: terms.ticket,
+            given,
+            created_ms: now.wall_ms,
+            deadline: Deadline::after(now, Duration::from_secs(terms.for_s)),
+            ended: None,
+        };
+        let mut inner = self.lock();
+        inner.store.insert(&grant)?;
+        inner.live.insert(grant.id.clone(), Live::of(grant.clone()));
+        drop(inner);
+        self.changed();
+        Ok(grant)
+    }
+
+    /// Ends a grant by somebody's word. Its sessions go with the next sweep.
+    ///
+    /// # Errors
+    /// When it is not in force, or its end cannot be stored; then it has ended all the same until a restart.
+    pub fn revoke(&self, id: &str, why: &str) -> Result<Grant, GrantError> {
+        let mut inner = self.lock();
+        let live = inner.live.get_mut(id).filter(|live| live.grant.ended.is_none());
+        let live = live.ok_or_else(|| GrantError::Unknown(id.to_owned()))?;
+        live.grant.ended = Some(why.to_owned());
+        let grant = live.grant.clone();
+        let stored = inner.store.end(id, why);
+        drop(inner);
+        self.changed();
+        stored.map(|_| grant)
+    }
+
+    /// Grants in force, or all there ever were.
+    ///
+    /// # Errors
+    /// When the past cannot be read.
+    pub fn list(&self, all: bool) -> Result<Vec<Grant>, GrantError> {
+        let inner = self.lock();
+        if all {
+            return inner.store.list(true);
+        }
+        Ok(inner.live.values().map(|live| live.grant.clone()).filter(|grant| grant.ended.is_none()).collect())
+    }
+
+    /// What a new session of this identity there could live on.
+    #[must_use]
+    pub fn matching(&self, now: &Now, identity: &str, target: &str, database: &str) -> Vec<Grant> {
+        let inner = self.lock();
+        let latest_ms = inner.latest_ms;
+        let usable = inner.live.values().map(|live| &live.grant).filter(|grant| {
+            grant.covers(identity, target, database)
+                && grant.has_uses()
+                && grant.not_now(now, latest_ms).is_none()
+        });
+        usable.cloned().collect()
+    }
+
+    /// Lets a session live on grants; each counts one use.
+    ///
+    /// # Errors
+    /// When one of them has ended meanwhile or has no use left, or the use cannot be stored.
+    pub fn take(self: &Arc<Self>, now: &Now, session: &str, ids: &[String]) -> Result<Lease, GrantError> {
+        let mut inner = self.lock();
+        let latest_ms = inner.latest_ms;
+        let mut lease = Lease {
+            grants: Arc::clone(self),
+            session: session.to_owned(),
+            given: Vec::new(),
+            ids: Vec::new(),
+        };
+        for id in ids {
+            let inner = &mut *inner;
+            let live = inner.live.get_mut(id).filter(|live| live.grant.not_now(now, latest_ms).is_none());
+            let live = live.ok_or_else(|| GrantError::Unknown(id.clone()))?;
+            if !live.grant.has_uses() || !inner.store.count_use(id)? {
+                return Err(GrantError::UsedUp(id.clone()));
+            }
+            live.grant.uses += 1;
+            live.sessions.insert(session.to_owned());
+            lease.given.extend(live.grant.given.iter().cloned());
+            lease.ids.push(id.clone());
+        }
+        Ok(lease)
+    }
+
+    /// Ends what has ended by itself, and says which sessions have to go; they are named until they are gone.
+    ///
+    /// # Errors
+    /// When something cannot be stored. What has ended has ended all the same.
+    pub fn sweep(&self, now: &Now) -> (Swept, Option<GrantError>) {
+        let mut swept = Swept::default();
+        let mut failed = None;
+        let mut inner = self.lock();
+        let Inner { store, live, latest_ms } = &mut *inner;
+        if now.wall_ms.saturating_sub(*latest_ms) >= LATEST_EVERY_MS {
+            *latest_ms = now.wall_ms;
+            failed = store.set_latest_ms(now.wall_ms).err();
+        }
+        for (id, one) in live.iter_mut() {
+            if one.rows_to_store {
+                one.rows_to_store = false;
+                failed = store.set_rows(id, one.grant.rows).err().or(failed);
+            }
+            let Some(why) = one.grant.not_now(now, *latest_ms) else { continue };
+            // Hours come round again; everything else is an end.
+            let is_end = one.grant.hours.is_none_or(|hours| hours.hold(now.minute_of_day()));
+            if one.grant.ended.is_none() && (is_end || one.grant.deadline.has_passed(now, *latest_ms)) {
+                one.grant.ended = Some(why.clone());
+                failed = store.end(id, &why).err().or(failed);
+                swept.ended.push(one.grant.clone());
+            }
+            swept
+                .cut
+                .extend(one.sessions.iter().map(|session| (session.clone(), format!("grant {id}: {why}"))));
+        }
+        live.retain(|_, one| one.grant.ended.is_none() || !one.sessions.is_empty());
+        drop(inner);
+        if !swept.ended.is_empty() {
+            self.changed();
+        }
+        (swept, failed)
+    }
+
+    fn changed(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    fn of(grant: Grant) -> Self {
+        Self { grant, sessions: BTreeSet::new(), rows_to_store: false }
+    }
+}
+
+/// A session's hold on its grants; given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    grants: Arc<Grants>,
+    session: String,
+    given: Vec<Given>,
+    ids: Vec<String>,
+}
+
+impl Lease {
+    #[must_use]
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// Who gave them.
+    #[must_use]
+    pub fn given(&self) -> &[Given] {
+        &self.given
+    }
+
+    /// Rows that may still be served, where a grant limits them.
+    #[must_use]
+    pub fn rows_left(&self) -> Option<u64> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        let inner = self.grants.lock();
+        let left = |id: &String| {
+            let grant = &inner.live.get(id)?.grant;
+            grant.max_rows.map(|most| most.saturating_sub(grant.rows))
+        };
+        self.ids.iter().filter_map(left).min()
+    }
+
+    /// Counts rows that were served.
+    pub fn count_rows(&self, rows: u64) {
+        if rows == 0 || self.ids.is_empty() {
+            return;
+        }
+        let mut inner = self.grants.lock();
+        for id in &self.ids {
+            if let Some(live) = inner.live.get_mut(id).filter(|live| live.grant.max_rows.is_some()) {
+                live.grant.rows = live.grant.rows.saturating_add(rows);
+                live.rows_to_store = true;
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let mut inner = self.grants.lock();
+        for id in &self.ids {
+            if let Some(live) = inner.live.get_mut(id) {
+                live.sessions.remove(&self.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

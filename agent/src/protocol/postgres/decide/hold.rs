@@ -1,0 +1,108 @@
+//! Statements that wait for people: what they are shown, what their yes is bound to, and whether it suffices.
+
+use std::sync::Arc;
+
+use chaperone_policy::Effect;
+use sha2::{Digest, Sha256};
+
+use super::plan_of::Facts;
+use super::{Answer, Decider, binds};
+use crate::gate::{Held, HoldInfo, Need, Staged, approvals};
+use crate::protocol::postgres::machine::Question;
+use crate::protocol::postgres::plan::{HoldTerms, Plan};
+use crate::protocol::postgres::relay::End;
+use crate::protocol::postgres::response::Report;
+use crate::record::event::{self, Step};
+
+impl Decider {
+    #[expect(clippy::too_many_arguments, reason = "all of it is shown to the approver")]
+    pub(super) fn held(
+        &self,
+        question: &Question,
+        sql: &str,
+        step: Step,
+        plan: &Plan,
+        terms: &HoldTerms,
+        binding: String,
+        staged: &mut Staged,
+    ) -> Answer {
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
+        let event = self.event(question, sql, step, plan, event::Verdict::Hold, Some(id.clone()));
+        self.gate.admit(event, staged);
+        let ttl = terms.needs.iter().map(|need| need.ttl).min();
+        let timeout = ttl.map_or(self.gate.hold_timeout(), |ttl| ttl.min(self.gate.hold_timeout()));
+        let notice = Report::new("01000", format!("held for approval, request {id}"))
+            .detail(wanted(plan, terms))
+            .hint(format!(
+                "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
+                timeout.as_secs()
+            ));
+        let info = HoldInfo {
+            id,
+            what: Held::Statement,
+            session: self.session.clone(),
+            op: question.op,
+            identity: self.identity.clone(),
+            owner: self.owner.clone(),
+            workload: Some(self.workload.clone()),
+            target: self.backend.target.name.clone(),
+            database: self.database_name.clone(),
+            sql: sql.to_owned(),
+            binds: binds(question).to_vec(),
+            binding,
+            policies: plan.policies.clone(),
+            reason: plan.reason.clone(),
+            needs: terms.needs.iter().map(Need::from).collect(),
+            given: Vec::new(),
+            created_unix_s: 0,
+            expires_unix_s: 0,
+        };
+        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
+    }
+
+    /// Whether the policies in force let the statement go with these approvals.
+    pub(super) fn released(&mut self, sql: &Arc<str>, info: &HoldInfo) -> Result<bool, End> {
+        let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
+        let facts = Facts::of(&statements, self.guarded());
+        // What is asked for now counts, not what was asked for when it was held.
+        let asked = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
+        let given = approvals(&info.given, &asked.obligations.approvals, &info.binding);
+        let decision =
+            facts.decide(&self.policies.set, &self.principal, &self.database, &given, &info.binding);
+        Ok(decision.effect == Effect::Permit)
+    }
+
+    /// What an approval is bound to: exact bytes and values, who, where, and which moment.
+    pub(super) fn binding(&self, question: &Question, sql: &str) -> String {
+        let mut hash = Sha256::new();
+        let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
+        let op = question.op.to_string();
+        let search_path = self.snapshot.search_path.as_bytes();
+        let parts: [&[u8]; 9] = [
+            b"chaperone approval v2",
+            self.identity.name.as_bytes(),
+            self.backend.target.name.as_bytes(),
+            self.database_name.as_bytes(),
+            search_path,
+            self.session.as_bytes(),
+            op.as_bytes(),
+            sql.as_bytes(),
+            &binds,
+        ];
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        crate::hex(&hash.finalize())
+    }
+}
+
+fn wanted(plan: &Plan, terms: &HoldTerms) -> String {
+    let people = |need: &chaperone_policy::ApprovalNeed| {
+        let groups = need.groups.join(" or ");
+        if need.quorum > 1 { format!("{} people of {groups}", need.quorum) } else { groups }
+    };
+    let people: Vec<String> = terms.needs.iter().map(people).collect();
+    format!("{} needs an approval by {}", plan.policies.join(", "), people.join(", and by "))
+}
