@@ -9,6 +9,8 @@ packages=(
     # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
     python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc
     default-jre-headless libpostgresql-jdbc-java bsh
+    # Containers, network namespaces and packet filters for the suite `bypass`.
+    runc iproute2 nftables
 )
 
 # Drivers that Debian has no packages of, or old ones.

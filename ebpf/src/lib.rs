@@ -227,6 +227,8 @@ stats! {
     NoListener = 16, "no_listener";
     /// Connections to the listener's port that no hook had redirected.
     Unannounced = 17, "unannounced";
+    /// Redirected connections that ended before the agent had them: nothing listened, or the way there was closed.
+    Unserved = 18, "unserved";
 }
 
 const _: () = {

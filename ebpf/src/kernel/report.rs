@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns},
 };
-use chaperone_ebpf::{Event, Stat};
+use chaperone_ebpf::{Event, Origin, Stat};
 
 use crate::{
     address::Destination,
@@ -57,6 +57,28 @@ pub(crate) fn dropped(stat: Stat, cgroup: u64, destination: &Destination, protoc
         port: destination.port,
         protocol,
         comm: [0; 16],
+    });
+    entry.submit(0);
+}
+
+/// Counts a redirected connection that never came to the agent, and tells who had opened it. Runs when the socket
+/// closes, in whatever context that is: everything is from the connect.
+#[inline(never)]
+pub(crate) fn unserved(origin: &Origin) {
+    const IPPROTO_TCP: u16 = 6;
+    count(Stat::Unserved);
+    let Some(mut entry) = EVENTS.reserve(0) else { return };
+    entry.write(Event {
+        // SAFETY: a helper without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup: origin.cgroup,
+        addr: origin.addr,
+        tgid: origin.tgid,
+        uid: origin.uid,
+        kind: Stat::Unserved as u32,
+        port: origin.port,
+        protocol: IPPROTO_TCP,
+        comm: origin.comm,
     });
     entry.submit(0);
 }

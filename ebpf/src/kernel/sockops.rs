@@ -91,6 +91,8 @@ fn withdraw(ctx: &SockOpsContext) -> Option<()> {
     let announced = unsafe { FLOW.get(key) }?.cookie;
     if announced == origin.cookie {
         let _absent = FLOW.remove(key);
+        // The agent does not know of it, so nobody else would tell.
+        report::unserved(origin);
     }
     Some(())
 }

@@ -23,6 +23,8 @@ pub(crate) struct Agent {
     pub(crate) run: PathBuf,
     pub(crate) bpffs: PathBuf,
     log: PathBuf,
+    /// The network namespace that is the agent's host's; none = the machine's.
+    pub(crate) netns: Option<PathBuf>,
     process: Option<Running>,
     started: bool,
 }
@@ -42,6 +44,7 @@ impl Agent {
             run: scratch.folder("run", 0o755)?,
             bpffs,
             log: scratch.path().join("agent.log"),
+            netns: None,
             process: None,
             started: false,
         })
@@ -60,14 +63,16 @@ impl Agent {
 
     /// Starts `chaperone run` without waiting, for a configuration that should be refused.
     pub(crate) fn launch(&mut self, cgroup: &Cgroup) -> Result<()> {
-        let process = Program::new(&self.binary)
+        let mut process = Program::new(&self.binary)
             .args(["--config".as_ref(), self.config.as_os_str(), "run".as_ref()])
             .env("RUST_BACKTRACE", "1")
             .env("RUST_LOG", std::env::var("CHAPERONE_E2E_LOG").unwrap_or_else(|_| "info".into()))
             .log(&self.log)?
-            .inside(cgroup)?
-            .start()?;
-        self.process = Some(process);
+            .inside(cgroup)?;
+        if let Some(netns) = &self.netns {
+            process = process.netns(netns)?;
+        }
+        self.process = Some(process.start()?);
         self.started = true;
         Ok(())
     }

@@ -24,6 +24,7 @@ impl Cgroup {
     pub(crate) fn top(suite: &str) -> Result<Self> {
         let mount = mount_point()?;
         remove_orphans(&mount);
+        legacy_mounts().iter().for_each(|mount| remove_orphans(mount));
         let name = format!("/{PREFIX}{suite}-{}", std::process::id());
         Self::make(mount.join(name.trim_start_matches('/')), name)
     }
@@ -50,7 +51,23 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         remove(&self.path);
+        for mount in legacy_mounts() {
+            let twin = mount.join(self.name.trim_start_matches('/'));
+            if twin.exists() {
+                remove(&twin);
+            }
+        }
     }
+}
+
+/// The older hierarchies of a hybrid machine, in which container runtimes make cgroups of the same name.
+fn legacy_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let legacy = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("cgroup ").then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    });
+    legacy.collect()
 }
 
 /// Where cgroup2 is mounted: /sys/fs/cgroup on most machines, a folder below it on hybrid ones.

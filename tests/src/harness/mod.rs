@@ -6,6 +6,8 @@
 pub(crate) mod agent;
 pub(crate) mod cgroup;
 pub(crate) mod client;
+pub(crate) mod container;
+pub(crate) mod net;
 pub(crate) mod postgres;
 pub(crate) mod report;
 pub(crate) mod scratch;

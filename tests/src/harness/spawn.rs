@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, sigaction};
 use nix::unistd::{Gid, Pid, Uid, User, setgid, setgroups, setsid, setuid};
 
@@ -65,6 +66,7 @@ pub(crate) struct Program {
     limit: Duration,
     stdin: Vec<u8>,
     cgroup: Option<File>,
+    netns: Option<File>,
     user: Option<(Uid, Gid)>,
     log: Option<File>,
     count: bool,
@@ -86,6 +88,7 @@ impl Program {
             limit: Duration::from_secs(60),
             stdin: Vec::new(),
             cgroup: None,
+            netns: None,
             user: None,
             log: None,
             count: false,
@@ -120,6 +123,12 @@ impl Program {
         Ok(self)
     }
 
+    /// Runs in the network namespace of that name.
+    pub(crate) fn netns(mut self, path: &Path) -> Result<Self> {
+        self.netns = Some(File::open(path).with_context(|| format!("opening {}", path.display()))?);
+        Ok(self)
+    }
+
     pub(crate) fn user(mut self, name: &str) -> Result<Self> {
         let user = User::from_name(name)?.with_context(|| format!("no user {name} on this machine"))?;
         self.user = Some((user.uid, user.gid));
@@ -151,10 +160,13 @@ impl Program {
             None => (Stdio::piped(), Stdio::piped()),
         };
         self.command.stdin(Stdio::piped()).stdout(out).stderr(err);
-        let (cgroup, user) = (self.cgroup.take(), self.user);
+        let (cgroup, netns, user) = (self.cgroup.take(), self.netns.take(), self.user);
         let prepare = move || {
             if let Some(procs) = &cgroup {
                 nix::unistd::write(procs, b"0")?;
+            }
+            if let Some(netns) = &netns {
+                setns(netns, CloneFlags::CLONE_NEWNET)?;
             }
             if let Some((uid, gid)) = user {
                 setgroups(&[gid])?;

@@ -1,5 +1,7 @@
 //! What the journal says about a session, as `chaperone sessions` and `chaperone replay` tell it.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -88,6 +90,33 @@ pub(crate) fn sessions(agent: &Agent) -> Result<Vec<Value>> {
     let listing: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     ensure!(listing["damage"] == Value::Array(Vec::new()), "damage in the journal: {text}");
     Ok(listing["sessions"].as_array().cloned().unwrap_or_default())
+}
+
+/// Every event in the journal, also those that belong to no session, read from its segments as docs/journal.md
+/// describes them.
+pub(crate) fn everything(agent: &Agent) -> Result<Vec<Value>> {
+    const HEADER: usize = 120;
+    const FRAME: usize = 60;
+    const EVENT: u32 = 1;
+    let mut segments: Vec<PathBuf> =
+        fs::read_dir(agent.journal())?.flatten().map(|entry| entry.path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "chj"));
+    segments.sort();
+    let mut events = Vec::new();
+    for segment in segments {
+        let bytes = fs::read(&segment)?;
+        let mut rest = bytes.get(HEADER..).unwrap_or_default();
+        while let Some(length) = rest.first_chunk::<4>() {
+            let Some((frame, after)) = rest.split_at_checked(8 + u32::from_le_bytes(*length) as usize) else {
+                break; // Being written right now.
+            };
+            rest = after;
+            if frame[8..12] == EVENT.to_le_bytes() {
+                events.push(serde_json::from_slice(&frame[FRAME..]).context("reading an event")?);
+            }
+        }
+    }
+    Ok(events)
 }
 
 fn session_of(agent: &Agent, user: &str) -> Result<Option<String>> {

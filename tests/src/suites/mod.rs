@@ -1,6 +1,7 @@
 //! The end-to-end suites.
 
 mod bad;
+mod bypass;
 mod core;
 mod drivers;
 mod holds;
@@ -19,6 +20,7 @@ const SUITES: &[Suite] = &[
     ("reload", reload::run),
     ("drivers", drivers::run),
     ("holds", holds::run),
+    ("bypass", bypass::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -1,0 +1,94 @@
+"""What every attack needs: where to aim, a name in the record, and one line at the end that says what came of it.
+
+Arguments: the technique, an IPv4 and an IPv6 address of the target, the protected port, the listener's port.
+
+The last line printed is one of
+  reached          the witness behind the target answered
+  answered TEXT    somebody else did: the agent, with its refusal
+  closed           the connection was made, and ended without a word
+  refused ERRNO    a system call said no
+  silent           no answer in time
+  unsupported ERRNO  this kernel has no such socket or option
+"""
+import ctypes, errno, os, signal, socket, struct, sys
+
+NAME, V4, V6, PORT, LISTEN = sys.argv[1:4] + [int(port) for port in sys.argv[4:6]]
+BANNER = b"WITNESS\n"
+# How long an attack waits for an answer. What is refused is refused at once; what is dropped never answers.
+PATIENCE = 0.8
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.prctl(15, NAME.encode(), 0, 0, 0)  # PR_SET_NAME
+signal.alarm(15)
+
+
+def startup():
+    """A PostgreSQL startup message: what makes the agent say who it is talking to."""
+    body = struct.pack("!i", 196608) + b"user\0" + NAME.encode() + b"\0database\0shop\0\0"
+    return struct.pack("!i", len(body) + 4) + body
+
+
+def ask(sock, already_sent=False):
+    """What a connected socket is told."""
+    sock.settimeout(PATIENCE)
+    try:
+        if not already_sent:
+            sock.sendall(startup())
+        answer = sock.recv(4096)
+    except TimeoutError:
+        return "silent"
+    except OSError as error:
+        return "refused " + name(error)
+    if answer.startswith(BANNER):
+        return "reached"
+    if not answer:
+        return "closed"
+    fields = {part[:1]: part[1:].decode(errors="replace") for part in answer[5:].split(b"\0")}
+    return f"answered {fields.get(b'S')} {fields.get(b'C')}"
+
+
+def dial(address, sock=None, port=None):
+    """Connects and asks."""
+    if sock is None:
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    sock.settimeout(PATIENCE)
+    try:
+        sock.connect((address, port or PORT))
+    except TimeoutError:
+        return "silent"
+    except OSError as error:
+        return "refused " + name(error)
+    return ask(sock)
+
+
+def hear(sock):
+    """What a datagram socket is answered; sending is not an answer."""
+    sock.settimeout(PATIENCE)
+    try:
+        return "reached" if sock.recv(4096) == BANNER else "answered"
+    except TimeoutError:
+        return "silent"
+    except OSError as error:
+        return "refused " + name(error)
+
+
+def name(error):
+    return errno.errorcode.get(error.errno, str(error))
+
+
+def main(techniques):
+    """Runs the technique of that name."""
+    try:
+        said = techniques[NAME]()
+    except OSError as error:
+        said = "refused " + name(error)
+    print(said, flush=True)
+
+
+def syscall(number, *arguments):
+    """A system call by number; raises OSError."""
+    result = LIBC.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

@@ -1,0 +1,217 @@
+"""TCP sockets used in every way a program may use them."""
+import os, select, socket, struct, time
+
+from common import *
+
+SO_MARK, SO_BINDTODEVICE, IP_TRANSPARENT, IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT = 36, 25, 19, 15, 24
+IPPROTO_MPTCP, TCP_REPAIR, TCP_FASTOPEN_CONNECT = 262, 19, 30
+
+
+def tcp(family=socket.AF_INET):
+    return socket.socket(family, socket.SOCK_STREAM)
+
+
+def with_option(level, option, value, address=None):
+    sock = tcp()
+    sock.setsockopt(level, option, value)
+    return dial(address or V4, sock)
+
+
+def mapped():
+    return dial("::ffff:" + V4, tcp(socket.AF_INET6))
+
+
+def non_blocking():
+    sock = tcp()
+    sock.setblocking(False)
+    code = sock.connect_ex((V4, PORT))
+    if code not in (0, errno.EINPROGRESS):
+        return "refused " + errno.errorcode[code]
+    if not select.select([], [sock], [], PATIENCE)[1]:
+        return "silent"
+    return ask(sock)
+
+
+def again():
+    """One socket: connected to something harmless, dissolved with AF_UNSPEC, then connected to the target."""
+    harmless = tcp()
+    harmless.bind(("127.0.0.1", 0))
+    harmless.listen()
+    sock = tcp()
+    sock.connect(harmless.getsockname())
+    disconnect(sock)
+    return dial(V4, sock)
+
+
+def disconnect(sock):
+    nowhere = (ctypes.c_char * 16)()
+    if LIBC.connect(sock.fileno(), nowhere, 16) != 0:
+        raise OSError(ctypes.get_errno(), "connect AF_UNSPEC")
+
+
+def after_refusal():
+    """The socket of a redirected connection, dissolved and connected once more."""
+    sock = tcp()
+    dial(V4, sock)
+    disconnect(sock)
+    return dial(V4, sock)
+
+
+def source_port():
+    """A source port that another connection to another target has too."""
+    first, second = tcp(), tcp()
+    for sock in (first, second):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    first.bind(("0.0.0.0", 0))
+    second.bind(first.getsockname())
+    first.settimeout(PATIENCE)
+    try:
+        first.connect((V4, PORT))
+    except OSError as error:
+        return "refused " + name(error)
+    said = dial(V4, second)
+    return said if said == "reached" else ask(first)
+
+
+def bound_address():
+    """Bound to an address of the host's, before it connects."""
+    sock = tcp()
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect((V4, 9))
+    sock.bind((probe.getsockname()[0], 0))
+    return dial(V4, sock)
+
+
+def uplink():
+    """The interface that packets to the target leave by."""
+    target = struct.unpack("<I", socket.inet_aton(V4))[0]
+    with open("/proc/net/route") as routes:
+        rows = [line.split() for line in routes.readlines()[1:]]
+    fitting = [row for row in rows if target & int(row[7], 16) == int(row[1], 16)]
+    return max(fitting, key=lambda row: int(row[7], 16).bit_count())[0]
+
+
+def device():
+    return with_option(socket.SOL_SOCKET, SO_BINDTODEVICE, uplink().encode() + b"\0")
+
+
+def transparent():
+    sock = tcp()
+    sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    return dial(V4, sock)
+
+
+def freebind():
+    sock = tcp()
+    sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+    sock.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    return dial(V4, sock)
+
+
+def source_route():
+    """Loose source routing: the header's destination is a hop, the target is in the option."""
+    hop = socket.inet_aton("10.66.0.2")
+    option = bytes([131, 11, 4]) + hop + socket.inet_aton(V4) + b"\0"
+    return with_option(socket.SOL_IP, socket.IP_OPTIONS, option)
+
+
+def fastopen_send(address):
+    """The connection is made by sendto, and the data travels in the SYN."""
+    sock = tcp(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    # A time limit of the kernel's: Python's own makes the socket non-blocking, and the call would not wait.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(PATIENCE * 1e6)))
+    sock.sendto(startup(), socket.MSG_FASTOPEN, (address, PORT))
+    return ask(sock, already_sent=True)
+
+
+def fastopen_connect():
+    sock = tcp()
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+    return dial(V4, sock)
+
+
+def multipath():
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    except OSError as error:
+        return "refused " + name(error)
+    return dial(V4, sock)
+
+
+def vfork_exit():
+    """Connects in a child that is gone before anyone can look at it."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        sock = tcp()
+        sock.setblocking(False)
+        code = sock.connect_ex((V4, PORT))
+        os.write(write, struct.pack("i", code))
+        os._exit(0)
+    os.wait()
+    code = struct.unpack("i", os.read(read, 4))[0]
+    time.sleep(0.1)
+    return "refused " + errno.errorcode[code] if code != errno.EINPROGRESS else "gone"
+
+
+def inherited():
+    """The socket is made by one process and used by its grandchild, after two forks and an exec."""
+    sock = tcp()
+    sock.set_inheritable(True)
+    code = f"import socket,sys;sys.argv={sys.argv!r};sys.path.insert(0,{os.path.dirname(os.path.abspath(__file__))!r})\n" \
+           f"from common import *\nprint(dial(V4, socket.socket(fileno={sock.fileno()})))"
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.dup2(write, 1)
+        if os.fork() == 0:
+            os.execv("/usr/bin/python3", ["python3", "-B", "-c", code])
+        os.wait()
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    return os.read(read, 4096).decode().strip()
+
+
+def repair():
+    """A socket put together by hand (TCP_REPAIR), as checkpoint tools do."""
+    sock = tcp()
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    except OSError:
+        # Needs CAP_NET_ADMIN: what is left is the socket as it is.
+        return dial(V4, sock)
+    sock.bind(("0.0.0.0", 0))
+    sock.connect((V4, PORT))
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+    return ask(sock)
+
+
+main({
+    "plain-v4": lambda: dial(V4),
+    "plain-v6": lambda: dial(V6),
+    "pod-plain-v4": lambda: dial(V4),
+    "pod-plain-v6": lambda: dial(V6),
+    "mapped": mapped,
+    "any-v4": lambda: dial("0.0.0.0"),
+    "any-v6": lambda: dial("::"),
+    "any-mapped": lambda: dial("::ffff:0.0.0.0", tcp(socket.AF_INET6)),
+    "any-loopback6": lambda: dial("::1"),
+    "non-blocking": non_blocking,
+    "reuse": again,
+    "reuse-refused": after_refusal,
+    "source-port": source_port,
+    "bound-address": bound_address,
+    "bind-device": device,
+    "transparent": transparent,
+    "freebind": freebind,
+    "source-route": source_route,
+    "tfo-sendto": lambda: fastopen_send(V4),
+    "tfo-connect": fastopen_connect,
+    "tfo-v6": lambda: fastopen_send(V6),
+    "mptcp": multipath,
+    "fork-exit": vfork_exit,
+    "inherited": inherited,
+    "repair": repair,
+    "mark": lambda: with_option(socket.SOL_SOCKET, SO_MARK, 0x539),
+    "priority": lambda: with_option(socket.SOL_SOCKET, socket.SO_PRIORITY, 6),
+})
