@@ -5,6 +5,8 @@ set -euo pipefail
 
 packages=(
     postgresql-15 haproxy pgbouncer openssl
+    # Network namespaces and what is wired between them.
+    iproute2 nftables
     python3 python3-psycopg python3-psycopg2 python3-asyncpg
     # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
     python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc

@@ -21,6 +21,7 @@ pub fn describe(origin: &Origin, cgroup2: &Path) -> Workload {
         cgroup_id: origin.cgroup_id,
         cgroup: cgroup(origin.cgroup_id, cgroup2),
         netns_cookie: origin.netns_cookie,
+        netns_inode: origin.netns_inode,
     }
 }
 

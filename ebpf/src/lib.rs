@@ -7,7 +7,7 @@
 #![cfg_attr(not(feature = "user"), no_std)]
 
 /// Version of the map layouts. Pinned maps of another version are refused, never reinterpreted.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Deepest cgroup level the programs look at when they search a policy among a cgroup's ancestors.
 pub const MAX_CGROUP_DEPTH: u32 = 32;
@@ -52,11 +52,27 @@ pub const fn effective(words: [u32; 4]) -> [u32; 4] {
     }
 }
 
+/// Whether the address, in the maps' form, is loopback: 127.0.0.0/8 or ::1.
+#[inline(always)]
+pub const fn is_loopback(words: [u32; 4]) -> bool {
+    let [a, b, c, d] = words;
+    if a != 0 || b != 0 {
+        return false;
+    }
+    match c {
+        0 => d == LOOPBACK_V6,
+        MAPPED => u32::from_be(d) >> 24 == 127,
+        _ => false,
+    }
+}
+
 /// The one entry of `CFG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     pub agent_cgroup: u64,
+    /// Cookie of the agent's own network namespace, which loopback addresses of targets are about.
+    pub host_netns: u64,
     pub agent_tgid: u32,
     /// Host order.
     pub listen_port: u32,
@@ -64,7 +80,7 @@ pub struct Config {
     pub leader_offset: u32,
     /// Offset of `start_boottime` in `task_struct`, 0 when unknown.
     pub start_offset: u32,
-    /// First SYN timeout of redirected sockets in jiffies, 0 for the kernel's own.
+    /// First SYN timeout, in jiffies, of sockets in a namespace without a listener yet; 0 for the kernel's own.
     pub syn_timeout: u32,
     pub flags: u32,
 }
@@ -108,6 +124,8 @@ pub const ROLE_AGENT: u32 = 2;
 pub const ROLE_INBOUND: u32 = 3;
 /// Accepted by the agent; the rest is the client's entry.
 pub const ROLE_ACCEPTED: u32 = 4;
+/// Connected to the loopback of another namespace than the host's: never a target, whatever its address says.
+pub const ROLE_LOCAL: u32 = 5;
 
 /// Where a socket was going and who asked, captured in the connect hook. Value of `SKS` and of `FLOW`.
 #[repr(C)]
@@ -148,14 +166,32 @@ pub struct FlowKey {
     pub pad: u32,
 }
 
-/// Value of `NETNS`: whether the namespace (key: its cookie) has a listener of the agent's.
+/// Value of `NETNS` (key: the namespace's cookie): who serves a network namespace other than the host's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Netns {
-    pub state: u32,
-    /// Host order.
-    pub listen_port: u32,
+    /// Process id of the agent that has a listener there, 0 for none. What a former agent left is no listener: only
+    /// the id in `CFG` counts.
+    pub owner: u32,
+    pub pad: u32,
+    /// When the agent was last asked to serve it, nanoseconds since boot.
+    pub asked_at: u64,
 }
+
+/// What `ASKS` carries: a redirected connection of a network namespace without a listener. Lost when the ring is full;
+/// the next retransmission of the held SYN asks again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    pub netns: u64,
+    /// Cookie of the client's socket.
+    pub cookie: u64,
+    pub tgid: u32,
+    pub tid: u32,
+}
+
+/// How long the agent is not asked again for the same namespace, nanoseconds. Shorter than the SYN timeout.
+pub const ASK_AGAIN_NS: u64 = 20_000_000;
 
 /// What `EVENTS` carries: diagnostics. The ring drops when it is full, so nothing may depend on it.
 #[repr(C)]
@@ -229,22 +265,27 @@ stats! {
     Unannounced = 17, "unannounced";
     /// Redirected connections that ended before the agent had them: nothing listened, or the way there was closed.
     Unserved = 18, "unserved";
+    /// First packet of a connection that waits for a listener in its network namespace.
+    HeldSyn = 19, "held_syn";
+    /// Connects to the loopback of another namespace than the host's, at a target's address: left alone.
+    ForeignLoopback = 20, "foreign_loopback";
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Config>() == 40);
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<TargetValue>() == 8);
     assert!(size_of::<CgroupPolicy>() == 8);
     assert!(size_of::<Origin>() == 112);
     assert!(size_of::<FlowKey>() == 48);
-    assert!(size_of::<Netns>() == 8);
+    assert!(size_of::<Netns>() == 16);
+    assert!(size_of::<Ask>() == 24);
     assert!(size_of::<Event>() == 64);
 };
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{CgroupPolicy, Config, Event, FlowKey, Netns, Origin, TargetKey, TargetValue};
+    use super::{Ask, CgroupPolicy, Config, Event, FlowKey, Netns, Origin, TargetKey, TargetValue};
 
     macro_rules! pod {
         ($($name:ident),*) => {$(
@@ -253,7 +294,7 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(CgroupPolicy, Config, Event, FlowKey, Netns, Origin, TargetKey, TargetValue);
+    pod!(Ask, CgroupPolicy, Config, Event, FlowKey, Netns, Origin, TargetKey, TargetValue);
 }
 
 #[cfg(test)]
@@ -272,6 +313,24 @@ mod tests {
         ];
         for (given, expected) in cases {
             assert_eq!(effective(given), expected, "{given:x?}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_a_network_in_ipv4_and_one_address_in_ipv6() {
+        let v4 = |octets: [u8; 4]| mapped(u32::from_ne_bytes(octets));
+        let cases = [
+            (v4([127, 0, 0, 1]), true),
+            (v4([127, 255, 3, 4]), true),
+            (v4([126, 255, 255, 255]), false),
+            (v4([128, 0, 0, 1]), false),
+            ([0, 0, 0, LOOPBACK_V6], true),
+            ([0, 0, 0, 0], false),
+            ([0, 1, 0, LOOPBACK_V6], false),
+            ([0, 0, 0, LOOPBACK_V4], false),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(is_loopback(address), expected, "{address:x?}");
         }
     }
 

@@ -30,23 +30,30 @@ struct Accepted {
     place: OwnedSemaphorePermit,
 }
 
-/// Starts the session threads and a loop per listener. Connections beyond `limit` at once, logged in or not, are
-/// closed unanswered.
-pub(super) fn spawn<L: Lookup + 'static>(
-    listeners: Listeners,
-    shared: &Arc<Shared<L>>,
-    limit: usize,
-) -> Result<Vec<JoinHandle<()>>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let accepted_tx =
-        (0..threads).map(|number| session_thread(number, shared)).collect::<Result<Vec<_>>>()?;
-    let places = Arc::new(Semaphore::new(limit));
-    let mut tasks = Vec::new();
-    for listener in [Some(listeners.v4), listeners.v6].into_iter().flatten() {
-        let listener = TcpListener::from_std(listener).context("cannot use the listener")?;
-        tasks.push(tokio::spawn(accept(listener, accepted_tx.clone(), Arc::clone(&places))));
+/// Hands connections to the session threads, from however many listeners.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    accepted_tx: Vec<mpsc::Sender<Accepted>>,
+    places: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    /// Starts the session threads. Connections beyond `limit` at once, logged in or not, are closed unanswered.
+    pub(super) fn start<L: Lookup + 'static>(shared: &Arc<Shared<L>>, limit: usize) -> Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let accepted_tx =
+            (0..threads).map(|number| session_thread(number, shared)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { accepted_tx, places: Arc::new(Semaphore::new(limit)) })
     }
-    Ok(tasks)
+
+    /// Starts a loop per listener; they end when aborted, and close their listeners then.
+    pub(super) fn listen(&self, listeners: Listeners) -> Result<Vec<JoinHandle<()>>> {
+        let loops = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(|listener| {
+            let listener = TcpListener::from_std(listener).context("cannot use the listener")?;
+            Ok(tokio::spawn(accept(listener, self.accepted_tx.clone(), Arc::clone(&self.places))))
+        });
+        loops.collect()
+    }
 }
 
 /// A thread with a runtime of its own; it ends with the process.

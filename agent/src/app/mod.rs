@@ -1,6 +1,7 @@
 //! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
 
 mod accept;
+mod namespaces;
 mod warden;
 mod world;
 
@@ -10,12 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::control::{self, Callers, Operator};
 use crate::gate::{self, Gate, Grants};
-use crate::intercept::{self, Events, Intercept, KernelLog, Redirects};
+use crate::intercept::{self, Events, Intercept, KernelLog, Namespaces, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
 use crate::registry::{Command, Registry};
@@ -30,11 +32,15 @@ const REFUSALS_AT_ONCE: usize = 100;
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long the start waits for the network namespaces that exist. Their first connections wait by themselves.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// Everything a running agent holds.
 struct Agent {
     config_path: PathBuf,
     shared: Arc<Shared<Redirects>>,
     intercept: Arc<Mutex<Intercept>>,
+    namespaces: Namespaces,
 }
 
 /// Runs the agent until it is told to stop.
@@ -85,6 +91,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
 
     let options = world::intercept_options(&config)?;
     let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
+    let (namespaces, notice_rx) = intercept.namespaces().context("cannot serve network namespaces")?;
     let cgroup2 = intercept::cgroup2_mount()?;
     let kernel = Kernel { log: intercept.log(), events: intercept.events(), cgroup2: cgroup2.clone() };
     let shared = Arc::new(Shared {
@@ -96,11 +103,18 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         world: RwLock::new(Arc::new(world)),
     });
     let intercept = Arc::new(Mutex::new(intercept));
-    let agent = Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept) };
+    let agent =
+        Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept), namespaces };
 
     let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel));
     let warden = tokio::spawn(warden::watch(Arc::clone(&gate), Arc::clone(&journal), Arc::clone(&registry)));
-    let accepting = accept::spawn(listeners, &shared, config.limits.sessions)?;
+    let acceptor = accept::Acceptor::start(&shared, config.limits.sessions)?;
+    let mut accepting = acceptor.listen(listeners)?;
+    let (settled_tx, settled_rx) = oneshot::channel();
+    accepting.push(tokio::spawn(namespaces::follow(notice_rx, acceptor, Arc::clone(&journal), settled_tx)));
+    if tokio::time::timeout(SETTLE, settled_rx).await.is_err() {
+        warn!("the network namespaces of governed processes are not all served yet");
+    }
     let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
         .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
     notify_systemd("READY=1");
@@ -161,11 +175,11 @@ impl Agent {
         let next = world::build(config, Some(&before))?;
         // The kernel first: a target it does not know yet is not redirected, and one it knows is refused
         // by a session that does not.
-        self.intercept.lock().unwrap_or_else(PoisonError::into_inner).reconfigure(
-            &options.targets,
-            &options.bypass,
-            &options.deny,
-        )?;
+        {
+            let mut intercept = self.intercept.lock().unwrap_or_else(PoisonError::into_inner);
+            intercept.reconfigure(&options.targets, &options.bypass, &options.deny)?;
+            intercept.inform(&self.namespaces);
+        }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
         let next = Arc::new(next);
         *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);

@@ -1,4 +1,4 @@
-//! The pin directory: on a bpf file system, `maps/` and `links/` below it.
+//! The pin directory: on a bpf file system, `maps/`, `links/` and `netns/` below it.
 
 use std::{
     fs,
@@ -34,6 +34,11 @@ impl Pins {
         self.root.join("links")
     }
 
+    /// Links of the network namespaces other than the host's, each named by its cookie.
+    pub(super) fn namespaces(&self) -> PathBuf {
+        self.root.join("netns")
+    }
+
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.maps().join(name)
     }
@@ -50,7 +55,7 @@ impl Pins {
         if !is_bpffs(&self.root) {
             return Err(InterceptError::NotBpffs { path: self.root.clone() });
         }
-        for path in [self.maps(), self.links()] {
+        for path in [self.maps(), self.links(), self.namespaces()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -65,9 +70,9 @@ impl Pins {
         if !self.root.exists() {
             return Ok(0);
         }
-        let links = remove_files(&self.links())?;
+        let links = remove_files(&self.links())? + remove_files(&self.namespaces())?;
         remove_files(&self.maps())?;
-        for path in [self.links(), self.maps(), self.root.clone()] {
+        for path in [self.links(), self.namespaces(), self.maps(), self.root.clone()] {
             match fs::remove_dir(&path) {
                 // The root may be shared, or be the mount point itself.
                 Err(source) if path != self.root && source.kind() != std::io::ErrorKind::NotFound => {

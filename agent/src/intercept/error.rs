@@ -80,6 +80,9 @@ pub enum InterceptError {
     #[error("cannot read the accepted socket's origin")]
     Origin { source: aya::maps::MapError },
 
+    #[error("cannot {what} network namespace")]
+    Netns { what: &'static str, source: io::Error },
+
     #[error("cannot read the clock")]
     Clock { source: nix::Error },
 }

@@ -21,14 +21,23 @@ pub struct Listeners {
 }
 
 pub(super) fn listen() -> Result<Listeners, InterceptError> {
-    let v4 = listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let v6 = match listen_on(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+    let v4 = listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false)?;
+    let v6 = match listen_on(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), false) {
         Ok(listener) => Some(listener),
         Err(error) => {
             tracing::warn!(%error, "no IPv6 listener: IPv6 connections to targets will be refused");
             None
         }
     };
+    Ok(Listeners { v4, v6 })
+}
+
+/// For a namespace that is not ours. Its loopback may come up, and get its IPv6 address, later than the listeners:
+/// they do not ask for the addresses to exist.
+pub(super) fn listen_in_namespace() -> Result<Listeners, InterceptError> {
+    let v4 = listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true)?;
+    // A kernel without IPv6 has none to redirect either.
+    let v6 = listen_on(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), true).ok();
     Ok(Listeners { v4, v6 })
 }
 
@@ -42,11 +51,16 @@ pub(super) fn publish(slots: &mut SockMap<MapData>, listeners: &Listeners) -> Re
     Ok(())
 }
 
-fn listen_on(address: SocketAddr) -> Result<TcpListener, InterceptError> {
+fn listen_on(address: SocketAddr, freebind: bool) -> Result<TcpListener, InterceptError> {
     let open = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
+        }
+        match address {
+            SocketAddr::V4(_) if freebind => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) if freebind => socket.set_freebind_v6(true)?,
+            SocketAddr::V4(_) | SocketAddr::V6(_) => {}
         }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

@@ -1,6 +1,7 @@
 //! Interception: which connections reach the agent, and what the kernel knows about each.
 //!
-//! Owns the BPF object, its links and maps, the listeners and the origin of an accepted connection. Knows nothing
+//! Owns the BPF object, its links and maps, the listeners (in the host's network namespace and in those of governed
+//! processes) and the origin of an accepted connection. Knows nothing
 //! of protocols, identities or policy: targets are numbers to it, cgroups are ids.
 //!
 //! Links and maps are pinned: dropping an [`Intercept`], or dying, leaves everything in force, and connections to
@@ -15,28 +16,33 @@ mod cgroup;
 mod error;
 mod events;
 mod listener;
+mod netns;
 mod origin;
 pub mod probe;
 mod programs;
 mod state;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, maps::Map};
 use chaperone_ebpf::{Config, Stat};
+use nix::time::{ClockId, clock_getres};
 
 pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
 pub use error::InterceptError;
 pub use events::{Events, KernelLog, Refusal};
 pub use listener::Listeners;
+pub use netns::{Namespaces, Notice, OldConnection};
 pub use origin::{Lookup, OrigDst, Origin, Redirects};
 pub use programs::Attached;
 
 use bpffs::Pins;
+use netns::{Governed, Inodes};
 use programs::Places;
 use state::State;
 
@@ -55,6 +61,23 @@ pub struct Target {
     /// Length of the network prefix in bits.
     pub prefix: u8,
     pub port: u16,
+}
+
+impl Target {
+    /// Whether this is one of the target's addresses. The address must not be a mapped one.
+    fn contains(&self, destination: SocketAddr) -> bool {
+        if destination.port() != self.port {
+            return false;
+        }
+        let (own, other, bits) = match (self.addr, destination.ip()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits(), other.to_bits(), 128),
+            _ => return false,
+        };
+        let (own, other): (u128, u128) = (own, other);
+        let host_bits: u32 = bits - u32::from(self.prefix).min(bits);
+        (own ^ other).checked_shr(host_bits).unwrap_or(0) == 0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +120,12 @@ pub struct Intercept {
     redirects: Redirects,
     listen_port: u16,
     attached: Attached,
+    pins: Pins,
+    governed: Governed,
+    /// Taken by the thread that serves other network namespaces.
+    targets: Vec<Target>,
+    inodes: Inodes,
+    host_inode: u64,
 }
 
 impl Intercept {
@@ -115,13 +144,16 @@ impl Intercept {
 
         let mut ebpf = load_object(&pins)?;
         programs::load(&mut ebpf)?;
+        let (host, host_inode) = netns::own()?;
         let listeners = listener::listen()?;
         listener::publish(&mut state::take(&mut ebpf, "LSOCK")?, &listeners)?;
-        let redirects = Redirects::new(state::take(&mut ebpf, "SKS")?);
+        let inodes = Inodes::default();
+        inodes.set(host, host_inode);
+        let redirects = Redirects::new(state::take(&mut ebpf, "SKS")?, inodes.clone(), host);
         let mut state = State::take(&mut ebpf)?;
         state.set_cgroups(&options.bypass, &options.deny)?;
         state.set_targets(&options.targets)?;
-        state.set_config(config(options))?;
+        state.set_config(config(options, host)?)?;
         state.beat()?;
         let attached = programs::attach(&mut ebpf, &pins, &places)?;
         if attached.taken_over > 0 {
@@ -134,7 +166,19 @@ impl Intercept {
                 "the pinned links were attached elsewhere, or their cgroup is gone: attached anew"
             );
         }
-        Ok((Self { ebpf, state, redirects, listen_port: options.listen_port, attached }, listeners))
+        let intercept = Self {
+            ebpf,
+            state,
+            redirects,
+            listen_port: options.listen_port,
+            attached,
+            pins,
+            governed: governed(options, &options.bypass, &options.deny),
+            targets: options.targets.clone(),
+            inodes,
+            host_inode,
+        };
+        Ok((intercept, listeners))
     }
 
     /// How many links were new, and how many an earlier agent had left.
@@ -152,7 +196,33 @@ impl Intercept {
     ) -> Result<(), InterceptError> {
         state::check(targets, self.listen_port)?;
         self.state.set_cgroups(bypass, deny)?;
-        self.state.set_targets(targets)
+        self.state.set_targets(targets)?;
+        self.governed.bypass = bypass.iter().copied().collect();
+        self.governed.deny = deny.iter().copied().collect();
+        targets.clone_into(&mut self.targets);
+        Ok(())
+    }
+
+    /// Starts serving network namespaces other than this one, once. The notices have to be taken from then on.
+    pub fn namespaces(
+        &mut self,
+    ) -> Result<(Namespaces, tokio::sync::mpsc::Receiver<Notice>), InterceptError> {
+        netns::start(netns::Parts {
+            asks: state::take(&mut self.ebpf, "ASKS")?,
+            netns: state::take(&mut self.ebpf, "NETNS")?,
+            config: state::pinned(&self.pins, "CFG", Map::Array)?,
+            program: netns::LookupProgram::link(OBJECT, &self.pins)?,
+            pins: self.pins.clone(),
+            governed: self.governed.clone(),
+            targets: self.targets.clone(),
+            inodes: self.inodes.clone(),
+            host: self.host_inode,
+        })
+    }
+
+    /// Tells the thread what [`Self::reconfigure`] changed: connections older than a target are ended.
+    pub fn inform(&self, namespaces: &Namespaces) {
+        namespaces.reconfigure(self.governed.clone(), self.targets.clone());
     }
 
     /// Says that the agent is alive; without it for three seconds, governed connects to targets get EPERM.
@@ -203,7 +273,34 @@ fn load_object(pins: &Pins) -> Result<Ebpf, InterceptError> {
     Ok(loader.load(OBJECT)?)
 }
 
-fn config(options: &Options) -> Config {
+fn governed(options: &Options, bypass: &[u64], deny: &[u64]) -> Governed {
+    Governed {
+        root: options.cgroup.clone(),
+        bypass: bypass.iter().copied().collect(),
+        deny: deny.iter().copied().collect(),
+        agent: options.agent_cgroup_id,
+    }
+}
+
+/// An error with all its causes, for one line of the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// First SYN timeout in a namespace without a listener: some ticks more than making one takes.
+const SYN_TIMEOUT: Duration = Duration::from_millis(40);
+
+/// The timeout in the kernel's ticks; its coarse clocks tell how long one is.
+fn syn_timeout() -> Result<u32, InterceptError> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(|source| InterceptError::Clock { source })
+        .map(Duration::from)?;
+    let ticks = SYN_TIMEOUT.as_nanos().div_ceil(tick.as_nanos().max(1));
+    Ok(u32::try_from(ticks).unwrap_or(0))
+}
+
+fn config(options: &Options, host_netns: u64) -> Result<Config, InterceptError> {
     let types = btf::KernelTypes::load();
     let offset = |member| types.as_ref().and_then(|types| types.offset("task_struct", member));
     let (leader_offset, start_offset) = match (offset("group_leader"), offset("start_boottime")) {
@@ -213,15 +310,16 @@ fn config(options: &Options) -> Config {
             (0, 0)
         }
     };
-    Config {
+    Ok(Config {
         agent_cgroup: options.agent_cgroup_id,
+        host_netns,
         agent_tgid: std::process::id(),
         listen_port: u32::from(options.listen_port),
         leader_offset,
         start_offset,
-        syn_timeout: 0,
+        syn_timeout: syn_timeout()?,
         flags: 0,
-    }
+    })
 }
 
 fn places(options: &Options) -> Result<Places, InterceptError> {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError, SkStorage};
-use chaperone_ebpf::{Origin as RawOrigin, ROLE_ACCEPTED};
+use chaperone_ebpf::{Origin as RawOrigin, ROLE_ACCEPTED, is_loopback};
 
-use super::InterceptError;
+use super::{InterceptError, netns::Inodes};
 
 /// The address and port the client asked the kernel for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,6 +44,8 @@ pub struct Origin {
     pub start_boottime_ns: u64,
     /// Cookie of the client's network namespace (SO_NETNS_COOKIE).
     pub netns_cookie: u64,
+    /// Its inode, which is how other tools name it, when it is known.
+    pub netns_inode: Option<u64>,
     pub connected_at_boottime_ns: u64,
 }
 
@@ -59,18 +61,26 @@ pub trait Lookup: Send + Sync {
 #[derive(Clone)]
 pub struct Redirects {
     storage: Arc<SkStorage<MapData, RawOrigin>>,
+    inodes: Inodes,
+    /// Cookie of the agent's own network namespace.
+    host: u64,
 }
 
 impl Redirects {
-    pub(super) fn new(storage: SkStorage<MapData, RawOrigin>) -> Self {
-        Self { storage: Arc::new(storage) }
+    pub(super) fn new(storage: SkStorage<MapData, RawOrigin>, inodes: Inodes, host: u64) -> Self {
+        Self { storage: Arc::new(storage), inodes, host }
     }
 }
 
 impl Lookup for Redirects {
     fn take(&self, connection: BorrowedFd<'_>, _peer: SocketAddr) -> Result<Option<Origin>, InterceptError> {
         match self.storage.get(&connection.as_raw_fd(), 0) {
-            Ok(raw) if raw.role == ROLE_ACCEPTED => Ok(Some(Origin::from(raw))),
+            // The kernel leaves these alone. Were one to arrive, dialling it would mean another machine's loopback.
+            Ok(raw) if is_loopback(raw.addr) && raw.netns != self.host => Ok(None),
+            Ok(raw) if raw.role == ROLE_ACCEPTED => {
+                let netns_inode = self.inodes.get(raw.netns);
+                Ok(Some(Origin { netns_inode, ..Origin::from(raw) }))
+            }
             Ok(_) | Err(MapError::KeyNotFound) => Ok(None),
             Err(source) => Err(InterceptError::Origin { source }),
         }
@@ -91,6 +101,7 @@ impl From<RawOrigin> for Origin {
             comm: comm(&raw.comm),
             start_boottime_ns: raw.start_boottime,
             netns_cookie: raw.netns,
+            netns_inode: None,
             connected_at_boottime_ns: raw.connected_at,
         }
     }

@@ -9,7 +9,7 @@ use std::{fs, net::Ipv6Addr, os::unix::fs::MetadataExt as _, path::Path};
 use libbpf_sys as bpf;
 use nix::sys::utsname::uname;
 
-use super::{OBJECT, bpffs, cgroup2_mount};
+use super::{OBJECT, bpffs, cgroup2_mount, netns};
 
 /// Oldest kernel whose cgroup hooks behave as the design needs.
 const FLOOR: (u32, u32) = (5, 15);
@@ -93,6 +93,12 @@ fn host() -> Vec<Feature> {
             std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
             "IPv6 connects are redirected to ::1",
             "IPv6 connections to targets are refused",
+        ),
+        optional(
+            "sockets can be ended (CONFIG_INET_DIAG_DESTROY)",
+            netns::can_destroy(),
+            "connections to targets that are older than the agent get an error at once",
+            "their packets are dropped, and their owners wait until they time out",
         ),
     ]
 }

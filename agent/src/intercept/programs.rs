@@ -119,6 +119,35 @@ pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, places: &Places) -> Result<At
     Ok(attached)
 }
 
+/// Puts an instance of the lookup program in force in a network namespace, or in place of the one that an earlier agent
+/// pinned there.
+pub(super) fn attach_lookup(
+    program: BorrowedFd<'_>,
+    pin: &Path,
+    namespace: &File,
+) -> Result<(), InterceptError> {
+    if let Some(link) = open_link(pin)? {
+        if is_in_namespace(&link, namespace, pin)? {
+            return replace_program(&link, program, pin);
+        }
+        fs::remove_file(pin).map_err(|source| InterceptError::Unpin { path: pin.to_owned(), source })?;
+    }
+    let failed = |source| InterceptError::Netns { what: "attach the lookup program to a", source };
+    // SAFETY: both descriptors are open; null options mean defaults.
+    let fd = unsafe {
+        bpf::bpf_link_create(program.as_raw_fd(), namespace.as_raw_fd(), bpf::BPF_SK_LOOKUP, std::ptr::null())
+    };
+    if fd < 0 {
+        return Err(failed(io::Error::from_raw_os_error(-fd)));
+    }
+    // SAFETY: the call returned a descriptor that nobody else has.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let path = CString::new(pin.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+    // SAFETY: the descriptor is open, and `path` is a terminated string that outlives the call.
+    let status = unsafe { bpf::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) };
+    if status == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(-status))) }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Fresh,
@@ -245,21 +274,25 @@ fn open_link(pin: &Path) -> Result<Option<OwnedFd>, InterceptError> {
 
 /// Whether the link is attached where the program belongs. One whose cgroup was removed is attached nowhere.
 fn is_at(link: &OwnedFd, place: Place, places: &Places, pin: &Path) -> Result<bool, InterceptError> {
+    if place == Place::Netns {
+        return is_in_namespace(link, &own_netns()?, pin);
+    }
     let info = link_info(link).map_err(|source| InterceptError::OpenLink { path: pin.to_owned(), source })?;
     // SAFETY: the union is filled according to the link's type, integers only; of a link of another type we read
     // numbers that mean something else, and the type is compared first.
-    let (cgroup, netns) =
-        unsafe { (info.__bindgen_anon_1.cgroup.cgroup_id, info.__bindgen_anon_1.netns.netns_ino) };
-    Ok(match place {
-        Place::Governed => info.type_ == bpf::BPF_LINK_TYPE_CGROUP && cgroup == places.governed_id,
-        Place::Agent => info.type_ == bpf::BPF_LINK_TYPE_CGROUP && cgroup == places.agent_id,
-        Place::Netns => {
-            let own = own_netns()?
-                .metadata()
-                .map_err(|source| InterceptError::OpenLink { path: pin.to_owned(), source })?;
-            info.type_ == bpf::BPF_LINK_TYPE_NETNS && u64::from(netns) == own.ino()
-        }
-    })
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup.cgroup_id };
+    let wanted = if place == Place::Agent { places.agent_id } else { places.governed_id };
+    Ok(info.type_ == bpf::BPF_LINK_TYPE_CGROUP && cgroup == wanted)
+}
+
+/// Whether the link is attached to this network namespace. One whose namespace has ended is attached nowhere.
+fn is_in_namespace(link: &OwnedFd, namespace: &File, pin: &Path) -> Result<bool, InterceptError> {
+    let failed = |source| InterceptError::OpenLink { path: pin.to_owned(), source };
+    let info = link_info(link).map_err(failed)?;
+    // SAFETY: as in `is_at`.
+    let inode = unsafe { info.__bindgen_anon_1.netns.netns_ino };
+    let wanted = namespace.metadata().map_err(failed)?.ino();
+    Ok(info.type_ == bpf::BPF_LINK_TYPE_NETNS && u64::from(inode) == wanted)
 }
 
 fn link_info(link: &OwnedFd) -> io::Result<bpf::bpf_link_info> {

@@ -146,6 +146,22 @@ impl State {
     }
 }
 
+/// A pinned map once more, for another owner.
+pub(super) fn pinned<M>(
+    pins: &Pins,
+    name: &'static str,
+    kind: fn(MapData) -> Map,
+) -> Result<M, InterceptError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    M::try_from(kind(open_pinned(pins, name)?)).map_err(failed(name))
+}
+
+pub(super) fn open_pinned(pins: &Pins, name: &'static str) -> Result<MapData, InterceptError> {
+    MapData::from_pin(pins.map(name)).map_err(failed(name))
+}
+
 /// Takes a map out of the object as what it is used as.
 pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, InterceptError>
 where

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AccessAsked, GrantIssued};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
-pub use who::{Identity, Workload};
+pub use who::{Identity, OldConnection, Workload};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -189,6 +189,10 @@ pub enum Event {
         /// Whose it is.
         belongs_to: String,
     },
+    /// Connections to targets that had not come through the agent, and were ended.
+    OldConnections {
+        connections: Vec<OldConnection>,
+    },
     /// An operator's act on the control socket that is not a hold's decision.
     Control {
         by: String,
@@ -220,6 +224,7 @@ impl Event {
             | Self::KernelRefusal { .. }
             | Self::GrantIssued(_)
             | Self::GrantEnded { .. }
+            | Self::OldConnections { .. }
             | Self::Control { .. } => None,
         }
     }

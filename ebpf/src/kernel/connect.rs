@@ -17,12 +17,14 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use chaperone_ebpf::{
-    Config, LOOPBACK_V4, LOOPBACK_V6, MAPPED, Origin, ROLE_AGENT, ROLE_CLIENT, STALE_AFTER_NS, Stat, mapped,
+    Config, LOOPBACK_V4, LOOPBACK_V6, MAPPED, Origin, ROLE_AGENT, ROLE_CLIENT, ROLE_LOCAL, STALE_AFTER_NS,
+    Stat, is_loopback, mapped,
 };
 
 use crate::{
     address::{self, Destination},
     maps::{self, BEAT, CFG},
+    netns,
     policy::{self, Standing},
     report,
 };
@@ -98,32 +100,44 @@ fn try_connect(ctx: &SockAddrContext, destination: &Destination) -> Outcome {
         unsafe { maps::forget(sk) };
         return Outcome::Pass;
     };
+    // SAFETY: the helper takes this program's context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if netns != config.host_netns && is_loopback(destination.addr) {
+        return vouch(ctx, ROLE_LOCAL, Stat::ForeignLoopback);
+    }
     match policy::current(config) {
-        Standing::Agent => allow_agent(ctx),
+        // The mark is what the egress program lets through: not the agent's cgroup, which others could be moved into.
+        Standing::Agent => vouch(ctx, ROLE_AGENT, Stat::AgentUpstream),
         Standing::Bypassed => {
             // SAFETY: `sk` is the context's socket.
             unsafe { maps::forget(sk) };
             Outcome::Allow(Stat::Bypassed)
         }
         Standing::Denied => Outcome::Deny(Stat::DeniedCgroup),
-        Standing::Governed => redirect(ctx, config, destination, target),
+        Standing::Governed => redirect(ctx, config, destination, target, netns),
     }
 }
 
-/// The mark is what the egress program lets through: not the agent's cgroup, which others could be moved into.
+/// Lets the connect through, and marks the socket for the egress program.
 #[inline(always)]
-fn allow_agent(ctx: &SockAddrContext) -> Outcome {
+fn vouch(ctx: &SockAddrContext, role: u32, stat: Stat) -> Outcome {
     // SAFETY: the socket is the context's.
     let Some(entry) = (unsafe { maps::storage(address::socket(ctx)) }) else {
         return Outcome::Deny(Stat::DeniedStorage);
     };
     // SAFETY: `entry` is this socket's value, and the socket is locked by the connect that runs us.
-    unsafe { (&raw mut (*entry).role).write(ROLE_AGENT) };
-    Outcome::Allow(Stat::AgentUpstream)
+    unsafe { (&raw mut (*entry).role).write(role) };
+    Outcome::Allow(stat)
 }
 
 #[inline(always)]
-fn redirect(ctx: &SockAddrContext, config: &Config, destination: &Destination, target: u32) -> Outcome {
+fn redirect(
+    ctx: &SockAddrContext,
+    config: &Config,
+    destination: &Destination,
+    target: u32,
+    netns: u64,
+) -> Outcome {
     if address::protocol(ctx) != IPPROTO_TCP {
         return Outcome::Deny(Stat::DeniedProtocol);
     }
@@ -138,11 +152,14 @@ fn redirect(ctx: &SockAddrContext, config: &Config, destination: &Destination, t
         warn!(ctx, "no storage for a socket: connect denied");
         return Outcome::Deny(Stat::DeniedStorage);
     };
-    let origin = origin(ctx, config, destination, target, now, v6);
+    let origin = origin(ctx, config, destination, target, now, netns);
     // SAFETY: `entry` is this socket's value, and the socket is locked by the connect that runs us.
     unsafe { entry.write(origin) };
     if !onto_loopback(ctx) {
         return Outcome::Deny(Stat::DeniedStorage);
+    }
+    if !netns::is_served(config, netns) {
+        netns::ask(&origin);
     }
     Outcome::Redirect { port: (config.listen_port as u16).to_be(), v6 }
 }
@@ -154,13 +171,13 @@ fn origin(
     destination: &Destination,
     target: u32,
     now: u64,
-    v6: bool,
+    netns: u64,
 ) -> Origin {
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
     Origin {
         role: ROLE_CLIENT,
-        via_v6: u32::from(v6),
+        via_v6: u32::from(!is_v4(destination.addr)),
         addr: destination.addr,
         port: destination.port,
         pad: 0,
@@ -173,8 +190,7 @@ fn origin(
         cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         // SAFETY: a helper without arguments.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
-        // SAFETY: the helper takes this program's context.
-        netns: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        netns,
         start_boottime: start_boottime(config),
         connected_at: now,
         exec_id: 0,

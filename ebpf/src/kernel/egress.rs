@@ -4,15 +4,22 @@
 //! What cannot be parsed is dropped when the socket's cgroup is governed. Let through without an entry are
 //! segments that cannot carry a request: resets (of connections destroyed on purpose) and SYN-ACKs (of a server
 //! whose peer's port looks like a target's; the handshake's last step marks that socket).
+//!
+//! Here too a connection waits for its listener: the SYN of a redirected socket is dropped, and asked for, until the
+//! agent serves the socket's network namespace.
 
 use aya_ebpf::{
     bindings::bpf_sock, helpers::generated::bpf_skb_cgroup_id, macros::cgroup_skb, programs::SkBuffContext,
 };
-use chaperone_ebpf::{ROLE_ACCEPTED, ROLE_AGENT, ROLE_INBOUND, Stat, mapped};
+use chaperone_ebpf::{
+    Config, Origin, ROLE_ACCEPTED, ROLE_AGENT, ROLE_CLIENT, ROLE_INBOUND, ROLE_LOCAL, Stat, is_loopback,
+    mapped,
+};
 
 use crate::{
     address::Destination,
-    maps,
+    maps::{self, CFG},
+    netns,
     policy::{self, Standing},
     report,
 };
@@ -37,6 +44,8 @@ enum Parsed {
 
 enum Outcome {
     Pass,
+    /// To be sent again when there is a listener.
+    Hold,
     Drop(Stat, Destination, u8),
 }
 
@@ -44,6 +53,11 @@ enum Outcome {
 pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     match try_egress(&ctx) {
         Outcome::Pass => 1,
+        // Nobody sees this: a SYN that cannot be sent is retransmitted.
+        Outcome::Hold => {
+            report::count(Stat::HeldSyn);
+            0
+        }
         // The sender gets EPERM where it waits for the packet; TCP goes on trying until it gives up.
         Outcome::Drop(stat, destination, protocol) => {
             // SAFETY: the helper takes this program's context.
@@ -66,6 +80,9 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
     let (stat, destination, protocol) = match parsed {
         Parsed::Portless => return Outcome::Pass,
         Parsed::Ports { destination, protocol, transport } => {
+            if is_held(ctx, &destination, protocol, transport) {
+                return Outcome::Hold;
+            }
             if maps::target(destination.addr, destination.port).is_none() {
                 return Outcome::Pass;
             }
@@ -76,7 +93,7 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
         }
         Parsed::Unparsable => (Stat::DroppedUnparsable, Destination { addr: [0; 4], port: 0 }, 0),
     };
-    if is_vouched(ctx) {
+    if is_vouched(ctx, &destination) {
         return Outcome::Pass;
     }
     match policy::of_packet(ctx.skb.skb) {
@@ -86,23 +103,64 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
     }
 }
 
-/// Whether the socket was opened by the agent, or accepted from the other side.
+/// Whether this is the first packet of a redirected connection, and its namespace has no listener yet.
 #[inline(always)]
-fn is_vouched(ctx: &SkBuffContext) -> bool {
+fn is_held(ctx: &SkBuffContext, destination: &Destination, protocol: u8, transport: usize) -> bool {
+    let Some(config) = CFG.get(0) else { return false };
+    if !is_for_listener(config, destination, protocol) || !is_syn(ctx, transport) {
+        return false;
+    }
+    let Some(entry) = entry(ctx) else { return false };
+    // SAFETY: `entry` is this socket's value, which only connect writes; the SYN is sent under the same lock.
+    let origin: &Origin = unsafe { &*entry };
+    if origin.role != ROLE_CLIENT || netns::is_served(config, origin.netns) {
+        return false;
+    }
+    netns::ask(origin);
+    true
+}
+
+#[inline(always)]
+fn is_for_listener(config: &Config, destination: &Destination, protocol: u8) -> bool {
+    protocol == IPPROTO_TCP
+        && u16::from_be(destination.port) == config.listen_port as u16
+        && is_loopback(destination.addr)
+}
+
+/// Whether the socket was opened by the agent, accepted from the other side, or stays in a namespace of its own.
+#[inline(always)]
+fn is_vouched(ctx: &SkBuffContext, destination: &Destination) -> bool {
+    let Some(entry) = entry(ctx) else { return false };
+    // SAFETY: one aligned word of this socket's value.
+    let role = unsafe { (&raw const (*entry).role).read_volatile() };
+    match role {
+        ROLE_AGENT | ROLE_INBOUND | ROLE_ACCEPTED => true,
+        // Unless address translation sent it elsewhere.
+        ROLE_LOCAL => is_loopback(destination.addr),
+        _ => false,
+    }
+}
+
+/// The entry of the packet's socket, if there is one.
+#[inline(always)]
+fn entry(ctx: &SkBuffContext) -> Option<*mut Origin> {
     // SAFETY: the kernel hands the program a valid context; the socket in it may be null.
     let sk: *mut bpf_sock = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     // SAFETY: `sk` is the context's.
-    let Some(entry) = (unsafe { maps::stored(sk) }) else { return false };
-    // SAFETY: one aligned word of this socket's value.
-    let role = unsafe { (&raw const (*entry).role).read_volatile() };
-    matches!(role, ROLE_AGENT | ROLE_INBOUND | ROLE_ACCEPTED)
+    unsafe { maps::stored(sk) }
+}
+
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+#[inline(always)]
+fn is_syn(ctx: &SkBuffContext, transport: usize) -> bool {
+    ctx.load::<u8>(transport + 13).is_ok_and(|flags| flags & (SYN | ACK) == SYN)
 }
 
 #[inline(always)]
 fn cannot_ask(ctx: &SkBuffContext, transport: usize) -> bool {
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
     match ctx.load::<u8>(transport + 13) {
         Ok(flags) => flags & RST != 0 || flags & (SYN | ACK) == SYN | ACK,
         Err(_short) => false,

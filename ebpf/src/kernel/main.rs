@@ -1,5 +1,5 @@
-//! Chaperone's kernel programs. One file per hook; `maps` has the state, `policy` says who is asking, `report`
-//! counts and tells. Enforcement depends on maps only, never on an event stream.
+//! Chaperone's kernel programs. One file per hook; `maps` has the state, `policy` says who is asking, `netns`
+//! where there is a listener, `report` counts and tells. Enforcement depends on maps only, never on an event stream.
 //!
 //! In the order a connection meets them: `create`, `bind`, `connect`, `sockops`, `egress`, `lookup`, `accepted`,
 //! `getpeername`; datagrams meet `sendmsg` instead of `connect`.
@@ -20,6 +20,7 @@ mod egress;
 mod getpeername;
 mod lookup;
 mod maps;
+mod netns;
 mod policy;
 mod report;
 mod sendmsg;

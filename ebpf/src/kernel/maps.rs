@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use chaperone_ebpf::{
-    CgroupPolicy, Config, Event, FlowKey, Netns, Origin, PORT_WORDS, TargetKey, TargetValue,
+    Ask, CgroupPolicy, Config, Event, FlowKey, Netns, Origin, PORT_WORDS, TargetKey, TargetValue,
 };
 
 #[btf_map]
@@ -35,16 +35,21 @@ pub(crate) static SKS: SkStorage<Origin> = SkStorage::new();
 #[btf_map]
 pub(crate) static FLOW: HashMap<FlowKey, Origin, 65536> = HashMap::new();
 
-/// Laid out for network namespaces with a listener of their own.
+/// Network namespaces other than the host's that have, or wait for, a listener of the agent's.
 #[btf_map]
 pub(crate) static NETNS: HashMap<u64, Netns, 4096> = HashMap::new();
 
-/// The agent's listeners. A socket here is the listener, whatever port it has.
+/// The agent's listeners in one network namespace, each of which has its own instance of this map and of the program
+/// that reads it. A socket here is the listener, whatever port it has.
 #[btf_map]
 pub(crate) static LSOCK: SockMap<2> = SockMap::new();
 
 #[btf_map]
 pub(crate) static STATS: PerCpuArray<u64, 64> = PerCpuArray::new();
+
+/// Apart from `EVENTS`: a flood of refusals must not keep a namespace from being served.
+#[btf_map]
+pub(crate) static ASKS: RingBuf<Ask, 65536> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();

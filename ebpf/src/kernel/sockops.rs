@@ -17,7 +17,7 @@ use chaperone_ebpf::{FlowKey, Origin, ROLE_CLIENT, ROLE_INBOUND, ROLE_NONE, Stat
 
 use crate::{
     maps::{self, CFG, FLOW},
-    report,
+    netns, report,
 };
 
 /// Reads one word at a constant offset of the context.
@@ -48,13 +48,15 @@ fn try_sockops(ctx: &SockOpsContext) -> Option<()> {
     }
 }
 
-/// The shorter SYN timeout that a namespace without a listener yet will need; 0 leaves the kernel's.
+/// A short SYN timeout where the first SYN is about to be held because the namespace has no listener yet.
 #[inline(always)]
 fn hasten(ctx: &SockOpsContext) -> Option<()> {
-    client(ctx)?;
-    let timeout = CFG.get(0)?.syn_timeout;
-    if timeout != 0 {
-        ctx.set_reply(timeout);
+    let entry = client(ctx)?;
+    // SAFETY: `entry` is this socket's value; the socket is locked by connect.
+    let netns = unsafe { (*entry).netns };
+    let config = CFG.get(0)?;
+    if config.syn_timeout != 0 && !netns::is_served(config, netns) {
+        ctx.set_reply(config.syn_timeout);
     }
     Some(())
 }

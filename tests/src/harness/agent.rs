@@ -113,6 +113,15 @@ impl Agent {
         Program::new(&self.binary).args(["--config".as_ref(), self.config.as_os_str()]).args(args)
     }
 
+    /// `chaperone <args>` on the agent's host, where that is not the machine's own network namespace.
+    pub(crate) fn command_on_host(&self, args: &[&str]) -> Result<Output> {
+        let program = self.program(args).limit(20);
+        match &self.netns {
+            Some(netns) => program.netns(netns)?.run(),
+            None => program.run(),
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -165,7 +174,7 @@ impl Drop for Agent {
             let _ = process.finish(Duration::from_secs(5));
         }
         if self.started {
-            let _ = self.command(&["detach"]);
+            let _ = self.command_on_host(&["detach"]);
         }
         let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
     }

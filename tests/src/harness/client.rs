@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::cgroup::Cgroup;
+use super::net::Netns;
 use super::spawn::{Output, Program, Running};
 
 /// The account clients run as: not root, and not the server's.
@@ -17,6 +18,7 @@ const PYTHON: &str = "/usr/bin/python3";
 #[derive(Clone)]
 pub(crate) struct Client<'a> {
     cgroup: Option<&'a Cgroup>,
+    netns: Option<&'a Netns>,
     host: String,
     port: u16,
     user: String,
@@ -30,6 +32,7 @@ impl<'a> Client<'a> {
     pub(crate) fn new(cgroup: Option<&'a Cgroup>, host: &str, port: u16, user: &str) -> Self {
         Self {
             cgroup,
+            netns: None,
             host: host.into(),
             port,
             user: user.into(),
@@ -41,6 +44,11 @@ impl<'a> Client<'a> {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    pub(crate) fn netns(mut self, netns: &'a Netns) -> Self {
+        self.netns = Some(netns);
         self
     }
 
@@ -139,6 +147,9 @@ impl<'a> Client<'a> {
         let mut program = Program::new(path).user(ACCOUNT)?.limit(self.limit);
         for (name, value) in &self.environment {
             program = program.env(name, value);
+        }
+        if let Some(netns) = self.netns {
+            program = program.netns(&netns.path())?;
         }
         match self.cgroup {
             Some(cgroup) => program.inside(cgroup),

@@ -4,6 +4,7 @@
 //! taken away by the next one. Nothing here touches the machine's own interfaces, routes or settings.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -56,6 +57,16 @@ impl Netns {
     /// `ip <args>` inside.
     pub(crate) fn ip(&self, args: &[&str]) -> Result<()> {
         ip(&[&["-n", self.name.as_str()], args].concat())
+    }
+
+    /// What `ip <args>` prints inside.
+    pub(crate) fn ip_says(&self, args: &[&str]) -> Result<String> {
+        Program::new("/usr/sbin/ip").args(["-n", &self.name]).args(args).limit(20).run()?.ok()
+    }
+
+    /// The number by which `lsns` and the record know it.
+    pub(crate) fn inode(&self) -> Result<u64> {
+        Ok(std::fs::metadata(self.path())?.ino())
     }
 
     /// A setting below /proc/sys, as this namespace has it.

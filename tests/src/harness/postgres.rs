@@ -7,6 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 
+use super::net::Netns;
 use super::scratch::Scratch;
 use super::spawn::{Program, Running, wait_for};
 
@@ -58,25 +60,41 @@ pub(crate) struct Postgres {
     pub(crate) port: u16,
     server: Option<Running>,
     statements_logged: bool,
+    /// Where it runs when it is not this machine's own network namespace, and the addresses it has there.
+    elsewhere: Option<(Arc<Netns>, Vec<&'static str>)>,
 }
 
 impl Postgres {
     /// Starts a server with the database `shop`, its accounts and its invented customers.
     pub(crate) fn start(scratch: &Scratch) -> Result<Self> {
-        Self::start_with(scratch, true)
+        Self::start_with(scratch, true, None)
     }
 
     /// As `start`, with nothing but connections in the log, for measuring.
     pub(crate) fn start_quiet(scratch: &Scratch) -> Result<Self> {
-        Self::start_with(scratch, false)
+        Self::start_with(scratch, false, None)
     }
 
-    fn start_with(scratch: &Scratch, statements_logged: bool) -> Result<Self> {
+    /// As `start`, in a network namespace, at these addresses of it and the usual port.
+    pub(crate) fn start_in(
+        scratch: &Scratch,
+        netns: Arc<Netns>,
+        addresses: Vec<&'static str>,
+    ) -> Result<Self> {
+        Self::start_with(scratch, true, Some((netns, addresses)))
+    }
+
+    fn start_with(
+        scratch: &Scratch,
+        statements_logged: bool,
+        elsewhere: Option<(Arc<Netns>, Vec<&'static str>)>,
+    ) -> Result<Self> {
         let folder = scratch.folder("pg", 0o755)?;
         let user = User::from_name(ACCOUNT)?.context("no account `postgres`: is postgresql-15 installed?")?;
         chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        let port = if elsewhere.is_some() { 5432 } else { free_port()? };
         let mut postgres =
-            Self { programs: programs()?, folder, port: free_port()?, server: None, statements_logged };
+            Self { programs: programs()?, folder, port, server: None, statements_logged, elsewhere };
         postgres.init()?;
         postgres.certificates()?;
         postgres.launch()?;
@@ -99,7 +117,7 @@ impl Postgres {
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = off\n\
              max_connections = 200\nlog_connections = on\nlog_line_prefix = '%m [%p] %u@%d %r %a '\n\
              ssl = on\nssl_cert_file = '{folder}/server.pem'\nssl_key_file = '{folder}/server.key'\n",
-            ADDRESSES.join(","),
+            self.addresses().join(","),
             self.port,
             self.folder.display(),
             folder = self.folder.display(),
@@ -180,8 +198,16 @@ impl Postgres {
         ])
     }
 
+    fn addresses(&self) -> &[&'static str] {
+        self.elsewhere.as_ref().map_or(&ADDRESSES, |(_, addresses)| addresses)
+    }
+
     fn launch(&mut self) -> Result<()> {
-        let server = Program::new(self.programs.join("postgres"))
+        let mut server = Program::new(self.programs.join("postgres"));
+        if let Some((netns, _)) = &self.elsewhere {
+            server = server.netns(&netns.path())?;
+        }
+        let server = server
             .user(ACCOUNT)?
             .args(["-D".as_ref(), self.folder.join("data").as_os_str()])
             .log(&self.folder.join("log"))?

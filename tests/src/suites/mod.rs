@@ -6,6 +6,7 @@ mod core;
 mod drivers;
 mod holds;
 mod journal;
+mod netns;
 mod reload;
 
 use anyhow::{Result, bail};
@@ -21,6 +22,7 @@ const SUITES: &[Suite] = &[
     ("drivers", drivers::run),
     ("holds", holds::run),
     ("bypass", bypass::run),
+    ("netns", netns::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

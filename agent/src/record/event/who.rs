@@ -20,6 +20,25 @@ pub struct Workload {
     pub cgroup: Option<String>,
     /// Cookie of the network namespace the socket lives in.
     pub netns_cookie: u64,
+    /// Inode of that namespace, as `lsns` and `/proc/PID/ns/net` show it, when it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_inode: Option<u64>,
+}
+
+/// A connection to a target that had not come through the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldConnection {
+    /// Inode of the network namespace it was in.
+    pub netns_inode: u64,
+    pub local: String,
+    pub destination: String,
+    pub uid: u32,
+    /// A process that held it, when that was how it was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The cgroup its socket was made in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_id: Option<u64>,
 }
 
 /// A non-human identity as policy sees it.

@@ -223,6 +223,7 @@ impl Row {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::OldConnections { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -299,6 +299,7 @@ impl Builder {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::OldConnections { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -102,6 +102,7 @@ impl Session {
                 cgroup_id: 1,
                 cgroup: None,
                 netns_cookie: 1,
+                netns_inode: None,
             },
             principal: Principal::new("bot", ["ai-agents"]),
             owner: None,

@@ -1,0 +1,437 @@
+//! The thread: what it knows, what wakes it, what it does then.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{Array, HashMap as BpfMap, MapData, RingBuf};
+use chaperone_ebpf::{Ask, Config, Netns};
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::EventFd,
+    },
+    time::{ClockId, clock_gettime},
+};
+use tokio::sync::mpsc::Sender;
+
+use super::{
+    Command, Governed, Inodes, InterceptError, LookupProgram, Notice, OldConnection, Target,
+    census::{self, Census},
+    destroy::Hunt,
+    find, serve, sys,
+};
+use crate::intercept::bpffs::Pins;
+
+/// How often the governed processes are gone through without anything having happened.
+const CENSUS_EVERY: Duration = Duration::from_secs(10);
+
+/// How long after a process came into or went out of a served namespace. Both come in bursts.
+const CENSUS_SOON: Duration = Duration::from_millis(100);
+
+/// A question that was not answered for this long has nobody waiting for it: a held SYN asks again earlier.
+const FORGET_ASK: Duration = Duration::from_secs(60);
+
+/// Tokens of the descriptors waited for; a namespace's is its cookie, shifted past these.
+const RING: u64 = 0;
+const WAKE: u64 = 1;
+const FIRST_COOKIE: u64 = 2;
+
+/// What the thread is made of.
+pub(in crate::intercept) struct Parts {
+    pub(in crate::intercept) asks: RingBuf<MapData>,
+    pub(in crate::intercept) netns: BpfMap<MapData, u64, Netns>,
+    pub(in crate::intercept) config: Array<MapData, Config>,
+    pub(in crate::intercept) program: LookupProgram,
+    pub(in crate::intercept) pins: Pins,
+    pub(in crate::intercept) governed: Governed,
+    pub(in crate::intercept) targets: Vec<Target>,
+    pub(in crate::intercept) inodes: Inodes,
+    /// Inode of the host's namespace, which is the one the thread starts in.
+    pub(in crate::intercept) host: u64,
+}
+
+pub(super) struct Worker {
+    parts: Parts,
+    host: File,
+    command_rx: mpsc::Receiver<Command>,
+    wake: Arc<EventFd>,
+    notice_tx: Sender<Notice>,
+    epoll: Epoll,
+    /// By cookie.
+    served: BTreeMap<u64, Inhabited>,
+    /// Processes of the last census: what is new since then may have brought connections along.
+    known: HashSet<u32>,
+    /// Inodes of namespaces that could not be served, so that each is complained about once.
+    failing: HashSet<u64>,
+    /// Inodes of namespaces in which old connections have not been looked for yet.
+    fresh: Vec<u64>,
+    census_at: Instant,
+}
+
+struct Inhabited {
+    inode: u64,
+    /// Kept so that it can be entered again; the listeners keep it in existence anyway.
+    namespace: File,
+    /// Readable once a process that lived there has ended.
+    witness: Option<OwnedFd>,
+}
+
+/// The agent has stopped listening, or has been replaced: the thread has nothing more to do.
+struct Over;
+
+impl Worker {
+    pub(super) fn new(
+        parts: Parts,
+        command_rx: mpsc::Receiver<Command>,
+        wake: Arc<EventFd>,
+        notice_tx: Sender<Notice>,
+    ) -> Result<Self, InterceptError> {
+        let failed = |source| InterceptError::Netns { what: "prepare the thread for", source };
+        let watched = || -> io::Result<Epoll> {
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            epoll.add(&parts.asks, EpollEvent::new(EpollFlags::EPOLLIN, RING))?;
+            epoll.add(wake.as_ref(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+            Ok(epoll)
+        };
+        let epoll = watched().map_err(failed)?;
+        let host = File::open("/proc/thread-self/ns/net").map_err(failed)?;
+        Ok(Self {
+            parts,
+            host,
+            command_rx,
+            wake,
+            notice_tx,
+            epoll,
+            served: BTreeMap::new(),
+            known: HashSet::new(),
+            failing: HashSet::new(),
+            fresh: Vec::new(),
+            census_at: Instant::now() + CENSUS_EVERY,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let Err(Over) = self.start().and_then(|()| self.work());
+        tracing::debug!("no longer serving network namespaces");
+    }
+
+    fn start(&mut self) -> Result<(), Over> {
+        self.hunt_everywhere()?;
+        self.census()?;
+        self.tell(Notice::Settled)
+    }
+
+    fn work(&mut self) -> Result<std::convert::Infallible, Over> {
+        loop {
+            self.wait()?;
+            self.obey()?;
+            self.answer()?;
+            if Instant::now() >= self.census_at {
+                self.census()?;
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), Over> {
+        let left = self.census_at.saturating_duration_since(Instant::now());
+        // Rounded up: waking a moment early would mean spinning until it is time.
+        let timeout = EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
+        let mut events = [EpollEvent::empty(); 64];
+        let ready = match self.epoll.wait(&mut events, timeout) {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => 0,
+            Err(error) => {
+                tracing::error!(%error, "network namespaces are not served any more");
+                return Err(Over);
+            }
+        };
+        for event in events.iter().take(ready) {
+            match event.data() {
+                RING => {}
+                WAKE => {
+                    let _empty = self.wake.read();
+                }
+                token => self.end_of_witness(token - FIRST_COOKIE),
+            }
+        }
+        Ok(())
+    }
+
+    fn end_of_witness(&mut self, cookie: u64) {
+        if let Some(inhabited) = self.served.get_mut(&cookie) {
+            // Closing the descriptor takes it out of the set.
+            inhabited.witness = None;
+        }
+        self.soon();
+    }
+
+    fn soon(&mut self) {
+        self.census_at = self.census_at.min(Instant::now() + CENSUS_SOON);
+    }
+
+    fn obey(&mut self) -> Result<(), Over> {
+        loop {
+            match self.command_rx.try_recv() {
+                Ok(Command::Consider(pid)) => self.consider(pid)?,
+                Ok(Command::Reconfigure { governed, targets }) => {
+                    self.parts.governed = governed;
+                    self.parts.targets = targets;
+                    self.hunt_everywhere()?;
+                    self.census()?;
+                }
+                Err(mpsc::TryRecvError::Empty) => return Ok(()),
+                Err(mpsc::TryRecvError::Disconnected) => return Err(Over),
+            }
+        }
+    }
+
+    /// Serves the namespaces that connections wait in.
+    fn answer(&mut self) -> Result<(), Over> {
+        let mut asked = HashMap::new();
+        while let Some(item) = self.parts.asks.next() {
+            if let Some(ask) = parse(&item) {
+                asked.insert(ask.netns, ask);
+            }
+        }
+        for (cookie, ask) in asked {
+            if self.served.contains_key(&cookie) {
+                // Its mark was lost, or this was asked before it was made.
+                self.mark(cookie);
+                continue;
+            }
+            match find::enter(&ask) {
+                Ok(namespace) => self.serve(namespace, Some(ask.tgid))?,
+                Err(error) => {
+                    tracing::debug!(cookie, pid = ask.tgid, %error, "cannot find a network namespace");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, pid: u32) -> Result<(), Over> {
+        let census = census::take(&self.parts.governed);
+        if !census::is_governed(pid, &census) {
+            return Ok(());
+        }
+        let Some(inode) = census::namespace_of(pid) else { return Ok(()) };
+        self.admit(inode, pid)?;
+        self.hunt(&census, &[pid])
+    }
+
+    /// Goes through the governed processes: serves the namespaces they live in, lets go of those that nobody lives in
+    /// any more, and ends connections that newcomers brought along.
+    fn census(&mut self) -> Result<(), Over> {
+        // First, because what follows may find reasons to look again soon.
+        self.census_at = Instant::now() + CENSUS_EVERY;
+        let census = census::take(&self.parts.governed);
+        for (inode, pid) in &census.dwellers {
+            self.admit(*inode, *pid)?;
+        }
+        let empty: Vec<u64> = self
+            .served
+            .iter()
+            .filter(|(_, inhabited)| !census.dwellers.contains_key(&inhabited.inode))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        for cookie in empty {
+            self.close(cookie)?;
+        }
+        self.forget_the_dead();
+        self.failing.retain(|inode| census.dwellers.contains_key(inode));
+        for inode in std::mem::take(&mut self.fresh) {
+            self.hunt_in(inode, |hunt| hunt.made_by_the_governed(), &census)?;
+        }
+        let newcomers: Vec<u32> =
+            census.pids.iter().filter(|pid| !self.known.contains(pid)).copied().collect();
+        self.hunt(&census, &newcomers)?;
+        self.known = census.pids.into_iter().collect();
+        Ok(())
+    }
+
+    /// Serves the namespace of a process unless it is served, and keeps a witness of it.
+    fn admit(&mut self, inode: u64, pid: u32) -> Result<(), Over> {
+        if inode == self.parts.host {
+            return Ok(());
+        }
+        if let Some((cookie, inhabited)) = self.served.iter_mut().find(|(_, other)| other.inode == inode) {
+            if inhabited.witness.is_none() {
+                let cookie = *cookie;
+                self.watch(cookie, pid);
+            }
+            return Ok(());
+        }
+        let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else { return Ok(()) };
+        if sys::enter(&namespace).is_err() {
+            return Ok(());
+        }
+        self.serve(namespace, Some(pid))
+    }
+
+    /// Serves the namespace that the thread has just entered.
+    fn serve(&mut self, namespace: File, witness: Option<u32>) -> Result<(), Over> {
+        self.still_in_charge()?;
+        let served = match serve::open(&namespace, &self.parts.program, &self.parts.pins) {
+            Ok(served) => served,
+            Err(error) => {
+                let inode = std::os::unix::fs::MetadataExt::ino;
+                let inode = namespace.metadata().map(|metadata| inode(&metadata)).unwrap_or_default();
+                if self.failing.insert(inode) {
+                    tracing::warn!(inode, error = %crate::intercept::chain(&error), "a network namespace cannot be served; connections from it are refused");
+                }
+                return Ok(());
+            }
+        };
+        let serve::Served { cookie, inode, listeners } = served;
+        // Known before the first connection can arrive, so that its record has it.
+        self.parts.inodes.set(cookie, inode);
+        self.tell(Notice::Opened { cookie, inode, listeners })?;
+        self.mark(cookie);
+        self.served.insert(cookie, Inhabited { inode, namespace, witness: None });
+        if let Some(pid) = witness {
+            self.watch(cookie, pid);
+        }
+        tracing::debug!(cookie, inode, "serving a network namespace");
+        // Later, with the next census: connections are waiting.
+        self.fresh.push(inode);
+        self.soon();
+        Ok(())
+    }
+
+    /// From now on the kernel programs let first packets through there.
+    fn mark(&mut self, cookie: u64) {
+        let entry = Netns { owner: std::process::id(), ..Netns::default() };
+        if let Err(error) = self.parts.netns.insert(cookie, entry, 0) {
+            tracing::warn!(cookie, %error, "a network namespace cannot be marked as served");
+        }
+    }
+
+    fn watch(&mut self, cookie: u64, pid: u32) {
+        let watched = || -> io::Result<OwnedFd> {
+            let process = sys::open_process(pid)?;
+            self.epoll.add(&process, EpollEvent::new(EpollFlags::EPOLLIN, cookie + FIRST_COOKIE))?;
+            Ok(process)
+        };
+        match watched() {
+            Ok(process) => {
+                if let Some(inhabited) = self.served.get_mut(&cookie) {
+                    inhabited.witness = Some(process);
+                }
+            }
+            // Gone already: see who is left.
+            Err(_) => self.soon(),
+        }
+    }
+
+    fn close(&mut self, cookie: u64) -> Result<(), Over> {
+        self.still_in_charge()?;
+        // In this order: what connects from now on is held, and asked for again.
+        let _absent = self.parts.netns.remove(&cookie);
+        serve::close(&self.parts.pins, cookie);
+        self.served.remove(&cookie);
+        self.parts.inodes.forget(cookie);
+        tracing::debug!(cookie, "no governed process is left in a network namespace");
+        // The thread must not be what keeps it either.
+        let _still_there = sys::enter(&self.host);
+        self.tell(Notice::Closed { cookie })
+    }
+
+    /// Removes what former agents, and questions that nobody waits for any more, left behind.
+    fn forget_the_dead(&mut self) {
+        if self.still_in_charge().is_err() {
+            return;
+        }
+        for cookie in serve::pinned(&self.parts.pins.namespaces()) {
+            if !self.served.contains_key(&cookie) {
+                serve::close(&self.parts.pins, cookie);
+            }
+        }
+        let entries: Vec<(u64, Netns)> = self.parts.netns.iter().flatten().collect();
+        for (cookie, entry) in entries {
+            let waiting = entry.owner == 0 && !is_older(entry.asked_at, FORGET_ASK);
+            if !waiting && !self.served.contains_key(&cookie) {
+                let _absent = self.parts.netns.remove(&cookie);
+            }
+        }
+    }
+
+    /// Ends old connections in the host's namespace and in all that are served.
+    fn hunt_everywhere(&mut self) -> Result<(), Over> {
+        let census = census::take(&self.parts.governed);
+        for inode in self.all_inodes() {
+            self.hunt_in(inode, |hunt| hunt.made_by_the_governed(), &census)?;
+        }
+        Ok(())
+    }
+
+    /// Ends connections to targets that these processes hold.
+    fn hunt(&mut self, census: &Census, pids: &[u32]) -> Result<(), Over> {
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for inode in self.all_inodes() {
+            self.hunt_in(inode, |hunt| hunt.held_by(pids), census)?;
+        }
+        Ok(())
+    }
+
+    fn all_inodes(&self) -> Vec<u64> {
+        std::iter::once(self.parts.host).chain(self.served.values().map(|other| other.inode)).collect()
+    }
+
+    fn hunt_in(
+        &mut self,
+        netns_inode: u64,
+        hunt: impl FnOnce(&Hunt<'_>) -> io::Result<Vec<OldConnection>>,
+        census: &Census,
+    ) -> Result<(), Over> {
+        let in_host = netns_inode == self.parts.host;
+        let namespace = match self.served.values().find(|other| other.inode == netns_inode) {
+            Some(other) => &other.namespace,
+            None if in_host => &self.host,
+            // Let go of meanwhile.
+            None => return Ok(()),
+        };
+        let Parts { targets, governed, .. } = &self.parts;
+        let ended = sys::enter(namespace)
+            .and_then(|()| hunt(&Hunt { targets, governed, census, in_host, netns_inode }));
+        match ended {
+            Ok(ended) if ended.is_empty() => Ok(()),
+            Ok(ended) => self.tell(Notice::Destroyed(ended)),
+            Err(error) => {
+                tracing::warn!(netns_inode, %error, "old connections to targets cannot be ended here; the egress program drops their packets");
+                Ok(())
+            }
+        }
+    }
+
+    /// After a newer agent took over, its marks and pins are not ours to touch.
+    fn still_in_charge(&self) -> Result<(), Over> {
+        let config = self.parts.config.get(&0, 0).map_err(|_| Over)?;
+        if config.agent_tgid == std::process::id() { Ok(()) } else { Err(Over) }
+    }
+
+    fn tell(&self, notice: Notice) -> Result<(), Over> {
+        self.notice_tx.blocking_send(notice).map_err(|_closed| Over)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Ask> {
+    if bytes.len() != size_of::<Ask>() {
+        return None;
+    }
+    // SAFETY: the length is a question's, which is integers only, and the read needs no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Ask>().read_unaligned() })
+}
+
+fn is_older(boottime_ns: u64, age: Duration) -> bool {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    now.saturating_sub(Duration::from_nanos(boottime_ns)) > age
+}
