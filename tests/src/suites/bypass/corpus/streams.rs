@@ -1,6 +1,6 @@
 //! TCP sockets used in every way a program may use them.
 
-use super::super::technique::Record::{Kernel, KernelSocket, SessionRefused};
+use super::super::technique::Record::{KernelSocket, SessionRefused};
 use super::super::technique::Seat::{Admin, Container, Nobody, Service};
 use super::super::technique::Without::Reaches;
 use super::super::technique::{Attack, Record, Seat, Technique};
@@ -30,20 +30,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     redirected("fork-exit", "a child that connects and is gone at once", Service).sees(&["gone"]),
     redirected("mark", "SO_MARK, by which others know their own", Service),
     redirected("priority", "SO_PRIORITY 6", Service),
-    refused(
-        "pod-plain-v4",
-        "connect from a container",
-        Container,
-        Kernel("unserved"),
-        &["refused ECONNREFUSED"],
-    ),
-    refused(
-        "pod-plain-v6",
-        "connect from a container over IPv6",
-        Admin,
-        Kernel("unserved"),
-        &["refused ECONNREFUSED"],
-    ),
+    redirected("pod-plain-v4", "connect from a container", Container),
+    redirected("pod-plain-v6", "connect from a container over IPv6", Admin),
     refused("mptcp", "Multipath TCP", Nobody, KernelSocket("denied_mptcp"), &["refused EPROTONOSUPPORT"]),
 ];
 
