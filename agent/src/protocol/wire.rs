@@ -137,6 +137,14 @@ where
         poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)).await
     }
 
+    /// Tells the target that nothing more will come; it still may answer.
+    ///
+    /// # Errors
+    /// When the target is gone.
+    pub(super) async fn end_upstream(&mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.upstream).poll_shutdown(cx)).await
+    }
+
     /// Writes what the target is still to get.
     ///
     /// # Errors

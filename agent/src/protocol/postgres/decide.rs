@@ -1,18 +1,19 @@
 //! From a statement to an answer: analyse, ask the gate, record. Keeps what was decided for texts seen before.
 
+mod account;
 mod hold;
+mod link;
 mod plan_of;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use chaperone_policy::{self as policy, Effect};
-use chaperone_sql::{ColumnPath, MaskKind, Origin, Refusal, RefusalKind, View};
-use sha2::{Digest, Sha256};
+use chaperone_sql::{ColumnPath, MaskKind, NameOp, Origin, Refusal, RefusalKind, View};
 
 use self::plan_of::Facts;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
-use super::machine::{Asked, Question};
+use super::machine::{Asked, Named, Question};
 use super::plan::{Plan, Verdict, Version};
 use super::relay::End;
 use super::response::{Report, sqlstate};
@@ -29,14 +30,13 @@ const CACHED_TEXT_MAX: usize = 16 << 10;
 /// Most texts and most decisions kept per session.
 const CACHED_MAX: usize = 1024;
 
-/// The journal keeps this much of a statement; its digest covers all of it.
-const RECORDED_TEXT_MAX: usize = 64 << 10;
-
 /// What to do with a statement.
 pub(super) enum Answer {
     Permit(Permit, Arc<Plan>),
     Deny(Report),
     Hold(Box<Ticket>, Report),
+    /// What a name stands for depends on an answer the server has not given yet: ask again after it.
+    Wait,
 }
 
 /// Which columns are masked for this session, by the server's own numbering.
@@ -135,6 +135,7 @@ impl Decider {
         &mut self,
         question: &Question,
         approved: Option<&HoldInfo>,
+        names: &impl Named,
         staged: &mut Staged,
     ) -> Result<Answer, End> {
         let (sql, step, prepared) = match &question.what {
@@ -142,14 +143,24 @@ impl Decider {
             Asked::Prepare { sql } => (Arc::clone(sql), Step::Prepare, None),
             Asked::Execute { portal } => (Arc::clone(&portal.statement.sql), Step::Execute, Some(portal)),
         };
-        let mut plan = self.plan(&sql).await?;
-        if let Some(portal) = prepared {
-            let before = &portal.statement.plan;
-            if before.version != plan.version && before.statements != plan.statements {
-                return Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged));
-            }
-            if before.version == plan.version {
-                plan = Arc::clone(before);
+        let mut plan = match prepared {
+            None => self.plan(&sql).await?,
+            Some(portal) => match self.current(&portal.statement).await? {
+                Ok(plan) => plan,
+                Err(report) => {
+                    let before = Arc::clone(&portal.statement.plan);
+                    return Ok(self.denied(question, &sql, step, &before, report, staged));
+                }
+            },
+        };
+        // Parsing EXECUTE or FETCH looks at nothing; what the name stands for then may be another thing when it runs.
+        if plan.uses_names() && step != Step::Prepare && plan.verdict_is_open() {
+            match self.link(&plan, names).await? {
+                link::Linked::Plan(linked) => plan = Arc::new(linked),
+                link::Linked::Wait => return Ok(Answer::Wait),
+                link::Linked::Deny(report) => {
+                    return Ok(self.denied(question, &sql, step, &plan, report, staged));
+                }
             }
         }
         match &plan.verdict {
@@ -158,9 +169,9 @@ impl Decider {
             Verdict::Permit => self.permitted(question, &sql, step, plan, staged),
             Verdict::Hold(_) if step == Step::Prepare => self.permitted(question, &sql, step, plan, staged),
             Verdict::Hold(terms) => {
-                let binding = self.binding(question, &sql);
+                let binding = self.binding(question, &sql, &plan);
                 match approved {
-                    Some(info) if info.binding == binding && self.released(&sql, info)? => {
+                    Some(info) if info.binding == binding && self.released(&plan, info) => {
                         self.permitted(question, &sql, step, plan, staged)
                     }
                     Some(_) => Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged)),
@@ -181,8 +192,8 @@ impl Decider {
         let event = self.event(question, sql, step, &plan, event::Verdict::Permit, None);
         // The plan that is executed is the prepared one, so that its description stays its own.
         let plan = match &question.what {
-            Asked::Execute { portal } => Arc::clone(&portal.statement.plan),
-            Asked::Query { .. } | Asked::Prepare { .. } => plan,
+            Asked::Execute { portal } if !plan.linked => Arc::clone(&portal.statement.plan),
+            Asked::Execute { .. } | Asked::Query { .. } | Asked::Prepare { .. } => plan,
         };
         let plan = self.within_grants(plan);
         let permit =
@@ -222,43 +233,6 @@ impl Decider {
         Answer::Deny(report.detail(format!("request {}/{}", self.session, question.op)))
     }
 
-    fn event(
-        &self,
-        question: &Question,
-        sql: &str,
-        step: Step,
-        plan: &Plan,
-        verdict: event::Verdict,
-        hold: Option<String>,
-    ) -> Event {
-        let mut end = sql.len().min(RECORDED_TEXT_MAX);
-        while !sql.is_char_boundary(end) {
-            end -= 1;
-        }
-        let (text, digest, prepared) = match &question.what {
-            // The text is in the record of the operation that prepared it.
-            Asked::Execute { portal } => (String::new(), String::new(), Some(portal.statement.op)),
-            Asked::Query { .. } | Asked::Prepare { .. } => {
-                let text = sql.get(..end).unwrap_or_default().to_owned();
-                (text, crate::hex(&Sha256::digest(sql.as_bytes())), None)
-            }
-        };
-        Event::Statement {
-            session: self.session.clone(),
-            op: question.op,
-            step,
-            sql: text,
-            sql_sha256: digest,
-            prepared,
-            binds: binds(question).to_vec(),
-            verdict,
-            policies: plan.policies.clone(),
-            reason: plan.reason.clone(),
-            masked: plan.statements.iter().flat_map(|statement| statement.masked.iter().cloned()).collect(),
-            hold,
-        }
-    }
-
     /// The plan of a text, decided now or before under the same policy and catalogue.
     async fn plan(&mut self, sql: &Arc<str>) -> Result<Arc<Plan>, End> {
         let version = self.version();
@@ -291,22 +265,56 @@ impl Decider {
 
     fn judge(&mut self, statements: &[chaperone_sql::Statement]) -> Plan {
         let version = self.version();
-        if let Some(report) = plan_of::unsupported(statements) {
-            return plan_of::builtin(version, "not-supported", report);
-        }
-        let facts = Facts::of(statements, self.guarded());
-        let decision = match self.decisions.get(&facts) {
-            Some(decision) => decision.clone(),
-            None => {
-                let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
-                if self.decisions.len() >= CACHED_MAX {
-                    self.decisions.clear();
+        // What PREPARE and DECLARE keep for later is decided for itself, too.
+        let mut inner = Vec::new();
+        for statement in statements {
+            inner.push(match &statement.names {
+                NameOp::Prepare { inner, .. } | NameOp::DeclareCursor { inner, .. } => {
+                    let inner = std::slice::from_ref(&**inner);
+                    let decision = self.decision(Facts::of(inner, self.guarded()));
+                    Some(Arc::new(plan_of::decided(version, inner, &[], &decision)))
                 }
-                self.decisions.insert(facts, decision.clone());
-                decision
-            }
-        };
-        plan_of::decided(version, statements, &decision)
+                _ => None,
+            });
+        }
+        // Preparing runs nothing: what needs an approval is held when it is executed.
+        let decision =
+            self.decide_but(statements, |_, statement| matches!(statement.names, NameOp::Prepare { .. }));
+        plan_of::decided(version, statements, &inner, &decision)
+    }
+
+    /// Decides on all of a text. A hold counts only if it is not for the statements of which `settled` is true alone.
+    fn decide_but(
+        &mut self,
+        statements: &[chaperone_sql::Statement],
+        settled: impl Fn(usize, &chaperone_sql::Statement) -> bool,
+    ) -> policy::Decision {
+        let decision = self.decision(Facts::of(statements, self.guarded()));
+        if decision.effect != Effect::Hold {
+            return decision;
+        }
+        let asking: Vec<_> = statements
+            .iter()
+            .enumerate()
+            .filter(|(index, statement)| !settled(*index, statement))
+            .map(|(_, statement)| statement.clone())
+            .collect();
+        if asking.len() == statements.len() {
+            return decision;
+        }
+        self.decision(Facts::of(&asking, self.guarded()))
+    }
+
+    fn decision(&mut self, facts: Facts) -> policy::Decision {
+        if let Some(decision) = self.decisions.get(&facts) {
+            return decision.clone();
+        }
+        let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
+        if self.decisions.len() >= CACHED_MAX {
+            self.decisions.clear();
+        }
+        self.decisions.insert(facts, decision.clone());
+        decision
     }
 
     fn version(&self) -> Version {

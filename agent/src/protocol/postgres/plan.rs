@@ -2,10 +2,12 @@
 //!
 //! Plain data, shared by `Arc`, never holding the syntax tree. Made by `decide`, obeyed by `machine`.
 
+use std::sync::Arc;
+
 use super::response::Report;
 
 /// The plan of one statement text (a simple Query may hold several statements).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Policy and catalogue this was decided under; another means: decide again.
     pub version: Version,
@@ -14,6 +16,26 @@ pub struct Plan {
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
     pub reason: Option<String>,
+    /// What was decided on, statement by statement; empty when the text was not understood.
+    pub analysis: Arc<[chaperone_sql::Statement]>,
+    /// Made for one execution of EXECUTE or FETCH: it says what the names stood for at that time.
+    pub linked: bool,
+    /// The texts that defined those names.
+    pub texts: Vec<Arc<str>>,
+}
+
+impl Plan {
+    /// False when the text is denied, whatever its names stand for.
+    #[must_use]
+    pub fn verdict_is_open(&self) -> bool {
+        !matches!(self.verdict, Verdict::Deny(_))
+    }
+
+    /// True when what the text does hangs on names that mean something only when it runs.
+    #[must_use]
+    pub fn uses_names(&self) -> bool {
+        self.statements.iter().any(|statement| statement.names == Names::Uses)
+    }
 }
 
 /// Under which policy and which catalogue a plan holds.
@@ -23,7 +45,7 @@ pub struct Version {
     pub catalogue: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Permit,
     /// Needs approvals.
@@ -49,7 +71,9 @@ pub struct StatementPlan {
     pub max_rows: Option<u64>,
     /// After this the catalogue must be read again.
     pub changes_catalogue: bool,
-    pub closes: Closes,
+    pub names: Names,
+    /// BEGIN, COMMIT and their kin: deferred checks speak up here about what ran before.
+    pub transaction: bool,
 }
 
 /// What the statement returns.
@@ -62,6 +86,8 @@ pub enum Output {
     Columns(Vec<Option<Mask>>),
     /// Rows whose shape the analysis does not know and that no masked column can reach (SHOW, EXPLAIN).
     Opaque,
+    /// Rows of the prepared statement or cursor it names. Served only by a linked plan, which has columns instead.
+    OfName,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,13 +97,26 @@ pub enum Mask {
     Null,
 }
 
-/// Which prepared statements the server forgets when the statement completes.
+/// What the statement does to the names the server knows, once it completes. SQL and the protocol's messages share
+/// them: prepared statements are one name space, cursors and portals another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Closes {
+pub enum Names {
     #[default]
     Nothing,
-    Statement(String),
-    AllStatements,
+    /// PREPARE, with the plan of what is prepared.
+    Prepare(String, Arc<Plan>),
+    Deallocate(String),
+    DeallocateAll,
+    /// DECLARE CURSOR, with the plan of its query. Held ones outlive their transaction.
+    Declare {
+        name: String,
+        held: bool,
+        of: Arc<Plan>,
+    },
+    Close(String),
+    CloseAll,
+    /// EXECUTE, FETCH, MOVE.
+    Uses,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -113,14 +113,27 @@ pub(super) struct Relay<'a, C, U> {
     served: BytesMut,
     notices: BytesMut,
     pause: Pause,
+    hearing: Hearing,
     rows: u64,
+}
+
+/// Whether more is to come from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hearing {
+    Open,
+    /// It closed its sending side, and may still read answers.
+    Ended,
+    /// And the target was told.
+    Told,
 }
 
 /// What the client's side waits for.
 enum Pause {
     None,
-    /// The next message's meaning depends on the server.
-    Server,
+    /// The next message's meaning depends on the server, which had given this many answers.
+    Server(u64),
+    /// So does what a statement names.
+    Named(u64, super::machine::Question),
     Hold(Held),
     Goodbye,
 }
@@ -149,6 +162,7 @@ where
             served: BytesMut::new(),
             notices: BytesMut::new(),
             pause: Pause::None,
+            hearing: Hearing::Open,
             rows: 0,
         }
     }
@@ -190,9 +204,8 @@ where
         loop {
             self.serve_client()?;
             self.adopt_changes().await?;
-            let settled = matches!(self.pause, Pause::Server) && self.machine.settled();
-            if matches!(self.pause, Pause::None) || settled {
-                self.pause = self.read_client().await?;
+            if let Some(question) = self.may_go_on() {
+                self.pause = self.read_client(question).await?;
             }
             self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
             // What the client asked for before its goodbye is still answered, as the server itself does it.
@@ -200,14 +213,16 @@ where
                 let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
                 return Ok(End::Terminate);
             }
-            // An answer may have come while the client's messages were read.
-            if matches!(self.pause, Pause::Server) && self.machine.settled() {
-                continue;
+            if self.hearing != Hearing::Open && matches!(self.pause, Pause::None) {
+                if self.machine.idle() {
+                    return Ok(End::ClientClosed);
+                }
+                self.pass_on_the_end().await;
             }
             let want = self.want();
             let held = match &mut self.pause {
                 Pause::Hold(held) => Some(&mut *held.ticket),
-                Pause::None | Pause::Server | Pause::Goodbye => None,
+                Pause::None | Pause::Server(_) | Pause::Named(..) | Pause::Goodbye => None,
             };
             tokio::select! {
                 biased;
@@ -230,6 +245,20 @@ where
         }
     }
 
+    /// Whether the client's side may be looked at (again), and the question that was open, if one was.
+    fn may_go_on(&mut self) -> Option<Option<super::machine::Question>> {
+        let moved = |then: u64| then != self.machine.answers();
+        match &self.pause {
+            Pause::None => Some(None),
+            Pause::Server(then) if moved(*then) => Some(None),
+            Pause::Named(then, _) if moved(*then) => match std::mem::replace(&mut self.pause, Pause::None) {
+                Pause::Named(_, question) => Some(Some(question)),
+                _ => Some(None),
+            },
+            Pause::Server(_) | Pause::Named(..) | Pause::Hold(_) | Pause::Goodbye => None,
+        }
+    }
+
     /// What was held is held no more.
     fn take_held(&mut self) -> Option<Held> {
         match std::mem::replace(&mut self.pause, Pause::None) {
@@ -245,9 +274,10 @@ where
         let room = self.wire.to_upstream.len() < HIGH_WATER;
         let client = match self.pause {
             Pause::None => room,
-            Pause::Server | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
+            Pause::Server(_) | Pause::Named(..) | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
             Pause::Goodbye => false,
         };
+        let client = client && self.hearing == Hearing::Open;
         Want { client, upstream: self.wire.to_client.len() < HIGH_WATER }
     }
 
@@ -258,12 +288,28 @@ where
                 self.serve_client()?;
                 match self.pause {
                     Pause::Goodbye => Err(End::Terminate),
-                    Pause::None | Pause::Server | Pause::Hold(_) => Err(End::UpstreamClosed),
+                    _ if self.hearing != Hearing::Open => Err(End::ClientClosed),
+                    _ => Err(End::UpstreamClosed),
                 }
             }
-            Ok(Progress { client_closed: true, .. }) => Err(End::ClientClosed),
+            // What was asked for is answered; what waits for an approval is not going to be asked for any more.
+            Ok(Progress { client_closed: true, .. }) => match self.pause {
+                Pause::Hold(_) => Err(End::ClientClosed),
+                _ => {
+                    self.hearing = Hearing::Ended;
+                    Ok(())
+                }
+            },
             Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),
             Err(IoError { side: Side::Upstream, source }) => Err(End::UpstreamIo(source)),
+        }
+    }
+
+    /// The target sees the client's end as it would see it directly: a COPY fails, a group without Sync is dropped.
+    async fn pass_on_the_end(&mut self) {
+        if self.hearing == Hearing::Ended && self.wire.to_upstream.is_empty() {
+            self.hearing = Hearing::Told;
+            let _ = tokio::time::timeout(GOODBYE, self.wire.end_upstream()).await;
         }
     }
 
@@ -318,24 +364,29 @@ where
         written.map(drop)
     }
 
-    /// Client messages up to the first that has to wait.
-    async fn read_client(&mut self) -> Result<Pause, End> {
+    /// Client messages up to the first that has to wait; `open` was asked before them and had to wait itself.
+    async fn read_client(&mut self, mut open: Option<super::machine::Question>) -> Result<Pause, End> {
         loop {
-            match self.machine.client(&mut self.wire.from_client, &mut self.staged)? {
-                Next::Input => return Ok(Pause::None),
-                Next::Wait => return Ok(Pause::Server),
-                Next::Terminate => return Ok(Pause::Goodbye),
-                Next::Ask(question) => match self.decider.decide(&question, None, &mut self.staged).await? {
-                    Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
-                    Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
-                    Answer::Hold(ticket, notice) => {
-                        notice.put_notice(&mut self.notices);
-                        // The record of the hold goes first, as of everything the client is told.
-                        self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
-                        self.serve_client()?;
-                        return Ok(Pause::Hold(Held { ticket, question }));
-                    }
+            let question = match open.take() {
+                Some(question) => question,
+                None => match self.machine.client(&mut self.wire.from_client, &mut self.staged)? {
+                    Next::Input => return Ok(Pause::None),
+                    Next::Wait => return Ok(Pause::Server(self.machine.answers())),
+                    Next::Terminate => return Ok(Pause::Goodbye),
+                    Next::Ask(question) => question,
                 },
+            };
+            match self.decider.decide(&question, None, &self.machine, &mut self.staged).await? {
+                Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
+                Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
+                Answer::Wait => return Ok(Pause::Named(self.machine.answers(), question)),
+                Answer::Hold(ticket, notice) => {
+                    notice.put_notice(&mut self.notices);
+                    // The record of the hold goes first, as of everything the client is told.
+                    self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+                    self.serve_client()?;
+                    return Ok(Pause::Hold(Held { ticket, question }));
+                }
             }
         }
     }
@@ -368,10 +419,11 @@ where
         }
         held.ticket.info.given = given;
         // Decided again at the release: policy or catalogue may have moved while it waited.
-        match self.decider.decide(&held.question, Some(&held.ticket.info), &mut self.staged).await? {
+        let approved = Some(&held.ticket.info);
+        match self.decider.decide(&held.question, approved, &self.machine, &mut self.staged).await? {
             Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
             Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
-            Answer::Hold(..) => {
+            Answer::Hold(..) | Answer::Wait => {
                 let report = Report::new(
                     sqlstate::INSUFFICIENT_PRIVILEGE,
                     "the statement needs another approval: policy changed while it was held",

@@ -48,7 +48,7 @@ pub fn check(mut body: Fields<'_>, output: &Output, origins: &impl Origins) -> R
         }
         Output::Columns(columns) => columns,
         Output::Opaque => &[],
-        Output::Nothing => return Err(Mismatch::Unexpected),
+        Output::Nothing | Output::OfName => return Err(Mismatch::Unexpected),
     };
     let mut cells = Vec::with_capacity(count);
     for column in 0..count {

@@ -175,7 +175,7 @@ fn smuggled(world: &mut World) -> Result<()> {
         "do $$ begin execute 'drop table orders'; end $$;\n",
         "prepare p as delete from customers where id = 4;\nexecute p;\n",
         "explain analyze delete from customers where id = 4;\n",
-        "declare c cursor for select email from customers;\n",
+        "begin;\ndeclare c cursor for select upper(email) from customers;\n",
         "create temp table t as select email from customers;\nselect * from t;\n",
     ] {
         let output = world.client("smuggled").script(script)?;

@@ -4,6 +4,7 @@ mod decide;
 mod hold;
 mod login;
 mod mask;
+mod names;
 mod reach;
 mod wire;
 
@@ -15,7 +16,7 @@ use crate::harness::world::{Wishes, World};
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut world = World::start("core", Wishes::default())?;
     let cases: Vec<Case<World>> =
-        [login::CASES, reach::CASES, decide::CASES, mask::CASES, hold::CASES, wire::CASES]
+        [login::CASES, reach::CASES, decide::CASES, mask::CASES, names::CASES, hold::CASES, wire::CASES]
             .into_iter()
             .flatten()
             .copied()

@@ -1,7 +1,5 @@
 //! Statements that wait for people: what they are shown, what their yes is bound to, and whether it suffices.
 
-use std::sync::Arc;
-
 use chaperone_policy::Effect;
 use sha2::{Digest, Sha256};
 
@@ -10,7 +8,6 @@ use super::{Answer, Decider, binds};
 use crate::gate::{Held, HoldInfo, Need, Staged, approvals};
 use crate::protocol::postgres::machine::Question;
 use crate::protocol::postgres::plan::{HoldTerms, Plan};
-use crate::protocol::postgres::relay::End;
 use crate::protocol::postgres::response::Report;
 use crate::record::event::{self, Step};
 
@@ -48,7 +45,7 @@ impl Decider {
             workload: Some(self.workload.clone()),
             target: self.backend.target.name.clone(),
             database: self.database_name.clone(),
-            sql: sql.to_owned(),
+            sql: shown(sql, plan),
             binds: binds(question).to_vec(),
             binding,
             policies: plan.policies.clone(),
@@ -62,19 +59,18 @@ impl Decider {
     }
 
     /// Whether the policies in force let the statement go with these approvals.
-    pub(super) fn released(&mut self, sql: &Arc<str>, info: &HoldInfo) -> Result<bool, End> {
-        let Ok(statements) = chaperone_sql::analyse(sql, &self.view) else { return Ok(false) };
-        let facts = Facts::of(&statements, self.guarded());
+    pub(super) fn released(&self, plan: &Plan, info: &HoldInfo) -> bool {
+        let facts = Facts::of(&plan.analysis, self.guarded());
         // What is asked for now counts, not what was asked for when it was held.
         let asked = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
         let given = approvals(&info.given, &asked.obligations.approvals, &info.binding);
         let decision =
             facts.decide(&self.policies.set, &self.principal, &self.database, &given, &info.binding);
-        Ok(decision.effect == Effect::Permit)
+        decision.effect == Effect::Permit
     }
 
     /// What an approval is bound to: exact bytes and values, who, where, and which moment.
-    pub(super) fn binding(&self, question: &Question, sql: &str) -> String {
+    pub(super) fn binding(&self, question: &Question, sql: &str, plan: &Plan) -> String {
         let mut hash = Sha256::new();
         let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
         let op = question.op.to_string();
@@ -90,12 +86,23 @@ impl Decider {
             sql.as_bytes(),
             &binds,
         ];
-        for part in parts {
+        let texts = plan.texts.iter().map(|text| text.as_bytes());
+        for part in parts.into_iter().chain(texts) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         crate::hex(&hash.finalize())
     }
+}
+
+/// A statement as an approver has to see it: what EXECUTE runs stands behind a name.
+fn shown(sql: &str, plan: &Plan) -> String {
+    let mut shown = sql.to_owned();
+    for text in &plan.texts {
+        shown.push_str("\n\nwith a name defined by:\n");
+        shown.push_str(text);
+    }
+    shown
 }
 
 fn wanted(plan: &Plan, terms: &HoldTerms) -> String {

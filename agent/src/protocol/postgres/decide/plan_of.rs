@@ -1,11 +1,13 @@
 //! Plans made of what the analysis found and policy said. No state, no I/O.
 
+use std::sync::Arc;
+
 use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, PolicySet, Principal, Request};
 use chaperone_sql as sql;
 use chaperone_sql::{NameOp, Refusal, RefusalKind, Statement, Verb};
 
 use crate::protocol::postgres::plan::{
-    Closes, Copy, CopyFormat, HoldTerms, Mask, Output, Plan, StatementPlan, Verdict, Version,
+    Copy, CopyFormat, HoldTerms, Mask, Names, Output, Plan, StatementPlan, Verdict, Version,
 };
 use crate::protocol::postgres::response::{Report, sqlstate};
 
@@ -106,24 +108,15 @@ fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
     }
 }
 
-/// What the machine cannot follow yet, and so must not let pass.
-pub(super) fn unsupported(statements: &[Statement]) -> Option<Report> {
-    statements.iter().find_map(|statement| {
-        let (what, instead) = match &statement.names {
-            NameOp::None | NameOp::Deallocate(_) => return None,
-            NameOp::Prepare { .. } | NameOp::Execute(_) => {
-                ("PREPARE and EXECUTE in SQL", "Use the driver's prepared statements.")
-            }
-            NameOp::DeclareCursor { .. } | NameOp::Fetch { .. } | NameOp::CloseCursor(_) => {
-                ("cursors in SQL", "Fetch with LIMIT, or with the driver's own row limit.")
-            }
-        };
-        Some(denied("not-supported", &format!("{what} are not supported yet"), Some(instead)))
-    })
-}
-
 /// The plan of a text that policy decided on.
-pub(super) fn decided(version: Version, statements: &[Statement], decision: &Decision) -> Plan {
+///
+/// `inner` has the plans of what PREPARE and DECLARE keep for later, by statement.
+pub(super) fn decided(
+    version: Version,
+    statements: &[Statement],
+    inner: &[Option<Arc<Plan>>],
+    decision: &Decision,
+) -> Plan {
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
         Effect::Deny => Verdict::Deny(denied(decision.rule(), &decision.reason, decision.hint.as_deref())),
@@ -133,9 +126,16 @@ pub(super) fn decided(version: Version, statements: &[Statement], decision: &Dec
     Plan {
         version,
         verdict,
-        statements: statements.iter().map(|statement| plan(statement, obligations)).collect(),
+        statements: statements
+            .iter()
+            .zip(inner.iter().map(Option::as_ref).chain(std::iter::repeat(None)))
+            .map(|(statement, inner)| plan(statement, inner, obligations))
+            .collect(),
         policies: decision.policies.clone(),
         reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
+        analysis: statements.into(),
+        linked: false,
+        texts: Vec::new(),
     }
 }
 
@@ -160,6 +160,9 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
         policies: vec![format!("builtin:{rule}")],
         reason: Some(report.message.clone()),
         verdict: Verdict::Deny(report),
+        analysis: Arc::default(),
+        linked: false,
+        texts: Vec::new(),
     }
 }
 
@@ -173,11 +176,16 @@ pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
     }
 }
 
-fn plan(statement: &Statement, obligations: &policy::Obligations) -> StatementPlan {
+fn plan(
+    statement: &Statement,
+    inner: Option<&Arc<Plan>>,
+    obligations: &policy::Obligations,
+) -> StatementPlan {
     let only_null = obligations.mask_with == Some(policy::MaskWith::Null);
     let output = match &statement.output {
         sql::Output::NoRows => Output::Nothing,
-        sql::Output::CleanRows | sql::Output::OfName => Output::Opaque,
+        sql::Output::CleanRows => Output::Opaque,
+        sql::Output::OfName => Output::OfName,
         sql::Output::Columns(columns) => Output::Columns(
             columns
                 .iter()
@@ -205,11 +213,23 @@ fn plan(statement: &Statement, obligations: &policy::Obligations) -> StatementPl
         copy: statement.copy.as_ref().map(copy),
         max_rows: obligations.max_rows,
         changes_catalogue: matches!(statement.class, sql::Class::Ddl | sql::Class::Call | sql::Class::Admin),
-        closes: match &statement.names {
-            NameOp::Deallocate(Some(name)) => Closes::Statement(name.clone()),
-            NameOp::Deallocate(None) => Closes::AllStatements,
-            _ => Closes::Nothing,
-        },
+        names: names(&statement.names, inner),
+        transaction: statement.transaction.is_some(),
+    }
+}
+
+fn names(names: &NameOp, inner: Option<&Arc<Plan>>) -> Names {
+    match (names, inner) {
+        (NameOp::Prepare { name, .. }, Some(of)) => Names::Prepare(name.clone(), Arc::clone(of)),
+        (NameOp::DeclareCursor { name, hold, .. }, Some(of)) => {
+            Names::Declare { name: name.clone(), held: *hold, of: Arc::clone(of) }
+        }
+        (NameOp::Deallocate(Some(name)), _) => Names::Deallocate(name.clone()),
+        (NameOp::Deallocate(None), _) => Names::DeallocateAll,
+        (NameOp::CloseCursor(Some(name)), _) => Names::Close(name.clone()),
+        (NameOp::CloseCursor(None), _) => Names::CloseAll,
+        (NameOp::Execute(_) | NameOp::Fetch { .. }, _) => Names::Uses,
+        (NameOp::None | NameOp::Prepare { .. } | NameOp::DeclareCursor { .. }, _) => Names::Nothing,
     }
 }
 

@@ -120,7 +120,8 @@ impl<O: Origins> Machine<O> {
         let sql = text(fields.c_bytes().map_err(Fatal::Client)?)?;
         fields.end().map_err(|_| Fatal::Text)?;
         self.ops += 1;
-        self.waiting = Some(Waiting::Query { op: self.ops, bytes: message.bytes.clone() });
+        let bytes = message.bytes.clone();
+        self.waiting = Some(Waiting::Query { op: self.ops, sql: Arc::clone(&sql), bytes });
         Ok(Next::Ask(Question { op: self.ops, what: Asked::Query { sql } }))
     }
 
@@ -159,7 +160,7 @@ impl<O: Origins> Machine<O> {
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }
-        let portal = Arc::new(Portal { statement, binds });
+        let portal = Arc::new(Portal { statement, binds, cursor: None });
         self.portals.define(name.clone(), self.group, Arc::clone(&portal));
         self.expect.push_back(Expect::Bind { name, portal });
         staged.continuation(&message.bytes);

@@ -6,6 +6,7 @@
 //! answer comes. Client messages are read in `client`, the server's in `server`.
 
 mod client;
+mod named;
 mod names;
 mod server;
 #[cfg(test)]
@@ -27,6 +28,8 @@ use crate::gate::{Permit, Staged};
 use crate::record::event::Bind;
 
 pub use self::client::Next;
+pub use self::named::Named;
+pub use self::names::Found;
 
 /// The session cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,8 @@ pub struct Prepared {
     pub op: u64,
     pub sql: Arc<str>,
     pub plan: Arc<Plan>,
+    /// Which statement of `sql` prepared it, when SQL did.
+    pub part: Option<usize>,
     /// What to do with each cell, once the server has described it.
     cells: OnceLock<Arc<[Cell]>>,
 }
@@ -77,6 +82,15 @@ pub struct Prepared {
 pub struct Portal {
     pub statement: Arc<Prepared>,
     pub binds: Vec<Bind>,
+    /// Set for a cursor that SQL declared.
+    pub cursor: Option<Cursor>,
+}
+
+/// How a declared cursor differs from a portal of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// WITH HOLD: it outlives its transaction.
+    pub held: bool,
 }
 
 /// A statement that waits for a decision.
@@ -116,6 +130,8 @@ struct Run {
     index: usize,
     cells: Option<Arc<[Cell]>>,
     statement: Option<Arc<Prepared>>,
+    /// Names it defines when its statements complete, by statement.
+    defines: Vec<(usize, named::Definition)>,
     copy: Option<CopyMasker>,
     copying_out: bool,
     rows: u64,
@@ -132,6 +148,7 @@ impl Run {
             index: 0,
             cells,
             statement,
+            defines: Vec::new(),
             copy: None,
             copying_out: false,
             rows: 0,
@@ -185,6 +202,8 @@ enum Expect {
         portal: Arc<Portal>,
         swallow: bool,
     },
+    /// The agent's own question in front of an execution under a linked plan.
+    DescribeLinked(Arc<Plan>),
     Execute(Run),
     CloseStatement(Bytes),
     ClosePortal(Bytes),
@@ -214,7 +233,7 @@ enum CopyIn {
 /// A message of the client that waits for an answer.
 #[derive(Debug)]
 enum Waiting {
-    Query { op: u64, bytes: Bytes },
+    Query { op: u64, sql: Arc<str>, bytes: Bytes },
     Parse { op: u64, name: Bytes, sql: Arc<str>, bytes: Bytes },
     Execute { op: u64, portal: Arc<Portal>, bytes: Bytes, portal_name: Bytes },
 }
@@ -238,6 +257,10 @@ pub struct Machine<O> {
     /// Bytes of a server message that are still to come and go as they are.
     server_rest: usize,
     transaction: u8,
+    /// A statement that touches a masked relation ran in this transaction: its deferred checks may quote values.
+    strict_transaction: bool,
+    /// Answers of the server so far.
+    answers: u64,
     /// Catalogue changes the server confirmed since they were last asked for.
     catalogue_changed: bool,
 }
@@ -258,6 +281,8 @@ impl<O: Origins> Machine<O> {
             client_rest: (0, false),
             server_rest: 0,
             transaction: b'I',
+            strict_transaction: false,
+            answers: 0,
             catalogue_changed: false,
         }
     }
@@ -273,9 +298,9 @@ impl<O: Origins> Machine<O> {
         self.expect.is_empty()
     }
 
-    /// True when what the client's next message means is known: nothing is owed, or the server asked for rows.
-    pub fn settled(&self) -> bool {
-        self.idle() || self.copy_in == CopyIn::Open
+    /// How often the server has answered. What had to wait for it is looked at again when this moves.
+    pub fn answers(&self) -> u64 {
+        self.answers
     }
 
     /// True when a message of the agent's own may be put between the server's.
@@ -301,20 +326,28 @@ impl<O: Origins> Machine<O> {
             return;
         }
         match waiting {
-            Waiting::Query { op, bytes } => {
-                self.expect.push_back(Expect::Query { run: Run::new(op, plan, None), failed: false });
+            Waiting::Query { op, sql, bytes } => {
+                let defines = self.define(op, &sql, &plan);
+                let run = Run { defines, ..Run::new(op, plan, None) };
+                self.expect.push_back(Expect::Query { run, failed: false });
                 self.group += 1;
                 staged.permitted(permit, &bytes);
             }
             Waiting::Parse { op, name, sql, bytes } => {
-                let statement = Arc::new(Prepared { op, sql, plan, cells: OnceLock::new() });
+                let statement = Arc::new(Prepared { op, sql, plan, part: None, cells: OnceLock::new() });
                 self.statements.define(name.clone(), self.group, Arc::clone(&statement));
                 self.expect.push_back(Expect::Parse { name, statement });
                 staged.permitted(permit, &bytes);
             }
             Waiting::Execute { op, portal, bytes, portal_name } => {
-                self.describe_if_needed(&portal, &portal_name, &plan, staged);
-                let run = Run::new(op, plan, Some(Arc::clone(&portal.statement)));
+                let run = if plan.linked {
+                    self.describe_linked(&portal_name, &plan, staged);
+                    Run::new(op, plan, None)
+                } else {
+                    self.describe_if_needed(&portal, &portal_name, &plan, staged);
+                    let defines = self.define(op, &portal.statement.sql, &plan);
+                    Run { defines, ..Run::new(op, plan, Some(Arc::clone(&portal.statement))) }
+                };
                 self.expect.push_back(Expect::Execute(run));
                 staged.permitted(permit, &bytes);
             }
@@ -357,8 +390,7 @@ impl<O: Origins> Machine<O> {
 
     /// Rows are only served when the server has described them: asks on the client's behalf if it does not.
     fn describe_if_needed(&mut self, portal: &Arc<Portal>, name: &Bytes, plan: &Plan, staged: &mut Staged) {
-        let returns_rows = plan.statements.iter().any(|s| !matches!(s.output, super::plan::Output::Nothing));
-        if !self.guarded || !returns_rows || portal.statement.cells.get().is_some() {
+        if !self.guarded || !returns_rows(plan) || portal.statement.cells.get().is_some() {
             return;
         }
         let asked = self.expect.iter().rev().any(|expect| match expect {
@@ -371,13 +403,16 @@ impl<O: Origins> Machine<O> {
         if asked {
             return;
         }
-        let mut bytes = BytesMut::new();
-        super::codec::put(&mut bytes, b'D', |out| {
-            out.extend_from_slice(b"P");
-            super::codec::put_c_str(out, name);
-        });
+        put_describe(name, staged);
         self.expect.push_back(Expect::DescribePortal { portal: Arc::clone(portal), swallow: true });
-        staged.continuation(&bytes);
+    }
+
+    /// What EXECUTE and FETCH return is what their names stand for now, so each execution is described anew.
+    fn describe_linked(&mut self, name: &Bytes, plan: &Arc<Plan>, staged: &mut Staged) {
+        if self.guarded && returns_rows(plan) {
+            put_describe(name, staged);
+            self.expect.push_back(Expect::DescribeLinked(Arc::clone(plan)));
+        }
     }
 
     /// What is still running when the session ends, for the record.
@@ -392,6 +427,19 @@ impl<O: Origins> Machine<O> {
             })
             .collect()
     }
+}
+
+fn returns_rows(plan: &Plan) -> bool {
+    plan.statements.iter().any(|statement| !matches!(statement.output, super::plan::Output::Nothing))
+}
+
+fn put_describe(portal: &Bytes, staged: &mut Staged) {
+    let mut bytes = BytesMut::new();
+    super::codec::put(&mut bytes, b'D', |out| {
+        out.extend_from_slice(b"P");
+        super::codec::put_c_str(out, portal);
+    });
+    staged.continuation(&bytes);
 }
 
 /// Fails in the server's lexer-and-grammar stage, before it looks at anything; shows up in its log.

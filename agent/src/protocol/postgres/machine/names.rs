@@ -20,7 +20,7 @@ pub(super) struct Names<T> {
 
 /// What a name stands for right now.
 #[derive(Debug)]
-pub(super) enum Found<T> {
+pub enum Found<T> {
     This(Arc<T>),
     /// Depends on an answer the server has not given yet.
     Unsettled,
@@ -70,9 +70,14 @@ impl<T> Names<T> {
         self.confirmed.remove(name);
     }
 
-    /// The server forgot them all: portals end with their transaction, statements with DEALLOCATE ALL.
+    /// The server forgot them all: DEALLOCATE ALL, CLOSE ALL.
     pub(super) fn close_all(&mut self) {
         self.confirmed.clear();
+    }
+
+    /// The server forgot all but these.
+    pub(super) fn keep(&mut self, kept: impl Fn(&T) -> bool) {
+        self.confirmed.retain(|_, value| kept(value));
     }
 }
 

@@ -7,9 +7,10 @@ use bytes::{Buf, BytesMut};
 use super::super::codec::{self, Fields, HEADER, Header};
 use super::super::copy::CopyMasker;
 use super::super::login::check_parameter;
-use super::super::plan::{Closes, Copy, Output, StatementPlan};
+use super::super::plan::{Copy, Output, StatementPlan};
 use super::super::response;
 use super::super::rows::{self, Cell, Mismatch, Origins};
+use super::named::Definition;
 use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
 
 /// A row that has to be rewritten is held whole; a longer one ends the session.
@@ -79,6 +80,7 @@ impl<O: Origins> Machine<O> {
         }
         let Some(body) = body else { return Ok(Act::Incomplete) };
         let fields = Fields::new(header.tag, body);
+        self.answers += 1;
         match header.tag {
             b'1' | b'2' | b'3' => self.confirmed(header.tag),
             b't' | b'n' | b'T' => self.description(header.tag, fields),
@@ -157,8 +159,10 @@ impl<O: Origins> Machine<O> {
 
     /// Checks what the server says a statement returns. Executions that were queued before it said so take it now.
     fn described(&mut self, tag: u8, fields: Fields<'_>, statement: &Arc<Prepared>) -> Result<(), Fatal> {
-        if tag == b'T' && self.guarded {
-            let cells = rows::check(fields, shape(&statement.plan.statements), &self.origins)?;
+        let shape = shape(&statement.plan.statements);
+        // What a name returns is checked when it is executed, and its rows are not served before that.
+        if tag == b'T' && self.guarded && *shape != Output::OfName {
+            let cells = rows::check(fields, shape, &self.origins)?;
             let _ = statement.cells.set(cells.into());
         }
         for expect in &mut self.expect {
@@ -191,6 +195,20 @@ impl<O: Origins> Machine<O> {
                 self.described(tag, fields, &statement)?;
                 return Ok(if swallow { Act::Replaced } else { Act::Pass });
             }
+            Some(Expect::DescribeLinked(plan)) if tag != b't' => {
+                let plan = Arc::clone(plan);
+                self.expect.pop_front();
+                if tag == b'T' {
+                    let cells: Arc<[Cell]> =
+                        rows::check(fields, shape(&plan.statements), &self.origins)?.into();
+                    let runs = self.expect.iter_mut().filter_map(|expect| match expect {
+                        Expect::Execute(run) if Arc::ptr_eq(&run.plan, &plan) => Some(run),
+                        _ => None,
+                    });
+                    runs.for_each(|run| run.cells = Some(Arc::clone(&cells)));
+                }
+                return Ok(Act::Replaced);
+            }
             Some(Expect::Query { run, failed: false }) if tag == b'T' => {
                 if guarded {
                     let plan = Arc::clone(&run.plan);
@@ -219,33 +237,32 @@ impl<O: Origins> Machine<O> {
         match self.expect.front_mut() {
             Some(Expect::Execute(run)) => {
                 outcomes.push(run.outcome(text, None));
+                // A suspended portal has not done yet what its statement does to names.
+                let defined = if tag == b's' { None } else { run.take_definition() };
                 let plan = Arc::clone(&run.plan);
                 self.expect.pop_front();
-                self.finished(plan.statements.first());
+                self.finished(plan.statements.first(), defined);
             }
             Some(Expect::Query { run, failed: false }) if tag != b's' => {
                 outcomes.push(run.outcome(text, None));
-                let (plan, index) = (Arc::clone(&run.plan), run.index);
+                let (plan, index, defined) = (Arc::clone(&run.plan), run.index, run.take_definition());
                 run.index += 1;
                 if index >= plan.statements.len() && tag == b'C' {
                     return Err(Mismatch::Unexpected.into());
                 }
-                self.finished(plan.statements.get(index));
+                self.finished(plan.statements.get(index), defined);
             }
             _ => return Err(Fatal::OutOfTurn(tag)),
         }
         Ok(Act::Pass)
     }
 
-    fn finished(&mut self, statement: Option<&StatementPlan>) {
+    fn finished(&mut self, statement: Option<&StatementPlan>, defined: Option<Definition>) {
         self.copy_in = CopyIn::No;
         let Some(statement) = statement else { return };
         self.catalogue_changed |= statement.changes_catalogue;
-        match &statement.closes {
-            Closes::Nothing => {}
-            Closes::Statement(name) => self.statements.close(name.as_bytes()),
-            Closes::AllStatements => self.statements.close_all(),
-        }
+        self.strict_transaction |= statement.strict;
+        self.settle_names(defined, statement);
     }
 
     fn error(
@@ -274,6 +291,8 @@ impl<O: Origins> Machine<O> {
             Some(Expect::Query { run, failed: failed @ false }) => {
                 outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
                 *failed = true;
+                let defines = std::mem::take(&mut run.defines);
+                self.abandon_names(defines);
             }
             Some(Expect::Execute(run)) => {
                 outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
@@ -300,28 +319,39 @@ impl<O: Origins> Machine<O> {
     /// plan the statement, and planning evaluates: it is not only the running statement that can.
     fn strict(&self) -> bool {
         let any = |statements: &[StatementPlan]| statements.iter().any(|statement| statement.strict);
+        // Deferred constraints and held cursors are checked and filled when the transaction ends.
+        let late = |statements: &[StatementPlan]| {
+            self.strict_transaction && statements.iter().any(|statement| statement.transaction)
+        };
         match self.expect.front() {
-            Some(Expect::Execute(run) | Expect::Query { run, .. }) => any(&run.plan.statements),
+            Some(Expect::Execute(run) | Expect::Query { run, .. }) => {
+                any(&run.plan.statements) || late(&run.plan.statements)
+            }
             Some(Expect::Bind { portal, .. } | Expect::DescribePortal { portal, .. }) => {
                 any(&portal.statement.plan.statements)
             }
             Some(Expect::Parse { statement, .. } | Expect::DescribeStatement { statement, .. }) => {
                 any(&statement.plan.statements)
             }
-            _ => false,
+            Some(Expect::DescribeLinked(plan)) => any(&plan.statements),
+            Some(Expect::Sync) => self.strict_transaction,
+            Some(Expect::CloseStatement(_) | Expect::ClosePortal(_) | Expect::Poison { .. }) | None => false,
         }
     }
 
     /// After an error the server reads and drops everything up to the next Sync.
     fn skip_to_sync(&mut self) {
-        while let Some(expect) = self.expect.front() {
+        while let Some(expect) = self.expect.pop_front() {
             match expect {
-                Expect::Sync => return,
-                Expect::Parse { name, statement } => self.statements.abandon(name, statement),
-                Expect::Bind { name, portal } => self.portals.abandon(name, portal),
+                Expect::Sync => {
+                    self.expect.push_front(Expect::Sync);
+                    return;
+                }
+                Expect::Parse { name, statement } => self.statements.abandon(&name, &statement),
+                Expect::Bind { name, portal } => self.portals.abandon(&name, &portal),
+                Expect::Execute(run) => self.abandon_names(run.defines),
                 _ => {}
             }
-            self.expect.pop_front();
         }
         // The Sync has not been sent yet: what comes before it is dropped here, as the server would.
         self.skipping = true;
@@ -344,8 +374,9 @@ impl<O: Origins> Machine<O> {
         }
         self.copy_in = CopyIn::No;
         if self.transaction == b'I' {
-            // Portals end with their transaction.
-            self.portals.close_all();
+            // Portals end with their transaction, unless they were declared to outlive it.
+            self.portals.keep(|portal| portal.cursor.is_some_and(|cursor| cursor.held));
+            self.strict_transaction = false;
         }
         Ok(Act::Pass)
     }

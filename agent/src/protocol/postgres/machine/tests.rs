@@ -6,6 +6,8 @@ use super::super::plan::{Copy, Mask, Output, StatementPlan, Verdict, Version};
 use super::super::response::{read, sqlstate};
 use super::*;
 
+mod names;
+
 /// Column 2 of table 7 is masked.
 struct Table7;
 
@@ -21,7 +23,9 @@ fn machine() -> Machine<Table7> {
 
 fn plan(statements: Vec<StatementPlan>) -> Arc<Plan> {
     let version = Version::default();
-    Arc::new(Plan { version, verdict: Verdict::Permit, statements, policies: vec![], reason: None })
+    let verdict = Verdict::Permit;
+    let (policies, reason, analysis) = (vec![], None, Arc::default());
+    Arc::new(Plan { version, verdict, statements, policies, reason, analysis, linked: false, texts: vec![] })
 }
 
 fn columns(masks: &[Option<Mask>]) -> Arc<Plan> {
@@ -227,25 +231,6 @@ fn a_denied_query_is_replaced_by_text_that_cannot_run() {
 }
 
 #[test]
-fn a_name_whose_definition_is_not_settled_makes_the_next_group_wait() {
-    let mut machine = machine();
-    let input = join(&[parse("s", "A"), sync(), bind("", "s"), execute(""), sync()]);
-    let mut input = input;
-    let mut staged = Staged::default();
-    let Next::Ask(_) = machine.client(&mut input, &mut staged).unwrap() else { panic!() };
-    machine.permit(Permit::for_test(), nothing(), &mut staged);
-    assert!(matches!(machine.client(&mut input, &mut staged).unwrap(), Next::Wait));
-    assert_eq!(tags(staged.take_bytes()), "PS");
-    // The server refuses the definition: the name is unknown, and is not sent on.
-    server(&mut machine, join(&[error("42601"), ready(b'I')])).unwrap();
-    assert!(matches!(machine.client(&mut input, &mut staged).unwrap(), Next::Input));
-    assert_eq!(tags(staged.take_bytes()), "PS", "a poison and the Sync");
-    let (out, _) = server(&mut machine, join(&[error("42601"), ready(b'I')])).unwrap();
-    let message = take(&mut out.clone(), WHOLE_MAX).unwrap().unwrap();
-    assert_eq!(read(message.body()).unwrap().sqlstate, "26000");
-}
-
-#[test]
 fn rows_are_described_before_they_are_served_even_if_the_client_does_not_ask() {
     let mut machine = machine();
     let group = join(&[parse("", "SELECT token"), bind("", ""), execute(""), sync()]);
@@ -301,33 +286,13 @@ fn rows_for_a_copy_that_come_before_the_server_asks_for_them_wait() {
         let Next::Ask(_) = machine.client(&mut input, &mut staged).unwrap() else { panic!() };
         machine.permit(Permit::for_test(), Arc::clone(&copy), &mut staged);
         assert!(matches!(machine.client(&mut input, &mut staged).unwrap(), Next::Wait));
-        assert!(!machine.settled());
         staged.take_bytes();
         server(&mut machine, answer).unwrap();
-        assert!(machine.settled());
         machine.client(&mut input, &mut staged).unwrap();
         assert_eq!(tags(staged.take_bytes()), expect);
     };
     check(msg(b'G', b"\0\0\0"), "dc");
     check(join(&[error("42P01"), ready(b'I')]), "");
-}
-
-#[test]
-fn names_that_the_server_would_cut_to_the_same_are_refused() {
-    let long = "n".repeat(64);
-    let longest = "n".repeat(63);
-    let check = |bytes: BytesMut, expect: &str| {
-        let (sent, _) = client(&mut machine(), join(&[bytes, sync()]), |_| Ok(nothing()));
-        assert_eq!(tags(sent), expect);
-    };
-    check(parse(&longest, "A"), "PS");
-    check(join(&[parse(&longest, "A"), bind(&longest, &longest)]), "PBS");
-    // A poison is a Parse, too: what matters is that neither name nor text arrives.
-    let (sent, _) = client(&mut machine(), parse(&long, "A"), |_| Ok(nothing()));
-    assert!(!sent.windows(64).any(|window| window == long.as_bytes()));
-    check(join(&[parse("s", "A"), bind(&long, "s")]), "PPS");
-    check(msg(b'C', format!("S{long}\0").as_bytes()), "PS");
-    check(msg(b'C', format!("P{long}\0").as_bytes()), "PS");
 }
 
 #[test]
@@ -398,16 +363,6 @@ fn no_row_beyond_the_limit_is_served() {
     let two = join(&[shape, row(&["1"]), row(&["2"])]);
     assert_eq!(tags(server(&mut machine, two).unwrap().0), "TDD");
     assert!(matches!(server(&mut machine, row(&["3"])), Err(Fatal::RowLimit(2))));
-}
-
-#[test]
-fn portals_end_with_their_transaction() {
-    let mut machine = machine();
-    client(&mut machine, join(&[parse("s", "A"), bind("p", "s"), execute("p"), sync()]), |_| Ok(nothing()));
-    let done = join(&[msg(b'1', b""), msg(b'2', b""), complete("A"), ready(b'I')]);
-    server(&mut machine, done).unwrap();
-    let (sent, _) = client(&mut machine, join(&[execute("p"), sync()]), |_| Ok(nothing()));
-    assert_eq!(tags(sent), "PS", "a poison: the portal is gone");
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! Names that SQL defines and uses: PREPARE, DEALLOCATE, DECLARE, CLOSE, EXECUTE, FETCH. The server keeps them where it
+//! keeps the protocol's own, and so does the machine: pending until the statement that defines them completed.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::super::plan::{Names as Effect, Plan, StatementPlan};
+use super::super::rows::Origins;
+use super::names::Found;
+use super::{Cursor, Machine, Portal, Prepared, Run};
+
+/// A name on its way to the server.
+#[derive(Debug)]
+pub(super) enum Definition {
+    Statement(Bytes, Arc<Prepared>),
+    Portal(Bytes, Arc<Portal>),
+}
+
+/// What the names of a session stand for when the next message is read.
+pub trait Named {
+    fn statement(&self, name: &str) -> Found<Prepared>;
+    fn portal(&self, name: &str) -> Found<Portal>;
+}
+
+impl<O: Origins> Named for Machine<O> {
+    fn statement(&self, name: &str) -> Found<Prepared> {
+        self.statements.find(name.as_bytes(), self.group)
+    }
+
+    fn portal(&self, name: &str) -> Found<Portal> {
+        self.portals.find(name.as_bytes(), self.group)
+    }
+}
+
+impl<O: Origins> Machine<O> {
+    /// Notes the names a text defines, as pending in the current group.
+    pub(super) fn define(&mut self, op: u64, sql: &Arc<str>, plan: &Arc<Plan>) -> Vec<(usize, Definition)> {
+        let mut defines = Vec::new();
+        for (index, statement) in plan.statements.iter().enumerate() {
+            let prepared = |of: &Arc<Plan>| {
+                let (sql, plan) = (Arc::clone(sql), Arc::clone(of));
+                Arc::new(Prepared { op, sql, plan, part: Some(index), cells: OnceLock::new() })
+            };
+            let definition = match &statement.names {
+                Effect::Prepare(name, of) => {
+                    let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), prepared(of));
+                    self.statements.define(name.clone(), self.group, Arc::clone(&value));
+                    Definition::Statement(name, value)
+                }
+                Effect::Declare { name, held, of } => {
+                    let cursor = Some(Cursor { held: *held });
+                    let value = Arc::new(Portal { statement: prepared(of), binds: Vec::new(), cursor });
+                    let name = Bytes::copy_from_slice(name.as_bytes());
+                    self.portals.define(name.clone(), self.group, Arc::clone(&value));
+                    Definition::Portal(name, value)
+                }
+                _ => continue,
+            };
+            defines.push((index, definition));
+        }
+        defines
+    }
+
+    /// A statement completed: what it defined stands, what it closed is gone.
+    pub(super) fn settle_names(&mut self, defined: Option<Definition>, statement: &StatementPlan) {
+        match defined {
+            Some(Definition::Statement(name, value)) => self.statements.confirm(&name, &value),
+            Some(Definition::Portal(name, value)) => self.portals.confirm(&name, &value),
+            None => {}
+        }
+        match &statement.names {
+            Effect::Deallocate(name) => self.statements.close(name.as_bytes()),
+            Effect::DeallocateAll => self.statements.close_all(),
+            Effect::Close(name) => self.portals.close(name.as_bytes()),
+            Effect::CloseAll => self.portals.close_all(),
+            Effect::Nothing | Effect::Prepare(..) | Effect::Declare { .. } | Effect::Uses => {}
+        }
+    }
+
+    /// The rest of a run is not going to happen, nor what it would have defined.
+    pub(super) fn abandon_names(&mut self, defines: Vec<(usize, Definition)>) {
+        for (_, definition) in defines {
+            match definition {
+                Definition::Statement(name, value) => self.statements.abandon(&name, &value),
+                Definition::Portal(name, value) => self.portals.abandon(&name, &value),
+            }
+        }
+    }
+}
+
+impl Run {
+    /// What the statement that just completed defines.
+    pub(super) fn take_definition(&mut self) -> Option<Definition> {
+        let index = self.index;
+        let at = self.defines.iter().position(|(of, _)| *of == index)?;
+        Some(self.defines.remove(at).1)
+    }
+}
