@@ -5,7 +5,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::record::Journal;
 use crate::record::event::{Event, Workload};
 use crate::registry::Registry;
 use crate::upstream::Backend;
-use crate::workload;
+use crate::workload::{self, Provenance};
 
 /// From this share of the journal's ceiling on, what is left is for the sessions that live.
 const FULL: f64 = 0.95;
@@ -51,7 +50,7 @@ impl World {
 /// Everything sessions share.
 pub struct Shared<L> {
     pub lookup: L,
-    pub cgroup2: PathBuf,
+    pub provenance: Provenance,
     pub gate: Arc<Gate>,
     pub journal: Arc<Journal>,
     pub registry: Arc<Registry>,
@@ -92,7 +91,7 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
         let _ = stream.set_nodelay(true);
         let world = shared.world();
         let mut seen = Seen::default();
-        match admit(&shared, &world, &stream, client, &id, &mut seen) {
+        match admit(&shared, &world, &stream, client, &id, &mut seen).await {
             Ok((admitted, protocol)) => {
                 tracing::Span::current().record("identity", admitted.principal.name());
                 tracing::Span::current().record("target", &admitted.backend.target.name);
@@ -123,7 +122,7 @@ struct Seen {
     workload: Option<Workload>,
 }
 
-fn admit<L: Lookup>(
+async fn admit<L: Lookup>(
     shared: &Shared<L>,
     world: &World,
     stream: &TcpStream,
@@ -135,12 +134,13 @@ fn admit<L: Lookup>(
     let origin = origin.ok_or(Refusal::NoFlow(client))?;
     let destination = reachable(origin.destination.0);
     seen.destination = Some(destination);
-    let workload = workload::describe(&origin, &shared.cgroup2);
+    let workload = shared.provenance.describe(&origin).await;
     seen.workload = Some(workload.clone());
     let service = world.service(destination).ok_or(Refusal::NoTarget(destination))?;
     seen.target = Some(service.backend.target.name.clone());
     seen.protocol = Some(service.protocol.clone());
     let principal = world.identities.identify(workload.cgroup.as_deref())?;
+    let principal = principal.through(workload::facts(&workload));
     let full = shared.journal.usage();
     if full >= FULL {
         return Err(Refusal::JournalFull(full * 100.0));

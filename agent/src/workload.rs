@@ -1,45 +1,143 @@
-//! Who opened a connection, as the kernel described it, completed from /proc while the process still exists.
+//! Who opened a connection: the process, its executable and what started it, as the kernel noted them down at fork,
+//! exec and connect. /proc is asked for nothing that policy may see: by the time it answers, the process may have
+//! ended, or run something else.
 
+mod argv;
+mod executable;
 pub mod grammar;
+mod hash;
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
-use procfs::process::Process;
+use chaperone_policy as policy;
 
-use crate::intercept::{self, Origin};
-use crate::record::event::Workload;
+use self::hash::Hasher;
+use crate::intercept::{self, Chain, Image, Origin, Processes, Step};
+use crate::record::event::{Ancestor, Workload};
 
-/// Describes the process behind a redirected connection.
-#[must_use]
-pub fn describe(origin: &Origin, cgroup2: &Path) -> Workload {
-    Workload {
-        pid: origin.tgid,
-        start_boottime_ns: origin.start_boottime_ns,
-        uid: origin.uid,
-        comm: origin.comm.clone(),
-        exe: executable(origin),
-        cgroup_id: origin.cgroup_id,
-        cgroup: cgroup(origin.cgroup_id, cgroup2),
-        netns_cookie: origin.netns_cookie,
-        netns_inode: origin.netns_inode,
+/// What the kernel noted down, and what was worked out from it.
+pub struct Provenance {
+    processes: Processes,
+    cgroup2: PathBuf,
+    /// Inode numbers of the mount namespaces whose names are the host's: that of its first process, and ours.
+    host: Vec<u64>,
+    hasher: Hasher,
+}
+
+impl Provenance {
+    #[must_use]
+    pub fn new(processes: Processes, cgroup2: PathBuf) -> Self {
+        let host = ["1", "self"].iter().flat_map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
+        let host = host.map(|namespace| namespace.ino()).collect();
+        Self { processes, cgroup2, host, hasher: Hasher::default() }
+    }
+
+    /// Describes the process behind a redirected connection.
+    pub async fn describe(&self, origin: &Origin) -> Workload {
+        let chain = self.processes.chain(origin.node);
+        let image = chain.steps.first().and_then(|step| step.image.clone());
+        let mut workload = Workload {
+            pid: origin.tgid,
+            start_boottime_ns: origin.start_boottime_ns,
+            uid: origin.uid,
+            gid: origin.gid,
+            comm: origin.comm.clone(),
+            cgroup_id: origin.cgroup_id,
+            cgroup: self.cgroup(origin.cgroup_id),
+            netns_cookie: origin.netns_cookie,
+            netns_inode: origin.netns_inode,
+            exec_id: (origin.node != 0).then_some(origin.node),
+            ancestors: self.ancestors(&chain),
+            ancestors_complete: chain.complete,
+            ..Workload::default()
+        };
+        let Some(image) = image else {
+            workload.exe_unhashed = Some("the kernel has no note of its exec".to_owned());
+            return workload;
+        };
+        workload.exe = self.name(&image);
+        workload.script.clone_from(&image.script);
+        workload.argv = argv::redacted(&image.argv);
+        workload.argv_cut = image.argv_cut;
+        match self.digest(&image, origin.tgid, &chain, workload.cgroup.as_deref()).await {
+            Ok(digest) => workload.exe_sha256 = Some(digest),
+            Err(why) => workload.exe_unhashed = Some(why),
+        }
+        workload
+    }
+
+    /// The path of a cgroup below the cgroup2 mount. By id, not by pid: right even when the process has moved or gone,
+    /// and for a cgroup made since the start of the agent, when that is gone too.
+    #[must_use]
+    pub fn cgroup(&self, id: u64) -> Option<String> {
+        let path = match self.processes.cgroup(id) {
+            Some(path) => path,
+            None => intercept::cgroup_path(id, &self.cgroup2).ok().flatten()?,
+        };
+        Some(format!("/{}", path.display().to_string().trim_start_matches('/')))
+    }
+
+    async fn digest(
+        &self,
+        image: &Image,
+        pid: u32,
+        chain: &Chain,
+        cgroup: Option<&str>,
+    ) -> Result<String, String> {
+        executable::vouched_for(image)?;
+        if let Some(digest) = self.hasher.known(image.file) {
+            return Ok(digest.as_ref().to_owned());
+        }
+        let cgroup = cgroup.map(|path| self.cgroup2.join(path.trim_start_matches('/')));
+        let file = executable::open(image, pid, chain, cgroup.as_deref())?;
+        let digest = self.hasher.digest(image.file, file).await;
+        digest.map(|digest| digest.as_ref().to_owned()).map_err(|why| why.as_ref().to_owned())
+    }
+
+    /// Nearest first. What a process was before an exec of its own counts: it led here as much as a parent did.
+    fn ancestors(&self, chain: &Chain) -> Vec<Ancestor> {
+        let pairs = chain.steps.iter().zip(chain.steps.iter().skip(1));
+        pairs
+            .filter(|(child, step)| !is_copy(child, step))
+            .map(|(_, step)| Ancestor {
+                pid: step.tgid,
+                start_boottime_ns: step.start_boottime_ns,
+                exe: step.image.as_ref().and_then(|image| self.name(image)),
+            })
+            .collect()
+    }
+
+    /// An executable's path as record and policy write it. Only a name in the host's own mount namespace stands bare:
+    /// in another, whoever made the namespace chose what lies under it.
+    fn name(&self, image: &Image) -> Option<String> {
+        let path = image.path.as_ref()?.display();
+        Some(if image.nameless {
+            format!("nameless:{path}")
+        } else if self.host.contains(&image.mount_ns) {
+            path.to_string()
+        } else {
+            format!("elsewhere:{path}")
+        })
     }
 }
 
-/// The path of a cgroup below the cgroup2 mount. By id, not by pid: right even when the process has moved or gone.
-#[must_use]
-pub fn cgroup(id: u64, cgroup2: &Path) -> Option<String> {
-    let path = intercept::cgroup_path(id, cgroup2).ok().flatten()?;
-    let below = path.strip_prefix(cgroup2).unwrap_or(&path).display().to_string();
-    Some(format!("/{}", below.trim_start_matches('/')))
+/// The moment between fork and exec: the same process, with its parent's image, which is the parent's to show.
+fn is_copy(child: &Step, step: &Step) -> bool {
+    step.forked && step.tgid == child.tgid && !child.forked
 }
 
-/// The executable's path, if the process of that pid is still the one that connected.
-fn executable(origin: &Origin) -> Option<String> {
-    let process = Process::new(i32::try_from(origin.tgid).ok()?).ok()?;
-    let exe = process.exe().ok()?;
-    // Read the start time after the link: had the pid been reused in between, this would show it.
-    let started = process.stat().ok()?.starttime;
-    let ticks = procfs::ticks_per_second().max(1);
-    let expected = origin.start_boottime_ns / (1_000_000_000 / ticks);
-    (origin.start_boottime_ns == 0 || started.abs_diff(expected) <= 1).then(|| exe.display().to_string())
+/// What policy may know of a workload: of what is recorded, that which the process cannot choose.
+#[must_use]
+pub fn facts(workload: &Workload) -> policy::Workload {
+    policy::Workload {
+        exe: workload.exe.clone(),
+        exe_sha256: workload.exe_sha256.clone(),
+        uid: workload.uid,
+        gid: workload.gid,
+        cgroup: workload.cgroup.clone(),
+        ancestors: workload.ancestors.iter().filter_map(|ancestor| ancestor.exe.clone()).collect(),
+        ancestors_complete: workload.ancestors_complete,
+    }
 }

@@ -6,6 +6,8 @@
 //! ports are in network order unless a field says otherwise. A change of a layout changes [`LAYOUT`].
 #![cfg_attr(not(feature = "user"), no_std)]
 
+pub mod process;
+
 /// Version of the map layouts. Pinned maps of another version are refused, never reinterpreted.
 pub const LAYOUT: u32 = 2;
 
@@ -149,7 +151,7 @@ pub struct Origin {
     pub start_boottime: u64,
     /// When connect was called, nanoseconds since boot.
     pub connected_at: u64,
-    /// Reserved for the exec tracepoint's id.
+    /// Key of `NODES`: which process running what; 0 when that is not known.
     pub exec_id: u64,
     pub comm: [u8; 16],
 }
@@ -269,6 +271,8 @@ stats! {
     HeldSyn = 19, "held_syn";
     /// Connects to the loopback of another namespace than the host's, at a target's address: left alone.
     ForeignLoopback = 20, "foreign_loopback";
+    /// A process that came, or was made, into another cgroup.
+    MovedIn = 21, "moved_in";
 }
 
 const _: () = {

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request as CedarRequest, RestrictedExpression};
+use cedar_policy::{Authorizer, Context, Entities, Request as CedarRequest, RestrictedExpression};
 
 use crate::annotation::ApprovalNeed;
 use crate::entity::{Kind, Principal, Resource};
@@ -298,12 +298,10 @@ impl PolicySet {
             .store()?
             .add_entities([principal.entity.clone(), action.clone()], None)
             .map_err(|error| error.to_string())?;
-        let context = if !request.action.has_statement() {
-            Context::empty()
-        } else if request.flags.is_empty() && request.tables.is_empty() {
-            self.index.no_facts().clone()
-        } else {
+        let context = if request.action.has_statement() {
             statement(request)?
+        } else {
+            request.principal.facts().alone()?
         };
         // The types above leave nothing for the schema to object to, and asking it costs about 8 us.
         let schema = cfg!(debug_assertions).then_some(&self.schema);
@@ -313,23 +311,20 @@ impl PolicySet {
     }
 }
 
+/// The context of a statement, as the schema's `Statement` has it.
 fn statement(request: &Request<'_>) -> Result<Context, String> {
     if let Some(other) = request.tables.iter().find(|table| table.kind() != Kind::Table) {
         return Err(format!("{other:?} among the tables"));
     }
-    let flags = request.flags.iter().map(|flag| flag.uid());
-    facts(flags, request.tables.iter().map(|table| table.lineage().uid.clone()))
-}
-
-/// The context of a statement, as the schema's `Statement` has it.
-pub(crate) fn facts(
-    flags: impl Iterator<Item = EntityUid>,
-    tables: impl Iterator<Item = EntityUid>,
-) -> Result<Context, String> {
-    let flags = RestrictedExpression::new_set(flags.map(RestrictedExpression::new_entity_uid));
-    let tables = RestrictedExpression::new_set(tables.map(RestrictedExpression::new_entity_uid));
-    Context::from_pairs([("flags".to_owned(), flags), ("tables".to_owned(), tables)])
-        .map_err(|error| error.to_string())
+    let flags = request.flags.iter().map(|flag| RestrictedExpression::new_entity_uid(flag.uid()));
+    let tables = request.tables.iter().map(|table| table.lineage().uid.clone());
+    let tables = tables.map(RestrictedExpression::new_entity_uid);
+    let pairs = [
+        ("flags".to_owned(), RestrictedExpression::new_set(flags)),
+        ("tables".to_owned(), RestrictedExpression::new_set(tables)),
+        request.principal.facts().attribute()?,
+    ];
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
 }
 
 /// Counts people, not clicks; nobody approves for themselves, another statement, or too long ago.

@@ -13,9 +13,14 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid};
 
-/// An identity and every group it is in, inherited ones included.
+use crate::workload::{Facts, Workload};
+
+/// An identity and every group it is in, inherited ones included, and the process that it acts through.
 #[derive(Clone)]
-pub struct Principal(Arc<PrincipalInner>);
+pub struct Principal {
+    inner: Arc<PrincipalInner>,
+    facts: Arc<Facts>,
+}
 
 struct PrincipalInner {
     name: String,
@@ -28,19 +33,35 @@ impl Principal {
         let groups: Vec<String> = groups.into_iter().map(Into::into).collect();
         let parents = groups.iter().map(|group| uid(Kind::Group, group.clone())).collect();
         let lineage = Lineage::new(uid(Kind::NonHumanIdentity, name.to_owned()), parents);
-        Principal(Arc::new(PrincipalInner { name: name.to_owned(), groups, lineage }))
+        let inner = Arc::new(PrincipalInner { name: name.to_owned(), groups, lineage });
+        Principal { inner, facts: Facts::of(Workload::default()) }
+    }
+
+    /// The same identity through the same process, in these groups besides.
+    pub fn joining<G: Into<String>>(&self, groups: impl IntoIterator<Item = G>) -> Principal {
+        let groups = self.groups().iter().cloned().chain(groups.into_iter().map(Into::into));
+        Principal { facts: Arc::clone(&self.facts), ..Principal::new(self.name(), groups) }
+    }
+
+    /// The same identity, acting through this process. Without one nothing is known of it.
+    pub fn through(&self, workload: Workload) -> Principal {
+        Principal { inner: Arc::clone(&self.inner), facts: Facts::of(workload) }
     }
 
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.inner.name
     }
 
     pub fn groups(&self) -> &[String] {
-        &self.0.groups
+        &self.inner.groups
     }
 
     pub(crate) fn lineage(&self) -> &Lineage {
-        &self.0.lineage
+        &self.inner.lineage
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 

@@ -2,8 +2,19 @@
 
 use crate::vocabulary::{Action, Flag, nearest};
 
-/// What a context can have. A test compares this with the schema.
-pub(crate) const ATTRIBUTES: &[&str] = &["flags", "tables"];
+/// What a context can have, and the workload in it. A test compares this with the schema.
+pub(crate) const ATTRIBUTES: &[&str] = &[
+    "flags",
+    "tables",
+    "workload",
+    "exe",
+    "exe_sha256",
+    "uid",
+    "gid",
+    "cgroup",
+    "ancestors",
+    "ancestors_complete",
+];
 
 const ACTION_GROUPS: &[&str] = &["sql:all", "sql:read", "sql:write"];
 const APPROVAL: &str =
@@ -63,7 +74,7 @@ pub(crate) fn for_has(attribute: &str) -> String {
         "tags" => "write resource in Tag::\"pii\", or resource in [Tag::\"pii\", Tag::\"secret\"]".into(),
         _ => match nearest(attribute, ATTRIBUTES) {
             Some(name) => format!("did you mean {name}?"),
-            None => format!("the context of a statement has: {}", ATTRIBUTES.join(", ")),
+            None => format!("the context of a statement and its workload have: {}", ATTRIBUTES.join(", ")),
         },
     }
 }
@@ -81,14 +92,17 @@ mod tests {
 
     #[test]
     fn the_known_attributes_are_those_of_the_schema() {
-        let (_, statement) = SCHEMA.split_once("type Statement = {").unwrap();
-        let (statement, _) = statement.split_once("};").unwrap();
-        let in_schema: BTreeSet<&str> = statement
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.starts_with("//"))
-            .filter_map(|line| Some(line.split_once(':')?.0))
-            .collect();
+        let in_type = |name: &str| {
+            let (_, fields) = SCHEMA.split_once(&format!("type {name} = {{")).unwrap();
+            let (fields, _) = fields.split_once("};").unwrap();
+            let lines = fields.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+            lines
+                .filter_map(|line| Some(line.split_once(':')?.0.trim_end_matches('?').to_owned()))
+                .collect::<Vec<_>>()
+        };
+        let in_schema: BTreeSet<String> =
+            in_type("Statement").into_iter().chain(in_type("Workload")).collect();
+        let in_schema: BTreeSet<&str> = in_schema.iter().map(String::as_str).collect();
         assert_eq!(BTreeSet::from_iter(ATTRIBUTES.iter().copied()), in_schema);
     }
 }

@@ -7,14 +7,11 @@
 //! The scope is thus understood twice, by Cedar and here. A test asks both about random policies and requests.
 
 use std::collections::{HashMap, HashSet};
-use std::iter;
 
 use cedar_policy::{
-    Context, Entity, EntityUid, PolicyId, PolicySet as CedarSet, PrincipalConstraint, ResourceConstraint,
-    Schema,
+    Entity, EntityUid, PolicyId, PolicySet as CedarSet, PrincipalConstraint, ResourceConstraint, Schema,
 };
 
-use crate::decide::facts;
 use crate::entity::{Kind, Lineage, uid};
 use crate::load::Rule;
 use crate::vocabulary::Action;
@@ -30,7 +27,6 @@ pub(crate) struct Index {
     applies: HashSet<(Action, Kind)>,
     /// `action in Action::"sql:read"` is true only if the request brings the action with its groups.
     actions: HashMap<Action, Entity>,
-    no_facts: Context,
 }
 
 /// One side of a scope.
@@ -65,7 +61,6 @@ impl Index {
             numbers: HashMap::new(),
             applies: applies(schema),
             actions: actions(schema)?,
-            no_facts: facts(iter::empty(), iter::empty())?,
         };
         for (number, rule) in rules.iter().enumerate() {
             index.numbers.insert(rule.policy.id().clone(), number);
@@ -92,11 +87,6 @@ impl Index {
 
     pub(crate) fn action(&self, action: Action) -> Option<&Entity> {
         self.actions.get(&action)
-    }
-
-    /// The context of a statement about which there is nothing to say.
-    pub(crate) fn no_facts(&self) -> &Context {
-        &self.no_facts
     }
 
     pub(crate) fn number(&self, id: &PolicyId) -> Option<RuleNo> {

@@ -10,6 +10,7 @@
 //! annotation   @approval, @max_rows ...  as typed -> as meant
 //! vocabulary   Action, Flag, ...         the closed lists, equal to schema.cedarschema (a test holds them together)
 //! entity       Principal, Resource       names -> Cedar entities, built once and shared
+//! workload     Workload                  the process a principal acts through -> the context of every request
 //! index        which rules can apply     by action, principal and resource, so that 10,000 rules stay fast
 //! decide       Request -> Decision       forbid over hold over permit, and nothing without a permit
 //! combine      several decisions -> one  a statement that touches several tables
@@ -30,6 +31,7 @@ mod position;
 mod problem;
 mod reader;
 mod vocabulary;
+mod workload;
 mod world;
 
 pub use annotation::ApprovalNeed;
@@ -39,6 +41,7 @@ pub use entity::{Database, Kind, Principal, Resource};
 pub use load::{PolicySet, Source};
 pub use problem::{LoadError, LoadErrors, Problem};
 pub use vocabulary::{Action, Flag, MaskWith, RecordMode, UnknownName};
+pub use workload::Workload;
 pub use world::{Finding, World};
 
 /// The schema every policy is checked against.

@@ -104,6 +104,8 @@ pub enum Problem {
     MalformedEntity { entity: String, shape: &'static str },
     #[error("nothing ever has {attribute:?}, so this condition is always the same")]
     UnknownHas { attribute: String },
+    #[error("no workload's {attribute} is ever {value:?}")]
+    ImpossibleValue { attribute: String, value: String, shape: &'static str },
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -124,6 +126,7 @@ impl Problem {
             Problem::UnknownAnnotation { nearest: Some(name), .. } => Some(format!("did you mean @{name}?")),
             Problem::UnknownAnnotation { nearest: None, .. } => Some(format!("known: @{}", KEYS.join(", @"))),
             Problem::MalformedEntity { shape, .. } => Some(format!("the form is {shape}")),
+            Problem::ImpossibleValue { shape, .. } => Some(format!("it looks like {shape}")),
             Problem::UnknownHas { attribute } => Some(hints::for_has(attribute)),
             _ => None,
         }

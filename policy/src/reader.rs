@@ -20,6 +20,7 @@ use crate::load::{Rule, Source};
 use crate::position::Lines;
 use crate::problem::{LoadError, LoadErrors, Place, Problem};
 use crate::vocabulary::Action;
+use crate::workload;
 
 const LONGEST_ID: usize = 100;
 
@@ -108,6 +109,12 @@ impl Reader<'_> {
         if let Some(attribute) = unknown_has(found) {
             let problem = Problem::UnknownHas { attribute: attribute.clone() };
             problems.push((found.offset_of(&attribute), problem));
+        }
+        if let Some((attribute, value, shape)) = impossible_value(found) {
+            problems.push((
+                found.offset_of(&format!("{value:?}")),
+                Problem::ImpossibleValue { attribute, value, shape },
+            ));
         }
         let actions = self.actions.covered_by(found.policy.action_constraint());
         match annotation::read(found.policy, &id, &actions) {
@@ -198,6 +205,10 @@ fn bad_id(id: &str) -> Option<Problem> {
         return Some(Problem::ReservedId);
     }
     (id.is_empty() || id.len() > LONGEST_ID || !id.chars().all(plain)).then_some(Problem::BadId)
+}
+
+fn impossible_value(found: &Found<'_>) -> Option<(String, String, &'static str)> {
+    found.text.contains("workload").then(|| workload::impossible(&found.policy.to_json().ok()?)).flatten()
 }
 
 /// Cedar accepts `x has y` for any `y` and takes it for false. A condition on a misspelt attribute would then switch

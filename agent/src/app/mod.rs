@@ -17,17 +17,20 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::control::{self, Callers, Operator};
 use crate::gate::{self, Gate, Grants};
-use crate::intercept::{self, Events, Intercept, KernelLog, Namespaces, Redirects};
+use crate::intercept::{self, Events, Intercept, Keeper, KernelLog, Namespaces, Redirects};
 use crate::record::event::Event;
 use crate::record::{self, Journal};
 use crate::registry::{Command, Registry};
 use crate::session::Shared;
-use crate::workload;
+use crate::workload::Provenance;
 
 pub use world::{checked_credentials, checked_policies};
 
 /// Refusals of the kernel that are recorded per second; a flood of attempts must not fill the journal.
 const REFUSALS_AT_ONCE: usize = 100;
+
+/// Heartbeats between two rounds of the keeper: the kernel keeps thousands of processes that ended since.
+const TEND_EVERY: u64 = 10;
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -92,11 +95,12 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let options = world::intercept_options(&config)?;
     let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
     let (namespaces, notice_rx) = intercept.namespaces().context("cannot serve network namespaces")?;
-    let cgroup2 = intercept::cgroup2_mount()?;
-    let kernel = Kernel { log: intercept.log(), events: intercept.events(), cgroup2: cgroup2.clone() };
+    let kernel =
+        Kernel { log: intercept.log(), events: intercept.events(), keeper: intercept.keeper()?, beats: 0 };
+    let provenance = Provenance::new(intercept.processes()?, intercept::cgroup2_mount()?);
     let shared = Arc::new(Shared {
         lookup: intercept.redirects(),
-        cgroup2,
+        provenance,
         gate: Arc::clone(&gate),
         journal: Arc::clone(&journal),
         registry: Arc::clone(&registry),
@@ -106,7 +110,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let agent =
         Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept), namespaces };
 
-    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&journal), kernel));
+    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&shared), kernel));
     let warden = tokio::spawn(warden::watch(Arc::clone(&gate), Arc::clone(&journal), Arc::clone(&registry)));
     let acceptor = accept::Acceptor::start(&shared, config.limits.sessions)?;
     let mut accepting = acceptor.listen(listeners)?;
@@ -177,7 +181,7 @@ impl Agent {
         // by a session that does not.
         {
             let mut intercept = self.intercept.lock().unwrap_or_else(PoisonError::into_inner);
-            intercept.reconfigure(&options.targets, &options.bypass, &options.deny)?;
+            intercept.reconfigure(&options.targets, &options.modes)?;
             intercept.inform(&self.namespaces);
         }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
@@ -190,7 +194,7 @@ impl Agent {
 }
 
 /// Once a second: the kernel learns that the agent lives, the journal gets a signature.
-async fn beat(intercept: Arc<Mutex<Intercept>>, journal: Arc<Journal>, mut kernel: Kernel) {
+async fn beat(intercept: Arc<Mutex<Intercept>>, shared: Arc<Shared<Redirects>>, mut kernel: Kernel) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let watchdog = std::env::var_os("WATCHDOG_USEC").is_some();
@@ -199,8 +203,9 @@ async fn beat(intercept: Arc<Mutex<Intercept>>, journal: Arc<Journal>, mut kerne
         if let Err(error) = intercept.lock().unwrap_or_else(PoisonError::into_inner).beat() {
             error!(%error, "heartbeat failed; the kernel will refuse connections");
         }
-        kernel.drain(&journal);
-        let journal = Arc::clone(&journal);
+        kernel.drain(&shared);
+        kernel.tend();
+        let journal = Arc::clone(&shared.journal);
         match tokio::task::spawn_blocking(move || journal.checkpoint()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!(%error, "checkpoint failed"),
@@ -216,12 +221,21 @@ async fn beat(intercept: Arc<Mutex<Intercept>>, journal: Arc<Journal>, mut kerne
 struct Kernel {
     log: Option<KernelLog>,
     events: Option<Events>,
-    cgroup2: PathBuf,
+    keeper: Keeper,
+    beats: u64,
 }
 
 impl Kernel {
+    /// Keeps what live processes descend from among the kernel's notes.
+    fn tend(&mut self) {
+        if self.beats.is_multiple_of(TEND_EVERY) {
+            self.keeper.tend();
+        }
+        self.beats += 1;
+    }
+
     /// Records what was refused since the last time.
-    fn drain(&mut self, journal: &Journal) {
+    fn drain(&mut self, shared: &Shared<Redirects>) {
         if let Some(log) = &mut self.log {
             log.flush();
         }
@@ -235,14 +249,14 @@ impl Kernel {
                 pid: refusal.tgid,
                 uid: refusal.uid,
                 comm: refusal.comm,
-                cgroup: workload::cgroup(refusal.cgroup_id, &self.cgroup2),
+                cgroup: shared.provenance.cgroup(refusal.cgroup_id),
             });
             if refused.len() >= REFUSALS_AT_ONCE {
                 break;
             }
         }
         if !refused.is_empty()
-            && let Err(error) = journal.append(&refused)
+            && let Err(error) = shared.journal.append(&refused)
         {
             warn!(%error, "what the kernel refused could not be recorded");
         }

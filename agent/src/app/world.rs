@@ -8,7 +8,7 @@ use chaperone_policy::{self as policy, PolicySet};
 use crate::config::{self, Config, Target};
 use crate::gate;
 use crate::identity::Identities;
-use crate::intercept::{self, Options};
+use crate::intercept::{self, CgroupMode, Options};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::session::{Service, World};
@@ -106,14 +106,6 @@ fn policy_world(config: &Config) -> policy::World {
 pub(super) fn intercept_options(config: &Config) -> Result<Options> {
     let mount = intercept::cgroup2_mount()?;
     let below = |path: &str| mount.join(path.trim_start_matches('/'));
-    let id = |path: &String| -> Result<Option<u64>> {
-        let dir = below(path);
-        // A cgroup that does not exist yet cannot be told to the kernel; what appears there later is governed.
-        if dir.is_dir() { Ok(Some(intercept::cgroup_id(&dir)?)) } else { Ok(None) }
-    };
-    let known = |paths: &[String]| -> Result<Vec<u64>> {
-        paths.iter().filter_map(|path| id(path).transpose()).collect()
-    };
     let cgroup = below(&config.intercept.cgroup);
     if !cgroup.is_dir() {
         bail!("intercept.cgroup: {} does not exist", cgroup.display());
@@ -130,13 +122,14 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
             });
         }
     }
+    let bypass = config.intercept.bypass.iter().map(|path| CgroupMode::bypass(path));
+    let deny = config.intercept.deny.iter().map(|path| CgroupMode::deny(path));
     Ok(Options {
         cgroup,
         bpffs: config.intercept.bpffs.clone(),
         listen_port: config.intercept.listen_port,
         targets,
-        bypass: known(&config.intercept.bypass)?,
-        deny: known(&config.intercept.deny)?,
+        modes: bypass.chain(deny).collect(),
         agent_cgroup_id: intercept::cgroup_id(&below(&own))?,
     })
 }

@@ -52,11 +52,7 @@ impl Gate {
         let grants = self.grants().matching(&now, base.name(), place.target, place.database);
         let lending: Vec<&Grant> = grants.iter().filter(|grant| !grant.groups.is_empty()).collect();
         let lent = lending.iter().flat_map(|grant| grant.groups.iter());
-        let principal = if lending.is_empty() {
-            base.clone()
-        } else {
-            Principal::new(base.name(), base.groups().iter().chain(lent).cloned())
-        };
+        let principal = if lending.is_empty() { base.clone() } else { base.joining(lent.cloned()) };
         let loaded = self.policies();
         let decision = connect(&loaded, &principal, place, &[]);
         let mut used: Vec<String> = lending.iter().map(|grant| grant.id.clone()).collect();

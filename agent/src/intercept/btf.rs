@@ -24,21 +24,54 @@ impl KernelTypes {
         let name = CString::new(structure).ok()?;
         // SAFETY: `btf` is live and `name` is a terminated string that outlives the call.
         let id = unsafe { bpf::btf__find_by_name_kind(self.btf, name.as_ptr(), bpf::BTF_KIND_STRUCT) };
-        let bits = self.member_bits(u32::try_from(id).ok()?, member, 0)?;
+        let (bits, _kind) = self.member_bits(u32::try_from(id).ok()?, member, 0)?;
         (bits % 8 == 0).then_some(bits / 8)
     }
 
-    fn member_bits(&self, structure: u32, wanted: &str, depth: u32) -> Option<u32> {
+    /// As [`Self::nested`], also under the name that older kernels have for it.
+    pub(super) fn member(&self, structure: &str, path: &[&str]) -> Option<u32> {
+        let older: &[&[&str]] = match path {
+            // 6.6 to 6.10; before.
+            ["i_ctime_sec"] => &[&["__i_ctime", "tv_sec"], &["i_ctime", "tv_sec"]],
+            ["i_ctime_nsec"] => &[&["__i_ctime", "tv_nsec"], &["i_ctime", "tv_nsec"]],
+            _ => &[],
+        };
+        self.nested(structure, path).or_else(|| older.iter().find_map(|path| self.nested(structure, path)))
+    }
+
+    /// The offset of a member of a member: structs by value, one after the other.
+    fn nested(&self, structure: &str, path: &[&str]) -> Option<u32> {
+        let name = CString::new(structure).ok()?;
+        // SAFETY: `btf` is live and `name` is a terminated string that outlives the call.
+        let id = unsafe { bpf::btf__find_by_name_kind(self.btf, name.as_ptr(), bpf::BTF_KIND_STRUCT) };
+        let mut kind = u32::try_from(id).ok()?;
+        let mut sum = 0;
+        for member in path {
+            let (bits, inner) = self.member_bits(self.plain(kind)?, member, 0)?;
+            sum += bits;
+            kind = inner;
+        }
+        (sum % 8 == 0).then_some(sum / 8)
+    }
+
+    /// Without typedefs and qualifiers.
+    fn plain(&self, kind: u32) -> Option<u32> {
+        // SAFETY: `btf` is live; an unknown id gives an error.
+        u32::try_from(unsafe { bpf::btf__resolve_type(self.btf, kind) }).ok()
+    }
+
+    /// Bit offset and type of a member.
+    fn member_bits(&self, structure: u32, wanted: &str, depth: u32) -> Option<(u32, u32)> {
         // Nesting of anonymous structs; the limit only guards against a malformed loop.
         if depth > 8 {
             return None;
         }
         self.members(structure)?.into_iter().find_map(|Member { name, kind, bits }| {
             if name == wanted {
-                return Some(bits);
+                return Some((bits, kind));
             }
             let inner = if name.is_empty() { self.member_bits(kind, wanted, depth + 1) } else { None };
-            inner.map(|inner| bits + inner)
+            inner.map(|(inner, kind)| (bits + inner, kind))
         })
     }
 
@@ -89,6 +122,8 @@ struct Member {
 
 #[cfg(test)]
 mod tests {
+    use chaperone_ebpf::process::Offsets;
+
     use super::*;
 
     /// Compiles against the build machine's kernel: every kernel Chaperone supports has these, with BTF.
@@ -104,5 +139,11 @@ mod tests {
         assert!(types.offset("task_struct", "group_leader").is_some_and(|offset| offset > 0));
         assert_eq!(types.offset("task_struct", "no_such_member"), None);
         assert_eq!(types.offset("no_such_struct", "prev"), None);
+        assert_eq!(types.nested("list_head", &["prev"]), Some(8));
+        let path = types.offset("file", "f_path").unwrap();
+        assert_eq!(types.nested("file", &["f_path", "dentry"]), Some(path + 8));
+        assert_eq!(types.nested("file", &["f_path", "no_such_member"]), None);
+        let offsets = Offsets::find(|structure, path| types.member(structure, path)).unwrap();
+        assert_eq!(Some(offsets.task_start_boottime), types.offset("task_struct", "start_boottime"));
     }
 }

@@ -21,6 +21,9 @@ pub enum InterceptError {
     #[error("cannot resolve cgroup id {id} (needs CAP_DAC_READ_SEARCH)")]
     CgroupById { id: u64, source: io::Error },
 
+    #[error("cgroup path {path} is too long to be watched for; the longest has 255 bytes")]
+    LongCgroupPath { path: String },
+
     #[error("cgroup id {id} does not exist (any more)")]
     CgroupGone { id: u64 },
 

@@ -15,10 +15,12 @@ mod btf;
 mod cgroup;
 mod error;
 mod events;
+mod keeper;
 mod listener;
 mod netns;
 mod origin;
 pub mod probe;
+mod process;
 mod programs;
 mod state;
 
@@ -30,15 +32,17 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
-use chaperone_ebpf::{Config, Stat};
+use chaperone_ebpf::{Config, MODE_BYPASS, MODE_DENY, Stat, process::Offsets};
 use nix::time::{ClockId, clock_getres};
 
 pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
 pub use error::InterceptError;
 pub use events::{Events, KernelLog, Refusal};
+pub use keeper::Keeper;
 pub use listener::Listeners;
 pub use netns::{Namespaces, Notice, OldConnection};
 pub use origin::{Lookup, OrigDst, Origin, Redirects};
+pub use process::{Chain, FileId, Image, Processes, Step};
 pub use programs::Attached;
 
 use bpffs::Pins;
@@ -80,6 +84,32 @@ impl Target {
     }
 }
 
+/// What a cgroup is to be, whether it exists yet or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupMode {
+    /// Below the cgroup2 mount, with a leading slash.
+    pub path: String,
+    mode: u32,
+}
+
+impl CgroupMode {
+    /// Left alone.
+    #[must_use]
+    pub fn bypass(path: &str) -> Self {
+        Self { path: path.to_owned(), mode: MODE_BYPASS }
+    }
+
+    fn is_deny(&self) -> bool {
+        self.mode == MODE_DENY
+    }
+
+    /// May not reach any target.
+    #[must_use]
+    pub fn deny(path: &str) -> Self {
+        Self { path: path.to_owned(), mode: MODE_DENY }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Directory of the cgroup everything below which is governed.
@@ -90,10 +120,8 @@ pub struct Options {
     /// hands its connections to the agent's sockets.
     pub listen_port: u16,
     pub targets: Vec<Target>,
-    /// Cgroups left alone, each with all below it.
-    pub bypass: Vec<u64>,
-    /// Cgroups that may not reach any target, each with all below it. The nearest listed ancestor decides.
-    pub deny: Vec<u64>,
+    /// Cgroups that are not simply governed, each with all below it. The nearest listed ancestor decides.
+    pub modes: Vec<CgroupMode>,
     /// The cgroup this process is in, and stays in.
     pub agent_cgroup_id: u64,
 }
@@ -118,9 +146,10 @@ pub struct Intercept {
     ebpf: Ebpf,
     state: State,
     redirects: Redirects,
+    pins: Pins,
+    cgroup2: PathBuf,
     listen_port: u16,
     attached: Attached,
-    pins: Pins,
     governed: Governed,
     /// Taken by the thread that serves other network namespaces.
     targets: Vec<Target>,
@@ -151,11 +180,18 @@ impl Intercept {
         inodes.set(host, host_inode);
         let redirects = Redirects::new(state::take(&mut ebpf, "SKS")?, inodes.clone(), host);
         let mut state = State::take(&mut ebpf)?;
-        state.set_cgroups(&options.bypass, &options.deny)?;
+        let cgroup2 = cgroup2_mount()?;
+        let types = btf::KernelTypes::load();
+        state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
-        state.set_config(config(options, host)?)?;
+        state.set_config(config(options, host, types.as_ref())?)?;
+        state.set_offsets(offsets(types.as_ref()))?;
         state.beat()?;
         let attached = programs::attach(&mut ebpf, &pins, &places)?;
+        // Once more: one made before the tracepoint was there found nobody to apply its rule.
+        state.set_cgroups(&options.modes, &cgroup2)?;
+        let found = Keeper::open(&pins)?.find();
+        tracing::debug!(found, "processes that ran before");
         if attached.taken_over > 0 {
             tracing::info!(links = attached.taken_over, fresh = attached.fresh, "took over pinned links");
         }
@@ -173,7 +209,8 @@ impl Intercept {
             listen_port: options.listen_port,
             attached,
             pins,
-            governed: governed(options, &options.bypass, &options.deny),
+            governed: governed(options, &cgroup2),
+            cgroup2,
             targets: options.targets.clone(),
             inodes,
             host_inode,
@@ -188,17 +225,11 @@ impl Intercept {
     }
 
     /// Replaces targets and cgroup policy; nothing that stays is unprotected in between.
-    pub fn reconfigure(
-        &mut self,
-        targets: &[Target],
-        bypass: &[u64],
-        deny: &[u64],
-    ) -> Result<(), InterceptError> {
+    pub fn reconfigure(&mut self, targets: &[Target], modes: &[CgroupMode]) -> Result<(), InterceptError> {
         state::check(targets, self.listen_port)?;
-        self.state.set_cgroups(bypass, deny)?;
+        self.state.set_cgroups(modes, &self.cgroup2)?;
         self.state.set_targets(targets)?;
-        self.governed.bypass = bypass.iter().copied().collect();
-        self.governed.deny = deny.iter().copied().collect();
+        self.governed.set(modes, &self.cgroup2);
         targets.clone_into(&mut self.targets);
         Ok(())
     }
@@ -233,6 +264,16 @@ impl Intercept {
     #[must_use]
     pub fn redirects(&self) -> Redirects {
         self.redirects.clone()
+    }
+
+    /// The kernel's notes on processes.
+    pub fn processes(&self) -> Result<Processes, InterceptError> {
+        Processes::open(&self.pins)
+    }
+
+    /// What keeps them whole.
+    pub fn keeper(&self) -> Result<Keeper, InterceptError> {
+        Keeper::open(&self.pins)
     }
 
     pub fn stats(&self) -> Result<Stats, InterceptError> {
@@ -273,13 +314,15 @@ fn load_object(pins: &Pins) -> Result<Ebpf, InterceptError> {
     Ok(loader.load(OBJECT)?)
 }
 
-fn governed(options: &Options, bypass: &[u64], deny: &[u64]) -> Governed {
-    Governed {
+fn governed(options: &Options, cgroup2: &Path) -> Governed {
+    let mut governed = Governed {
         root: options.cgroup.clone(),
-        bypass: bypass.iter().copied().collect(),
-        deny: deny.iter().copied().collect(),
+        bypass: Default::default(),
+        deny: Default::default(),
         agent: options.agent_cgroup_id,
-    }
+    };
+    governed.set(&options.modes, cgroup2);
+    governed
 }
 
 /// An error with all its causes, for one line of the log.
@@ -300,9 +343,27 @@ fn syn_timeout() -> Result<u32, InterceptError> {
     Ok(u32::try_from(ticks).unwrap_or(0))
 }
 
-fn config(options: &Options, host_netns: u64) -> Result<Config, InterceptError> {
-    let types = btf::KernelTypes::load();
-    let offset = |member| types.as_ref().and_then(|types| types.offset("task_struct", member));
+/// All zero, and the tracepoints idle, when the kernel does not tell them all.
+fn offsets(types: Option<&btf::KernelTypes>) -> Offsets {
+    let Some(types) = types else {
+        tracing::warn!("no BTF: executables and ancestors of workloads will be unknown");
+        return Offsets::default();
+    };
+    Offsets::find(|structure, path| types.member(structure, path)).unwrap_or_else(|missing| {
+        tracing::warn!(
+            missing,
+            "this kernel's BTF lacks a member: executables and ancestors will be unknown"
+        );
+        Offsets::default()
+    })
+}
+
+fn config(
+    options: &Options,
+    host_netns: u64,
+    types: Option<&btf::KernelTypes>,
+) -> Result<Config, InterceptError> {
+    let offset = |member| types.and_then(|types| types.offset("task_struct", member));
     let (leader_offset, start_offset) = match (offset("group_leader"), offset("start_boottime")) {
         (Some(leader), Some(start)) => (leader, start),
         _ => {

@@ -47,6 +47,8 @@ pub struct Origin {
     /// Its inode, which is how other tools name it, when it is known.
     pub netns_inode: Option<u64>,
     pub connected_at_boottime_ns: u64,
+    /// Which process running what, for [`super::Processes::chain`]; 0 when that is not known.
+    pub node: u64,
 }
 
 /// Finds the origin of accepted connections: socket storage in production, a table in tests.
@@ -103,6 +105,7 @@ impl From<RawOrigin> for Origin {
             netns_cookie: raw.netns,
             netns_inode: None,
             connected_at_boottime_ns: raw.connected_at,
+            node: raw.exec_id,
         }
     }
 }

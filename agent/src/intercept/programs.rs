@@ -35,11 +35,19 @@ enum Place {
     Agent,
     /// The agent's network namespace.
     Netns,
+    /// A raw tracepoint of the kernel's: the whole host.
+    Tracepoint(&'static str),
 }
 
 /// In the order they are attached: what serves a redirected connection is in place before connects are redirected,
-/// and the net that drops comes last.
+/// and the net that drops comes last. The tracepoints come first: who connects has been seen to start.
 const PROGRAMS: &[(&str, Place)] = &[
+    ("cgroup_made", Place::Tracepoint("cgroup_mkdir")),
+    ("cgroup_gone", Place::Tracepoint("cgroup_release")),
+    ("cgroup_moved", Place::Tracepoint("cgroup_attach_task")),
+    ("process_exit", Place::Tracepoint("sched_process_exit")),
+    ("process_exec", Place::Tracepoint("sched_process_exec")),
+    ("process_fork", Place::Tracepoint("sched_process_fork")),
     ("lookup", Place::Netns),
     ("accepted", Place::Agent),
     ("sock_events", Place::Governed),
@@ -176,8 +184,15 @@ fn attach_one(
         Place::Governed => attach_to(program, places.governed.as_fd()),
         Place::Agent => attach_to(program, places.agent.as_fd()),
         Place::Netns => attach_to(program, own_netns()?.as_fd()),
+        Place::Tracepoint(tracepoint) => attach_to_tracepoint(program, tracepoint),
     }
     .map_err(|source| InterceptError::Attach { name, source })?;
+    if stale && matches!(place, Place::Tracepoint(_)) {
+        // Such a link cannot change its program: for a moment both run, and the later one's word counts.
+        fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
+        pin_link(link, &pin, name)?;
+        return Ok(Outcome::TakenOver);
+    }
     if stale {
         // Only now, with the new link in force, so that there is no instant with neither.
         tracing::debug!(program = name, "its link was attached elsewhere: attached anew");
@@ -194,6 +209,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -205,6 +221,7 @@ fn program_fd(program: &Program) -> Result<&ProgramFd, ProgramError> {
         Program::CgroupSkb(program) => program.fd(),
         Program::SockOps(program) => program.fd(),
         Program::SkLookup(program) => program.fd(),
+        Program::RawTracePoint(program) => program.fd(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -242,6 +259,12 @@ fn attach_to(program: &mut Program, to: BorrowedFd<'_>) -> Result<FdLink, Progra
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+fn attach_to_tracepoint(program: &mut Program, tracepoint: &str) -> Result<FdLink, ProgramError> {
+    let Program::RawTracePoint(program) = program else { return Err(ProgramError::UnexpectedProgramType) };
+    let id = program.attach(tracepoint)?;
+    Ok(program.take_link(id)?.into())
 }
 
 fn pin_link(link: FdLink, pin: &Path, name: &'static str) -> Result<(), InterceptError> {
@@ -329,6 +352,8 @@ pub(super) fn pinned(pins: &Pins) -> Result<Vec<(&'static str, Option<u64>)>, In
             Place::Netns => u64::from(unsafe { info.__bindgen_anon_1.netns.netns_ino }),
             // SAFETY: as above.
             Place::Governed | Place::Agent => unsafe { info.__bindgen_anon_1.cgroup.cgroup_id },
+            // Attached to the host as a whole: there is no id to tell, and it is always there.
+            Place::Tracepoint(_) => 1,
         };
         states.push((*name, (at != 0).then_some(at)));
     }

@@ -5,6 +5,7 @@
 use std::{
     collections::{HashMap as StdHashMap, HashSet},
     net::IpAddr,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -13,12 +14,12 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, lpm_trie::Key},
 };
 use chaperone_ebpf::{
-    CgroupPolicy, Config, FlowKey, MODE_BYPASS, MODE_DENY, Origin, PORT_WORDS, Stat, TARGET_PREFIX_BITS,
-    TargetKey, TargetValue,
+    CgroupPolicy, Config, FlowKey, Origin, PORT_WORDS, Stat, TARGET_PREFIX_BITS, TargetKey, TargetValue,
+    process::{CgroupPath, Image, Node, Offsets, Task},
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{InterceptError, Target, bpffs::Pins};
+use super::{CgroupMode, InterceptError, Target, bpffs::Pins};
 
 /// Pinned maps with the sizes of their keys and values, which must be this version's.
 const PINNED: &[(&str, usize, usize)] = &[
@@ -32,6 +33,12 @@ const PINNED: &[(&str, usize, usize)] = &[
     ("NETNS", 8, size_of::<chaperone_ebpf::Netns>()),
     ("LSOCK", 4, 4),
     ("STATS", 4, 8),
+    ("OFFSETS", 4, size_of::<Offsets>()),
+    ("TASKS", 4, size_of::<Task>()),
+    ("NODES", 8, size_of::<Node>()),
+    ("IMAGES", 8, size_of::<Image>()),
+    ("CGPATHS", 8, size_of::<CgroupPath>()),
+    ("CGRULES", size_of::<CgroupPath>(), size_of::<CgroupPolicy>()),
 ];
 
 /// Tells the loader to take each map from its pin, or to pin the one it makes.
@@ -57,6 +64,8 @@ pub(super) struct State {
     ports: Array<MapData, u64>,
     targets: LpmTrie<MapData, TargetKey, TargetValue>,
     cgroups: HashMap<MapData, u64, CgroupPolicy>,
+    rules: HashMap<MapData, CgroupPath, CgroupPolicy>,
+    offsets: Array<MapData, Offsets>,
     flows: HashMap<MapData, FlowKey, Origin>,
     stats: PerCpuArray<MapData, u64>,
 }
@@ -69,6 +78,8 @@ impl State {
             ports: take(ebpf, "PORTS")?,
             targets: take(ebpf, "TARGETS")?,
             cgroups: take(ebpf, "CGPOL")?,
+            rules: take(ebpf, "CGRULES")?,
+            offsets: take(ebpf, "OFFSETS")?,
             flows: take(ebpf, "FLOW")?,
             stats: take(ebpf, "STATS")?,
         })
@@ -119,13 +130,19 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn set_cgroups(&mut self, bypass: &[u64], deny: &[u64]) -> Result<(), InterceptError> {
-        // Listed as both: denied.
-        let modes = [(bypass, MODE_BYPASS), (deny, MODE_DENY)];
-        let wanted: StdHashMap<u64, u32> =
-            modes.iter().flat_map(|(ids, mode)| ids.iter().map(|id| (*id, *mode))).collect();
-        // Stale exemptions go first here: the gap there would be is one of protection too much.
+    /// What the cgroups of these paths are to be, those that exist and those that do not yet.
+    pub(super) fn set_cgroups(&mut self, modes: &[CgroupMode], mount: &Path) -> Result<(), InterceptError> {
+        self.set_rules(modes)?;
+        // Stale exemptions go first below, so the gap there would be is one of protection too much. Read before the
+        // paths are looked for: what the tracepoint adds from here on stays.
         let present: HashSet<u64> = self.cgroups.keys().collect::<Result<_, _>>().map_err(failed("CGPOL"))?;
+        let mut wanted = StdHashMap::new();
+        for CgroupMode { path, mode } in modes {
+            let directory = mount.join(path.trim_start_matches('/'));
+            if directory.is_dir() {
+                wanted.insert(super::cgroup_id(&directory)?, *mode);
+            }
+        }
         for id in present.iter().filter(|id| !wanted.contains_key(id)) {
             self.cgroups.remove(id).map_err(failed("CGPOL"))?;
         }
@@ -133,6 +150,29 @@ impl State {
             self.cgroups.insert(id, CgroupPolicy { mode, pad: 0 }, 0).map_err(failed("CGPOL"))?;
         }
         Ok(())
+    }
+
+    fn set_rules(&mut self, modes: &[CgroupMode]) -> Result<(), InterceptError> {
+        let mut wanted = Vec::new();
+        for CgroupMode { path, mode } in modes {
+            let key = CgroupPath::new(path.as_bytes())
+                .ok_or_else(|| InterceptError::LongCgroupPath { path: path.clone() })?;
+            wanted.push((key, *mode));
+        }
+        let present: Vec<CgroupPath> =
+            self.rules.keys().collect::<Result<_, _>>().map_err(failed("CGRULES"))?;
+        for key in present.iter().filter(|key| !wanted.iter().any(|(wanted, _)| wanted == *key)) {
+            self.rules.remove(key).map_err(failed("CGRULES"))?;
+        }
+        for (key, mode) in wanted {
+            self.rules.insert(key, CgroupPolicy { mode, pad: 0 }, 0).map_err(failed("CGRULES"))?;
+        }
+        Ok(())
+    }
+
+    /// Where the members of the kernel's structures lie; without it the tracepoints do nothing.
+    pub(super) fn set_offsets(&mut self, offsets: Offsets) -> Result<(), InterceptError> {
+        self.offsets.set(0, offsets, 0).map_err(failed("OFFSETS"))
     }
 
     /// Connections announced and not yet accepted (or given up).
@@ -169,6 +209,15 @@ where
 {
     let map = ebpf.take_map(name).ok_or(InterceptError::Missing { name })?;
     M::try_from(map).map_err(failed(name))
+}
+
+/// Opens a pinned map once more, beside the loader's own handle.
+pub(super) fn open<M>(pins: &Pins, name: &'static str) -> Result<M, InterceptError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let data = MapData::from_pin(pins.map(name)).map_err(failed(name))?;
+    M::try_from(Map::from_map_data(data).map_err(failed(name))?).map_err(failed(name))
 }
 
 fn failed(name: &'static str) -> impl Fn(MapError) -> InterceptError {

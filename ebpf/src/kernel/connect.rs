@@ -26,7 +26,7 @@ use crate::{
     maps::{self, BEAT, CFG},
     netns,
     policy::{self, Standing},
-    report,
+    process, report,
 };
 
 const IPPROTO_TCP: u32 = 6;
@@ -175,6 +175,7 @@ fn origin(
 ) -> Origin {
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
+    let start_boottime = start_boottime(config);
     Origin {
         role: ROLE_CLIENT,
         via_v6: u32::from(!is_v4(destination.addr)),
@@ -191,9 +192,9 @@ fn origin(
         // SAFETY: a helper without arguments.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         netns,
-        start_boottime: start_boottime(config),
+        start_boottime,
         connected_at: now,
-        exec_id: 0,
+        exec_id: process::current_node((pid_tgid >> 32) as u32, start_boottime),
         comm: bpf_get_current_comm().unwrap_or_default(),
     }
 }

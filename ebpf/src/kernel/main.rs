@@ -2,7 +2,8 @@
 //! where there is a listener, `report` counts and tells. Enforcement depends on maps only, never on an event stream.
 //!
 //! In the order a connection meets them: `create`, `bind`, `connect`, `sockops`, `egress`, `lookup`, `accepted`,
-//! `getpeername`; datagrams meet `sendmsg` instead of `connect`.
+//! `getpeername`; datagrams meet `sendmsg` instead of `connect`. Beside them `process` and `cgroup` keep, from
+//! tracepoints, who runs what and what cgroups are called.
 //!
 //! Context words are read once, volatile, into locals: a conditional read compiled into arithmetic on the context
 //! pointer is refused by the verifier. The address family is the hook's, never the context's (`AF_INET6` sockets
@@ -14,6 +15,7 @@
 mod accepted;
 mod address;
 mod bind;
+mod cgroup;
 mod connect;
 mod create;
 mod egress;
@@ -22,9 +24,11 @@ mod lookup;
 mod maps;
 mod netns;
 mod policy;
+mod process;
 mod report;
 mod sendmsg;
 mod sockops;
+mod task;
 
 /// The helpers that matter are reserved for programs under a GPL-compatible licence; the dual form says so.
 #[unsafe(link_section = "license")]

@@ -1,12 +1,13 @@
 //! The maps. All but `AYA_LOGS` are pinned by the agent, so that a restart finds them filled.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
 use chaperone_ebpf::{
     Ask, CgroupPolicy, Config, Event, FlowKey, Netns, Origin, PORT_WORDS, TargetKey, TargetValue,
+    process::{CgroupPath, Image, Node, Notice, Offsets, Task},
 };
 
 #[btf_map]
@@ -53,6 +54,38 @@ pub(crate) static ASKS: RingBuf<Ask, 65536> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static OFFSETS: Array<Offsets, 1> = Array::new();
+
+/// What each live process runs. Not LRU: entries go when processes do, and a process that finds no room is unknown.
+#[btf_map]
+pub(crate) static TASKS: HashMap<u32, Task, 65536> = HashMap::new();
+
+/// LRU, because they outlive their processes; the agent looks after those that live ones descend from.
+#[btf_map]
+pub(crate) static NODES: LruHashMap<u64, Node, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static IMAGES: LruHashMap<u64, Image, 8192> = LruHashMap::new();
+
+/// Where an image is put together: too large for a program's stack.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Image, 1> = PerCpuArray::new();
+
+/// Paths of cgroups made since the programs were attached, by id; a removed one stays until others need its place.
+#[btf_map]
+pub(crate) static CGPATHS: LruHashMap<u64, CgroupPath, 8192> = LruHashMap::new();
+
+/// What is configured for a path, whether it exists or not: copied to `CGPOL` as it is made.
+#[btf_map]
+pub(crate) static CGRULES: HashMap<CgroupPath, CgroupPolicy, 4096> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PATH_SCRATCH: PerCpuArray<CgroupPath, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static NOTICES: RingBuf<Notice, 262144> = RingBuf::new();
 
 /// Whether some target has this port (host order).
 #[inline(always)]

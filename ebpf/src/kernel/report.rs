@@ -4,11 +4,14 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns},
 };
-use chaperone_ebpf::{Event, Origin, Stat};
+use chaperone_ebpf::{
+    Event, Origin, Stat,
+    process::{NOTICE_TEXT, Notice},
+};
 
 use crate::{
     address::Destination,
-    maps::{EVENTS, STATS},
+    maps::{EVENTS, NOTICES, STATS},
 };
 
 #[inline(always)]
@@ -80,5 +83,26 @@ pub(crate) fn unserved(origin: &Origin) {
         protocol: IPPROTO_TCP,
         comm: origin.comm,
     });
+    entry.submit(0);
+}
+
+/// Counts, and tells of something that is no refused connection. `text` gets what it is about to fill in.
+#[inline(always)]
+pub(crate) fn notice(stat: Stat, tgid: u32, cgroup: u64, text: impl FnOnce(*mut u8)) {
+    count(stat);
+    let Some(mut entry) = NOTICES.reserve(0) else { return };
+    entry.write(Notice {
+        // SAFETY: a helper without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup,
+        tgid,
+        uid: bpf_get_current_uid_gid() as u32,
+        kind: stat as u32,
+        pad: 0,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+        text: [0; NOTICE_TEXT],
+    });
+    // SAFETY: `entry` is the reserved entry, written whole above.
+    text(unsafe { (&raw mut (*entry.as_mut_ptr()).text).cast() });
     entry.submit(0);
 }

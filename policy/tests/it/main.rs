@@ -18,4 +18,5 @@ mod properties;
 mod readme;
 mod starter;
 mod support;
+mod workload;
 mod world;

@@ -7,6 +7,7 @@ mod drivers;
 mod holds;
 mod journal;
 mod netns;
+mod provenance;
 mod reload;
 
 use anyhow::{Result, bail};
@@ -23,6 +24,7 @@ const SUITES: &[Suite] = &[
     ("holds", holds::run),
     ("bypass", bypass::run),
     ("netns", netns::run),
+    ("provenance", provenance::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -48,10 +48,10 @@ fn walk(directory: &Path, governed: &Governed, mut bypassed: bool, depth: u32, c
     let Ok(metadata) = fs::metadata(directory) else { return };
     let id = metadata.ino();
     // As in the kernel: the nearest listed ancestor decides, and of both lists the refusing one.
-    if governed.bypass.contains(&id) || id == governed.agent {
+    if governed.bypass.contains(directory) || id == governed.agent {
         bypassed = true;
     }
-    if governed.deny.contains(&id) {
+    if governed.deny.contains(directory) {
         bypassed = false;
     }
     if !bypassed {

@@ -18,13 +18,13 @@ mod worker;
 use std::{
     collections::{HashMap, HashSet},
     os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, mpsc},
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{InterceptError, Listeners, Target};
+use super::{CgroupMode, InterceptError, Listeners, Target};
 
 pub use destroy::OldConnection;
 pub(super) use diag::can_destroy;
@@ -50,9 +50,21 @@ pub enum Notice {
 pub(super) struct Governed {
     /// Directory of the cgroup everything below which is governed.
     pub(super) root: PathBuf,
-    pub(super) bypass: HashSet<u64>,
-    pub(super) deny: HashSet<u64>,
+    /// Directories of cgroups, whether they exist yet or not.
+    pub(super) bypass: HashSet<PathBuf>,
+    pub(super) deny: HashSet<PathBuf>,
     pub(super) agent: u64,
+}
+
+impl Governed {
+    pub(super) fn set(&mut self, modes: &[CgroupMode], mount: &Path) {
+        let listed = |deny: bool| {
+            let of_kind = modes.iter().filter(move |mode| mode.is_deny() == deny);
+            of_kind.map(|mode| mount.join(mode.path.trim_start_matches('/'))).collect()
+        };
+        self.bypass = listed(false);
+        self.deny = listed(true);
+    }
 }
 
 pub(super) enum Command {

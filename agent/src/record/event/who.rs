@@ -3,19 +3,47 @@
 use serde::{Deserialize, Serialize};
 
 /// The process that opened the connection, as the kernel described it in the connect hook.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Executables are named as they were when they were run: bare when the name is one of the host's own mount namespace,
+/// `elsewhere:/path` when it is another's (a container's), `nameless:/name` when the file was in no directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Thread group id in the host's pid namespace.
     pub pid: u32,
     /// Start time of the thread group leader, nanoseconds since boot; pid and start time name a process for good.
     pub start_boottime_ns: u64,
     pub uid: u32,
+    #[serde(default)]
+    pub gid: u32,
     pub comm: String,
-    /// Path of the executable, when the process still existed as the connection arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
+    /// Of the file that was run, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<String>,
+    /// Why there is no digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_unhashed: Option<String>,
+    /// What was named to execve when something else was run for it: a script, by the name the caller used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// The arguments at the exec: the caller's words, without the passwords that were recognised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    /// There were more arguments than were kept.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub argv_cut: bool,
+    /// What was run before and by whom, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+    /// The ancestors go back to the first process of the host, all of them known.
+    #[serde(default)]
+    pub ancestors_complete: bool,
+    /// The kernel's number of this process running this executable; absent when it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec_id: Option<u64>,
     pub cgroup_id: u64,
-    /// Path below the cgroup2 mount, when the cgroup still existed.
+    /// Path below the cgroup2 mount, when it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// Cookie of the network namespace the socket lives in.
@@ -39,6 +67,21 @@ pub struct OldConnection {
     /// The cgroup its socket was made in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup_id: Option<u64>,
+}
+
+/// A process that a workload descends from, or the same process before it executed something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    pub pid: u32,
+    pub start_boottime_ns: u64,
+    /// As in [`Workload`]; absent when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A non-human identity as policy sees it.

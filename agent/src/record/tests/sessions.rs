@@ -26,6 +26,7 @@ pub(super) fn start(session: &str, identity: &str, target: &str) -> Event {
             cgroup: Some("/agents.slice/billing-bot.service".into()),
             netns_cookie: 1,
             netns_inode: Some(4_026_531_840),
+            ..Workload::default()
         },
         identity: Identity { name: identity.into(), groups: vec!["ai-agents".into()] },
         claimed_user: "postgres".into(),

@@ -98,11 +98,9 @@ impl Session {
                 start_boottime_ns: 1,
                 uid: 1,
                 comm: "psql".to_owned(),
-                exe: None,
                 cgroup_id: 1,
-                cgroup: None,
                 netns_cookie: 1,
-                netns_inode: None,
+                ..Workload::default()
             },
             principal: Principal::new("bot", ["ai-agents"]),
             owner: None,
