@@ -13,6 +13,7 @@ packages=(
     default-jre-headless libpostgresql-jdbc-java bsh
     # Containers, network namespaces and packet filters for the suite `bypass`.
     runc iproute2 nftables
+    openssh-server openssh-client rsync git python3-paramiko python3-asyncssh
 )
 
 # Drivers that Debian has no packages of, or old ones.

@@ -19,7 +19,7 @@ use crate::annotation::ApprovalNeed;
 use crate::entity::{Kind, Principal, Resource};
 use crate::index::{Bucket, RuleNo, Stage};
 use crate::load::{PolicySet, Rule};
-use crate::vocabulary::{Action, Flag, MaskWith, RecordMode};
+use crate::vocabulary::{Action, ContextOf, Flag, MaskWith, RecordMode};
 
 /// Named in a denial that no rule ordered.
 pub(crate) const DEFAULT_DENY: &str = "default-deny";
@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub flags: &'a [Flag],
     /// Every table of the whole statement.
     pub tables: &'a [Resource],
+    /// What is asked of a host, with the actions that are about hosts.
+    pub host: Option<&'a HostFacts<'a>>,
     /// What has been given for this statement so far.
     pub approvals: &'a [Approval],
     /// What an approval has to have been given for. Empty: nothing can be approved.
@@ -44,8 +46,30 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request without statement facts and approvals.
     pub fn new(principal: &'a Principal, action: Action, resource: &'a Resource) -> Request<'a> {
-        Request { principal, action, resource, flags: &[], tables: &[], approvals: &[], statement_hash: "" }
+        Request {
+            principal,
+            action,
+            resource,
+            flags: &[],
+            tables: &[],
+            host: None,
+            approvals: &[],
+            statement_hash: "",
+        }
     }
+}
+
+/// What is known of a request to a host. Which of it counts depends on the action.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostFacts<'a> {
+    /// The name the client asked to log in with.
+    pub login: &'a str,
+    pub command: &'a str,
+    pub programs: &'a [String],
+    pub simple: bool,
+    pub line: &'a str,
+    pub path: &'a str,
+    pub via: &'a str,
 }
 
 /// One approver's yes. The caller vouches for `by` and `groups`.
@@ -298,10 +322,10 @@ impl PolicySet {
             .store()?
             .add_entities([principal.entity.clone(), action.clone()], None)
             .map_err(|error| error.to_string())?;
-        let context = if request.action.has_statement() {
-            statement(request)?
-        } else {
-            request.principal.facts().alone()?
+        let context = match request.action.context() {
+            ContextOf::Nothing => request.principal.facts().alone()?,
+            ContextOf::Statement => statement(request)?,
+            of => host(of, request)?,
         };
         // The types above leave nothing for the schema to object to, and asking it costs about 8 us.
         let schema = cfg!(debug_assertions).then_some(&self.schema);
@@ -324,6 +348,29 @@ fn statement(request: &Request<'_>) -> Result<Context, String> {
         ("tables".to_owned(), RestrictedExpression::new_set(tables)),
         request.principal.facts().attribute()?,
     ];
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
+}
+
+/// The context of a request to a host, as the schema's `Command`, `FileAccess` and `Login` have it.
+fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
+    let facts = request.host.ok_or("nothing is known of the request")?;
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let mut pairs = vec![("login".to_owned(), text(facts.login)), request.principal.facts().attribute()?];
+    match of {
+        ContextOf::Command => pairs.extend([
+            ("command".to_owned(), text(facts.command)),
+            (
+                "programs".to_owned(),
+                RestrictedExpression::new_set(facts.programs.iter().map(|name| text(name))),
+            ),
+            ("simple".to_owned(), RestrictedExpression::new_bool(facts.simple)),
+            ("line".to_owned(), text(facts.line)),
+        ]),
+        ContextOf::File => {
+            pairs.extend([("path".to_owned(), text(facts.path)), ("via".to_owned(), text(facts.via))]);
+        }
+        ContextOf::Login | ContextOf::Nothing | ContextOf::Statement => {}
+    }
     Context::from_pairs(pairs).map_err(|error| error.to_string())
 }
 

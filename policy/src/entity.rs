@@ -125,7 +125,19 @@ impl Database {
     }
 }
 
-/// What is asked about: a database or something in it.
+/// A login on a host.
+#[must_use]
+pub fn account(target: &str, env: &str, login: &str) -> Resource {
+    let mut path = String::new();
+    push_ident(&mut path, target);
+    let ancestors = vec![uid(Kind::Env, env.to_owned()), uid(Kind::Target, path.clone())];
+    path.push('/');
+    push_ident(&mut path, login);
+    let lineage = Lineage::new(uid(Kind::Account, path.clone()), ancestors);
+    Resource(Arc::new(ResourceInner { kind: Kind::Account, path, lineage, store: OnceLock::new() }))
+}
+
+/// What is asked about: a database or something in it, or a login on a host.
 #[derive(Clone)]
 pub struct Resource(Arc<ResourceInner>);
 
@@ -194,13 +206,14 @@ pub enum Kind {
     Table,
     Routine,
     Column,
+    Account,
     Tag,
     Flag,
     Action,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Group,
         Kind::NonHumanIdentity,
         Kind::Env,
@@ -210,6 +223,7 @@ impl Kind {
         Kind::Table,
         Kind::Routine,
         Kind::Column,
+        Kind::Account,
         Kind::Tag,
         Kind::Flag,
         Kind::Action,
@@ -226,6 +240,7 @@ impl Kind {
             Kind::Table => "Table",
             Kind::Routine => "Routine",
             Kind::Column => "Column",
+            Kind::Account => "Account",
             Kind::Tag => "Tag",
             Kind::Flag => "Flag",
             Kind::Action => "Action",
@@ -240,7 +255,7 @@ impl Kind {
     fn separators(self) -> Option<&'static [char]> {
         match self {
             Kind::Target => Some(&[]),
-            Kind::Database => Some(&['/']),
+            Kind::Database | Kind::Account => Some(&['/']),
             Kind::Schema => Some(&['/', '/']),
             Kind::Table | Kind::Routine => Some(&['/', '/', '.']),
             Kind::Column => Some(&['/', '/', '.', '.']),
@@ -260,6 +275,7 @@ impl Kind {
             Kind::Group => "Group::\"name\"",
             Kind::NonHumanIdentity => "NonHumanIdentity::\"name\"",
             Kind::Env => "Env::\"name\"",
+            Kind::Account => "Account::\"target/login\"",
             Kind::Tag => "Tag::\"name\"",
             Kind::Flag => "Flag::\"name\"",
             Kind::Action => "Action::\"name\"",

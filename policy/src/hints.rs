@@ -6,6 +6,13 @@ use crate::vocabulary::{Action, Flag, nearest};
 pub(crate) const ATTRIBUTES: &[&str] = &[
     "flags",
     "tables",
+    "command",
+    "programs",
+    "simple",
+    "line",
+    "login",
+    "path",
+    "via",
     "workload",
     "exe",
     "exe_sha256",
@@ -16,7 +23,7 @@ pub(crate) const ATTRIBUTES: &[&str] = &[
     "ancestors_complete",
 ];
 
-const ACTION_GROUPS: &[&str] = &["sql:all", "sql:read", "sql:write"];
+const ACTION_GROUPS: &[&str] = &["sql:all", "sql:read", "sql:write", "ssh:all", "file:all"];
 const APPROVAL: &str =
     "approvals are not written in conditions: put @approval(\"group\") on the forbid, without unless";
 
@@ -74,7 +81,7 @@ pub(crate) fn for_has(attribute: &str) -> String {
         "tags" => "write resource in Tag::\"pii\", or resource in [Tag::\"pii\", Tag::\"secret\"]".into(),
         _ => match nearest(attribute, ATTRIBUTES) {
             Some(name) => format!("did you mean {name}?"),
-            None => format!("the context of a statement and its workload have: {}", ATTRIBUTES.join(", ")),
+            None => format!("a context can have: {}", ATTRIBUTES.join(", ")),
         },
     }
 }
@@ -92,17 +99,13 @@ mod tests {
 
     #[test]
     fn the_known_attributes_are_those_of_the_schema() {
-        let in_type = |name: &str| {
-            let (_, fields) = SCHEMA.split_once(&format!("type {name} = {{")).unwrap();
-            let (fields, _) = fields.split_once("};").unwrap();
-            let lines = fields.lines().map(str::trim).filter(|line| !line.starts_with("//"));
-            lines
-                .filter_map(|line| Some(line.split_once(':')?.0.trim_end_matches('?').to_owned()))
-                .collect::<Vec<_>>()
-        };
-        let in_schema: BTreeSet<String> =
-            in_type("Statement").into_iter().chain(in_type("Workload")).collect();
-        let in_schema: BTreeSet<&str> = in_schema.iter().map(String::as_str).collect();
+        let types = SCHEMA.split("\ntype ").skip(1).filter_map(|text| Some(text.split_once('}')?.0));
+        let in_schema: BTreeSet<&str> = types
+            .flat_map(|text| text.split_once('{').map_or(text, |(_, inside)| inside).split(['\n', ',']))
+            .map(str::trim)
+            .filter(|line| !line.starts_with("//"))
+            .filter_map(|line| Some(line.split_once(':')?.0.trim().trim_end_matches('?')))
+            .collect();
         assert_eq!(BTreeSet::from_iter(ATTRIBUTES.iter().copied()), in_schema);
     }
 }

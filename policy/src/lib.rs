@@ -36,8 +36,8 @@ mod world;
 
 pub use annotation::ApprovalNeed;
 pub use combine::combine;
-pub use decide::{Approval, Cause, Decision, Effect, Obligations, Request};
-pub use entity::{Database, Kind, Principal, Resource};
+pub use decide::{Approval, Cause, Decision, Effect, HostFacts, Obligations, Request};
+pub use entity::{Database, Kind, Principal, Resource, account};
 pub use load::{PolicySet, Source};
 pub use problem::{LoadError, LoadErrors, Problem};
 pub use vocabulary::{Action, Flag, MaskWith, RecordMode, UnknownName};

@@ -72,6 +72,16 @@ closed_list!(
         Listen = "sql:listen",
         /// To see a column in clear.
         Unmask = "unmask",
+        Exec = "ssh:exec",
+        /// A command whose effect is not in its text.
+        ExecDynamic = "ssh:exec-dynamic",
+        Shell = "ssh:shell",
+        Pty = "ssh:pty",
+        Sftp = "ssh:sftp",
+        FileList = "file:list",
+        FileRead = "file:read",
+        FileWrite = "file:write",
+        FileRemove = "file:remove",
     }
 );
 
@@ -80,9 +90,27 @@ impl Action {
         uid(Kind::Action, self.as_str().to_owned())
     }
 
-    /// Whether the context of this action is a statement (flags, tables).
-    pub(crate) fn has_statement(self) -> bool {
-        !matches!(self, Action::Connect | Action::Unmask)
+    /// What the context of this action is made of.
+    pub(crate) fn context(self) -> ContextOf {
+        match self {
+            Action::Connect | Action::Unmask => ContextOf::Nothing,
+            Action::Exec | Action::ExecDynamic => ContextOf::Command,
+            Action::Shell | Action::Pty | Action::Sftp => ContextOf::Login,
+            Action::FileList | Action::FileRead | Action::FileWrite | Action::FileRemove => ContextOf::File,
+            Action::Select
+            | Action::CopyOut
+            | Action::Session
+            | Action::Insert
+            | Action::Update
+            | Action::Delete
+            | Action::Merge
+            | Action::Truncate
+            | Action::CopyIn
+            | Action::Ddl
+            | Action::Call
+            | Action::Admin
+            | Action::Listen => ContextOf::Statement,
+        }
     }
 
     /// Whether rows can come back, so that a row limit or a mask means something.
@@ -99,6 +127,16 @@ impl Action {
                 | Action::Call
         )
     }
+}
+
+/// The types of context in the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContextOf {
+    Nothing,
+    Statement,
+    Command,
+    Login,
+    File,
 }
 
 closed_list!(

@@ -74,9 +74,13 @@ fn undefined(rule: &Rule, uid: &EntityUid, world: &World) -> Option<Finding> {
         Kind::NonHumanIdentity => ("identity", strings(&world.identities)),
         Kind::Group => ("group", strings(&world.groups)),
         Kind::Env => ("environment", world.targets.values().map(String::as_str).collect()),
-        Kind::Target | Kind::Database | Kind::Schema | Kind::Table | Kind::Routine | Kind::Column => {
-            ("target", world.targets.keys().map(String::as_str).collect())
-        }
+        Kind::Target
+        | Kind::Database
+        | Kind::Schema
+        | Kind::Table
+        | Kind::Routine
+        | Kind::Column
+        | Kind::Account => ("target", world.targets.keys().map(String::as_str).collect()),
         Kind::Tag => ("tag", strings(&world.tags)),
         Kind::Flag => ("flag", world.flags.as_ref()?.iter().map(|flag| flag.as_str()).collect()),
         Kind::Action => return None,

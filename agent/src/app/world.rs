@@ -1,5 +1,6 @@
 //! From a configuration to the things that are made of it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,6 +12,7 @@ use crate::identity::Identities;
 use crate::intercept::{self, CgroupMode, Options};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
+use crate::protocol::ssh::{self, HostKeys, Ssh};
 use crate::session::{Service, World};
 use crate::upstream::{Backend, Credentials};
 
@@ -28,8 +30,8 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
             })
         });
         let protocol = match kept {
-            Some(service) => service.protocol.clone(),
-            None => fresh(target)?,
+            Some(service) if target.ssh.is_none() => service.protocol.clone(),
+            _ => fresh(target, &config.state_dir)?,
         };
         let backend = Arc::new(Backend { target: target.clone(), credentials });
         services.push(Service { backend, protocol });
@@ -37,14 +39,23 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     Ok(World { identities: Identities::new(config.identities.clone()), services, config })
 }
 
-/// The protocol of a target nobody has a session with yet.
-fn fresh(target: &Target) -> Result<Protocol> {
+/// The protocol of a target nobody has a session with yet, or whose keys are read again.
+fn fresh(target: &Target, state_dir: &Path) -> Result<Protocol> {
     match target.protocol {
         config::Protocol::Postgres => {
             let tls = if target.client_tls { Some(ClientTls::self_signed()?) } else { None };
             Ok(Protocol::Postgres(Postgres::new(tls)))
         }
+        config::Protocol::Ssh => {
+            let keys = Arc::new(ssh::host_keys(state_dir)?);
+            Ok(Protocol::Ssh(load_ssh(target, &keys)?))
+        }
     }
+}
+
+fn load_ssh(target: &Target, keys: &Arc<HostKeys>) -> Result<Ssh> {
+    let ssh = target.ssh.as_ref().context("a target of protocol ssh without its keys")?;
+    Ssh::load(target, ssh, keys).with_context(|| format!("target \"{}\"", target.name))
 }
 
 /// Reads the files that targets' credentials are in, and forgets them.
@@ -52,6 +63,9 @@ fn fresh(target: &Target) -> Result<Protocol> {
 /// # Errors
 /// When one cannot be read, is readable by others than its owner, or holds no certificate.
 pub fn checked_credentials(target: &Target) -> Result<()> {
+    if target.protocol == config::Protocol::Ssh {
+        load_ssh(target, &Arc::new(HostKeys::none()))?;
+    }
     load_credentials(target).map(drop)
 }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
+use super::ssh::{self, SshFile};
 use super::{Config, Grants, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
@@ -118,7 +119,7 @@ struct TargetFile {
     name: String,
     protocol: String,
     addresses: Vec<String>,
-    port: u16,
+    port: Option<u16>,
     env: String,
     user: String,
     password_file: Option<PathBuf>,
@@ -130,6 +131,7 @@ struct TargetFile {
     accounts: Vec<String>,
     #[serde(default)]
     labels: Vec<LabelFile>,
+    ssh: Option<SshFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -249,8 +251,9 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     name_is_plain(&format!("{key}.env"), &typed.env, problems);
     let protocol = match typed.protocol.as_str() {
         "postgres" => Some(Protocol::Postgres),
+        "ssh" => Some(Protocol::Ssh),
         other => {
-            problems.push(format!("{key}.protocol: `{other}` is not known; known: postgres"));
+            problems.push(format!("{key}.protocol: `{other}` is not known; known: postgres, ssh"));
             None
         }
     };
@@ -264,19 +267,46 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
             Err(problem) => problems.push(format!("{key}.addresses: {problem}")),
         }
     }
-    if typed.port == 0 {
-        problems.push(format!("{key}.port: 0 is not a port"));
-    }
+    let port = match (typed.port, protocol) {
+        (Some(0), _) => {
+            problems.push(format!("{key}.port: 0 is not a port"));
+            0
+        }
+        (Some(port), _) => port,
+        (None, Some(Protocol::Ssh)) => 22,
+        (None, _) => {
+            problems.push(format!("{key}.port: missing"));
+            0
+        }
+    };
     if typed.user.is_empty() {
         problems.push(format!("{key}.user: empty"));
     }
-    let tls = tls(&key, typed.tls, &addresses, problems);
+    let of_postgres = typed.tls.is_some() || !typed.labels.is_empty();
+    let tls = match protocol {
+        Some(Protocol::Ssh) => Tls::Disable,
+        Some(Protocol::Postgres) | None => tls(&key, typed.tls, &addresses, problems),
+    };
+    let ssh = match (protocol, typed.ssh) {
+        (Some(Protocol::Ssh), _) if of_postgres => {
+            problems.push(format!("{key}: tls and labels do nothing with protocol = \"ssh\""));
+            None
+        }
+        (Some(Protocol::Ssh), typed_ssh) => {
+            Some(ssh::convert(&key, typed_ssh.unwrap_or_default(), typed.password_file.as_ref(), problems))
+        }
+        (_, Some(_)) => {
+            problems.push(format!("{key}.ssh: does nothing with this protocol"));
+            None
+        }
+        (_, None) => None,
+    };
     let labels = labels::convert(&key, typed.labels, problems);
     Some(Target {
         name: typed.name,
         protocol: protocol?,
         addresses,
-        port: typed.port,
+        port,
         env: typed.env,
         user: typed.user,
         password_file: typed.password_file,
@@ -288,6 +318,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
             .map(|account| (account, "the target's accounts".into()))
             .collect(),
         labels,
+        ssh,
     })
 }
 

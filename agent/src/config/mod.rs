@@ -8,6 +8,7 @@ mod file;
 mod identities;
 mod labels;
 mod people;
+mod ssh;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -103,11 +104,29 @@ pub struct Target {
     /// that the configuration names. Who presents one is recorded for it.
     pub foreign: BTreeMap<String, String>,
     pub labels: Vec<Label>,
+    /// With protocol `ssh`.
+    pub ssh: Option<SshTarget>,
+}
+
+/// What a target of protocol `ssh` has besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshTarget {
+    /// Accounts that are used when the client asks for them by name; any other name means `user`.
+    pub logins: Vec<String>,
+    pub key_file: Option<PathBuf>,
+    /// Signs a certificate for each session instead.
+    pub ca_key_file: Option<PathBuf>,
+    /// Public keys the target may show, a line each.
+    pub host_keys: Vec<String>,
+    pub known_hosts_file: Option<PathBuf>,
+    /// Names under which clients know the target, besides its addresses.
+    pub host_names: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Postgres,
+    Ssh,
 }
 
 impl Protocol {
@@ -115,6 +134,7 @@ impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Ssh => "ssh",
         }
     }
 }

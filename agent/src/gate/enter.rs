@@ -17,12 +17,17 @@ const ACCESS: &str = "access";
 pub struct Place<'a> {
     pub target: &'a str,
     pub env: &'a str,
+    /// With `host`, the account.
     pub database: &'a str,
+    pub host: bool,
 }
 
 impl Place<'_> {
-    fn database(&self) -> policy::Database {
-        policy::Database::new(self.target, self.env, self.database)
+    fn resource(&self) -> policy::Resource {
+        match self.host {
+            true => policy::account(self.target, self.env, self.database),
+            false => policy::Database::new(self.target, self.env, self.database).resource(),
+        }
     }
 }
 
@@ -84,7 +89,7 @@ impl Gate {
 /// The decision on a connection, with the approvals that its grants stand for.
 #[must_use]
 pub fn connect(loaded: &Arc<Loaded>, principal: &Principal, place: Place<'_>, given: &[Given]) -> Decision {
-    let resource = place.database().resource();
+    let resource = place.resource();
     let request = policy::Request::new(principal, policy::Action::Connect, &resource);
     let decision = loaded.set.decide(&request);
     if decision.effect != Effect::Hold || given.is_empty() {

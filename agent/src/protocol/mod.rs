@@ -6,6 +6,7 @@
 
 pub mod postgres;
 mod serve;
+pub mod ssh;
 mod wire;
 
 use std::net::SocketAddr;

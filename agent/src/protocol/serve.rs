@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use super::Admitted;
 use super::postgres::{self, Postgres};
+use super::ssh::{self, Ssh};
 use crate::gate::Gate;
 use crate::record::Journal;
 use crate::registry::Registry;
@@ -22,6 +23,7 @@ pub struct Services<'a> {
 #[derive(Clone)]
 pub enum Protocol {
     Postgres(Postgres),
+    Ssh(Ssh),
 }
 
 impl Protocol {
@@ -29,6 +31,7 @@ impl Protocol {
     pub async fn serve(&self, services: Services<'_>, admitted: Admitted, stream: TcpStream) {
         match self {
             Self::Postgres(postgres) => postgres.serve(services, admitted, stream).await,
+            Self::Ssh(ssh) => Box::pin(ssh.serve(services, admitted, stream)).await,
         }
     }
 
@@ -36,6 +39,7 @@ impl Protocol {
     pub async fn refuse(&self, stream: TcpStream, reason: &str) {
         match self {
             Self::Postgres(_) => postgres::refuse(stream, reason).await,
+            Self::Ssh(_) => ssh::refuse(stream, reason).await,
         }
     }
 }

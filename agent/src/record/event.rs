@@ -146,6 +146,28 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sqlstate: Option<String>,
     },
+    /// What a program on a host was given and gave, written before its end is served.
+    Streams {
+        session: String,
+        op: u64,
+        stdin_bytes: u64,
+        stdin_sha256: String,
+        stdout_bytes: u64,
+        stdout_sha256: String,
+        stderr_bytes: u64,
+        stderr_sha256: String,
+    },
+    /// What was read from or written to a file, written when it is closed.
+    FileContent {
+        session: String,
+        /// The operation that opened it.
+        op: u64,
+        read_bytes: u64,
+        written_bytes: u64,
+        /// Of what was transferred, when that went from front to back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sha256: Option<String>,
+    },
     SessionEnd {
         session: String,
         reason: String,
@@ -210,6 +232,8 @@ impl Event {
             | Self::Statement { session, .. }
             | Self::HoldResolved { session, .. }
             | Self::Result { session, .. }
+            | Self::Streams { session, .. }
+            | Self::FileContent { session, .. }
             | Self::SessionEnd { session, .. }
             | Self::GrantUsed { session, .. }
             | Self::ForeignCredential { session, .. } => Some(session),

@@ -160,7 +160,7 @@ fn a_condition_on_what_nothing_has_is_refused() {
         (
             r#"@id("a") forbid(principal, action, resource) when { if principal has owner then true else resource in Env::"prod" };"#,
             &[
-                r#"p.cedar:1:70: policy "a": nothing ever has "owner", so this condition is always the same (the context of a statement and its workload have: flags, tables, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete)"#,
+                r#"p.cedar:1:70: policy "a": nothing ever has "owner", so this condition is always the same (a context can have: flags, tables, command, programs, simple, line, login, path, via, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete)"#,
             ],
         ),
     ]);

@@ -22,7 +22,10 @@ fn actions_in_rust_are_those_of_the_schema() {
         .map(|action| action.id().unescaped().to_owned())
         .filter(|action| !in_schema.contains(action))
         .collect();
-    assert_eq!(groups, BTreeSet::from(["sql:all", "sql:read", "sql:write"].map(str::to_owned)));
+    assert_eq!(
+        groups,
+        BTreeSet::from(["file:all", "sql:all", "sql:read", "sql:write", "ssh:all"].map(str::to_owned))
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod journal;
 mod netns;
 mod provenance;
 mod reload;
+mod ssh;
 
 use anyhow::{Result, bail};
 
@@ -25,6 +26,7 @@ const SUITES: &[Suite] = &[
     ("bypass", bypass::run),
     ("netns", netns::run),
     ("provenance", provenance::run),
+    ("ssh", ssh::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -46,7 +46,7 @@ enum Woken {
 impl Asking<'_> {
     fn place(&self) -> Place<'_> {
         let target = &self.admitted.backend.target;
-        Place { target: &target.name, env: &target.env, database: &self.startup.database }
+        Place { target: &target.name, env: &target.env, database: &self.startup.database, host: false }
     }
 
     /// Whether the identity may in: at once, or after somebody granted it.

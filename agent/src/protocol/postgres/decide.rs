@@ -331,7 +331,8 @@ impl Decider {
         self.plans.clear();
         self.rebuild().map_err(|report| report.message)?;
         let target = &self.backend.target;
-        let place = Place { target: &target.name, env: &target.env, database: &self.database_name };
+        let place =
+            Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };
         let decision = connect(&self.policies, &self.principal, place, self.lease.given());
         if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
     }

@@ -11,7 +11,7 @@ pub enum Verdict {
     Hold,
 }
 
-/// How a statement came: whole, or in the steps of the extended protocol.
+/// How a request came: a statement whole or in the steps of the extended protocol, or what is asked of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -20,6 +20,18 @@ pub enum Step {
     /// Parsed under a name; nothing runs yet.
     Prepare,
     Execute,
+    /// A command line, for a host's shell.
+    Exec,
+    /// An interactive shell.
+    Shell,
+    /// A terminal.
+    Pty,
+    /// A file transfer as a whole.
+    Subsystem,
+    /// One operation of a file transfer.
+    File,
+    /// A tunnel, a forwarding, or another feature of the protocol.
+    Feature,
 }
 
 /// How a hold ended.

@@ -224,6 +224,8 @@ impl Row {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::OldConnections { .. }
+            | Event::Streams { .. }
+            | Event::FileContent { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -300,6 +300,8 @@ impl Builder {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::OldConnections { .. }
+            | Event::Streams { .. }
+            | Event::FileContent { .. }
             | Event::Control { .. } => {}
         }
     }

@@ -73,6 +73,8 @@ fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> i
     let (op, offset, policies) = (operation.op, seconds(operation.offset_ms), joined(&operation.policies));
     let step = match (operation.step, operation.prepared) {
         (Step::Query, _) => String::new(),
+        (Step::Exec, _) => "exec ".to_owned(),
+        (Step::Shell | Step::Pty | Step::Subsystem | Step::File | Step::Feature, _) => "ssh ".to_owned(),
         (Step::Prepare, _) => "prepare ".to_owned(),
         (Step::Execute, Some(prepared)) => format!("execute #{prepared} "),
         (Step::Execute, None) => "execute ".to_owned(),

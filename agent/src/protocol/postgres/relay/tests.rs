@@ -108,7 +108,7 @@ impl Session {
             login_timeout: Duration::from_secs(5),
         };
         let catalogue = Arc::new(Catalogue::new("crm", address));
-        let place = Place { target: "shop", env: "test", database: "crm" };
+        let place = Place { target: "shop", env: "test", database: "crm", host: false };
         let entry = gate.enter(&admitted.principal, place, "session").unwrap();
         let Entry::Admitted(admission) = entry else { panic!("{entry:?}") };
         let decider =

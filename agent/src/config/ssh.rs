@@ -1,0 +1,62 @@
+//! `[targets.ssh]`: what a host needs besides an address and an account.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::SshTarget;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SshFile {
+    logins: Vec<String>,
+    key_file: Option<PathBuf>,
+    ca_key_file: Option<PathBuf>,
+    host_keys: Vec<String>,
+    known_hosts_file: Option<PathBuf>,
+    host_names: Vec<String>,
+}
+
+/// As typed to as meant.
+pub(super) fn convert(
+    key: &str,
+    typed: SshFile,
+    password_file: Option<&PathBuf>,
+    problems: &mut Vec<String>,
+) -> SshTarget {
+    let credentials =
+        [typed.key_file.is_some(), typed.ca_key_file.is_some(), password_file.is_some()].into_iter();
+    match credentials.filter(|given| *given).count() {
+        1 => {}
+        0 => problems.push(format!(
+            "{key}.ssh: no way to log in; give one of key_file, ca_key_file and the target's password_file"
+        )),
+        _ => problems.push(format!(
+            "{key}.ssh: more than one way to log in; give one of key_file, ca_key_file and password_file"
+        )),
+    }
+    if typed.host_keys.is_empty() && typed.known_hosts_file.is_none() {
+        problems.push(format!(
+            "{key}.ssh: no host key of the target, and none is trusted on first use; \
+             give host_keys or known_hosts_file (`ssh-keyscan` on the host itself prints them)"
+        ));
+    }
+    for name in &typed.host_names {
+        if name.is_empty()
+            || name.contains(|c: char| c.is_whitespace() || c.is_control() || "*?!,".contains(c))
+        {
+            problems.push(format!("{key}.ssh.host_names: `{}` is not a host name", name.escape_debug()));
+        }
+    }
+    if typed.logins.iter().any(|login| login.is_empty() || login.contains(char::is_control)) {
+        problems.push(format!("{key}.ssh.logins: an empty name, or one with control characters"));
+    }
+    SshTarget {
+        logins: typed.logins,
+        key_file: typed.key_file,
+        ca_key_file: typed.ca_key_file,
+        host_keys: typed.host_keys,
+        known_hosts_file: typed.known_hosts_file,
+        host_names: typed.host_names,
+    }
+}

@@ -1,0 +1,423 @@
+//! Answers the machine's questions: what is asked in words, policy's decision on it, and the record of both.
+
+use std::sync::Arc;
+
+use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, HostFacts};
+use sha2::{Digest, Sha256};
+
+use super::exec::{self, Analysis, Template};
+use super::machine::{Asked, COMMAND_MAX, Question};
+use super::sftp::{Access, FileOp};
+use crate::gate::{
+    Admission, Gate, Held, HoldInfo, Lease, Loaded, Need, Permit, Place, Staged, Ticket, approvals, connect,
+};
+use crate::protocol::Admitted;
+use crate::record::event::{self, Event, Identity, Step, Workload};
+
+/// Longest text kept in the record; the digest is of all of it.
+const RECORDED_TEXT_MAX: usize = 64 << 10;
+
+pub(super) enum Answer {
+    Permit(Permit),
+    Deny(String),
+    Hold(Box<Ticket>, String),
+}
+
+pub(super) struct Decider {
+    gate: Arc<Gate>,
+    policies: Arc<Loaded>,
+    principal: policy::Principal,
+    identity: Identity,
+    owner: Option<String>,
+    workload: Workload,
+    /// What the session lives on; it ends with the session.
+    lease: Lease,
+    account: policy::Resource,
+    session: String,
+    target: String,
+    env: String,
+    /// The account that is used, and the one that was asked for.
+    user: String,
+    login: String,
+}
+
+/// One thing policy is asked about a request.
+struct Ask<'a> {
+    action: Action,
+    path: &'a str,
+    via: &'a str,
+}
+
+/// A request in words and in policy's terms.
+struct Reading<'a> {
+    text: String,
+    step: Step,
+    asks: Vec<Ask<'a>>,
+    analysis: Analysis,
+    /// Refused whatever policy says.
+    never: Option<String>,
+    /// Said with a denial of policy.
+    why: Option<String>,
+}
+
+impl Decider {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        admitted: &Admitted,
+        admission: Admission,
+        user: &str,
+        login: &str,
+    ) -> Self {
+        let target = &admitted.backend.target;
+        Self {
+            policies: gate.policies(),
+            gate,
+            identity: Identity {
+                name: admission.principal.name().to_owned(),
+                groups: admission.principal.groups().to_vec(),
+            },
+            principal: admission.principal,
+            lease: admission.lease,
+            owner: admitted.owner.clone(),
+            workload: admitted.workload.clone(),
+            account: policy::account(&target.name, &target.env, user),
+            session: admitted.id.clone(),
+            target: target.name.clone(),
+            env: target.env.clone(),
+            user: user.to_owned(),
+            login: login.to_owned(),
+        }
+    }
+
+    /// Who the session is on record as, with what it was lent.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The grants it was let in on.
+    pub(super) fn grants(&self) -> &[String] {
+        self.lease.ids()
+    }
+
+    /// Whether this action is permitted on the account as such, without a person.
+    pub(super) fn plainly(&self, action: Action) -> bool {
+        let facts = HostFacts { login: &self.login, ..HostFacts::default() };
+        let request = policy::Request {
+            host: Some(&facts),
+            ..policy::Request::new(&self.principal, action, &self.account)
+        };
+        self.policies.set.decide(&request).effect == Effect::Permit
+    }
+
+    /// Looks again after a change of policy.
+    ///
+    /// # Errors
+    /// When the session may not be any more; the text says why.
+    pub(super) fn recheck(&mut self) -> Result<(), String> {
+        self.policies = self.gate.policies();
+        let place = Place { target: &self.target, env: &self.env, database: &self.user, host: true };
+        let decision = connect(&self.policies, &self.principal, place, self.lease.given());
+        if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
+    }
+
+    /// The record of something that is refused whatever policy says.
+    pub(super) fn refused(&self, question: &Question, why: &str) -> Event {
+        let reading = reading(&question.what, None);
+        self.event(question, &reading, event::Verdict::Deny, Vec::new(), Some(why.to_owned()), None)
+    }
+
+    /// Answers a question and stages its record. With `approved`, the approval of exactly this request counts.
+    pub(super) fn decide(
+        &self,
+        question: &Question,
+        approved: Option<&HoldInfo>,
+        staged: &mut Staged,
+    ) -> Answer {
+        let command = match &question.what {
+            Asked::Exec(bytes) => std::str::from_utf8(bytes).ok().filter(|text| text.len() <= COMMAND_MAX),
+            _ => None,
+        };
+        let reading = reading(&question.what, command);
+        if let Some(why) = &reading.never {
+            let event =
+                self.event(question, &reading, event::Verdict::Deny, Vec::new(), Some(why.clone()), None);
+            self.gate.admit(event, staged);
+            return Answer::Deny(self.denial("", why, None, question));
+        }
+        let binding = self.binding(question, &reading.text);
+        let mut decision = self.ask(&reading, command, &[], &binding);
+        if let Some(info) = approved.filter(|info| info.binding == binding) {
+            // What is asked for now counts, not what was asked for when it was held.
+            let given = approvals(&info.given, &decision.obligations.approvals, &binding);
+            decision = self.ask(&reading, command, &given, &binding);
+        }
+        let policies = decision.policies.clone();
+        match decision.effect {
+            Effect::Permit => {
+                let event = self.event(question, &reading, event::Verdict::Permit, policies, None, None);
+                match self.gate.admit(event, staged) {
+                    Some(permit) => Answer::Permit(permit),
+                    None => Answer::Deny("no permit was made".to_owned()),
+                }
+            }
+            Effect::Hold if approved.is_none() && !matches!(question.what, Asked::Pty) => {
+                self.held(question, &reading, &decision, binding, staged)
+            }
+            Effect::Hold | Effect::Deny => {
+                let mut why = decision.reason.clone();
+                if decision.effect == Effect::Hold {
+                    why = format!("{why}; it cannot wait for one here");
+                } else if let Some(more) = &reading.why {
+                    why = format!("{why} ({more})");
+                }
+                let event =
+                    self.event(question, &reading, event::Verdict::Deny, policies, Some(why.clone()), None);
+                self.gate.admit(event, staged);
+                Answer::Deny(self.denial(decision.rule(), &why, decision.hint.as_deref(), question))
+            }
+        }
+    }
+
+    fn denial(&self, rule: &str, why: &str, hint: Option<&str>, question: &Question) -> String {
+        let by = if rule.is_empty() { String::new() } else { format!(" by policy \"{rule}\"") };
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("denied{by}: {why}{hint} (request {}/{})", self.session, question.op)
+    }
+
+    /// Everything policy has to say about a request: the strictest counts.
+    fn ask(
+        &self,
+        reading: &Reading<'_>,
+        command: Option<&str>,
+        approvals: &[Approval],
+        binding: &str,
+    ) -> Decision {
+        let (programs, line) = (reading.analysis.programs(), reading.analysis.line());
+        let decisions: Vec<Decision> = reading
+            .asks
+            .iter()
+            .map(|ask| {
+                let facts = HostFacts {
+                    login: &self.login,
+                    command: command.unwrap_or_default(),
+                    programs: &programs,
+                    simple: !line.is_empty(),
+                    line: &line,
+                    path: ask.path,
+                    via: ask.via,
+                };
+                self.policies.set.decide(&policy::Request {
+                    host: Some(&facts),
+                    approvals,
+                    statement_hash: binding,
+                    ..policy::Request::new(&self.principal, ask.action, &self.account)
+                })
+            })
+            .collect();
+        policy::combine(decisions)
+    }
+
+    fn held(
+        &self,
+        question: &Question,
+        reading: &Reading<'_>,
+        decision: &Decision,
+        binding: String,
+        staged: &mut Staged,
+    ) -> Answer {
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
+        let event = self.event(
+            question,
+            reading,
+            event::Verdict::Hold,
+            decision.policies.clone(),
+            Some(decision.reason.clone()),
+            Some(id.clone()),
+        );
+        self.gate.admit(event, staged);
+        let needs = &decision.obligations.approvals;
+        let most = self.gate.hold_timeout();
+        let timeout = needs.iter().map(|need| need.ttl).min().map_or(most, |ttl| ttl.min(most));
+        let mut groups: Vec<String> = needs.iter().flat_map(|need| need.groups.iter().cloned()).collect();
+        groups.sort();
+        groups.dedup();
+        let notice = format!(
+            "held for approval, request {id}: {} (by {}; waits {} s at most)",
+            decision.reason,
+            groups.join(" or "),
+            timeout.as_secs()
+        );
+        let info = HoldInfo {
+            id,
+            what: Held::Statement,
+            session: self.session.clone(),
+            op: question.op,
+            identity: self.identity.clone(),
+            owner: self.owner.clone(),
+            workload: Some(self.workload.clone()),
+            target: self.target.clone(),
+            database: self.user.clone(),
+            sql: reading.text.clone(),
+            binds: Vec::new(),
+            binding,
+            policies: decision.policies.clone(),
+            reason: Some(decision.reason.clone()),
+            needs: needs.iter().map(Need::from).collect(),
+            given: Vec::new(),
+            created_unix_s: 0,
+            expires_unix_s: 0,
+        };
+        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
+    }
+
+    /// What an approval is bound to: exact bytes, who, where, and which moment.
+    fn binding(&self, question: &Question, text: &str) -> String {
+        let mut hash = Sha256::new();
+        let op = question.op.to_string();
+        let raw: &[u8] = match &question.what {
+            Asked::Exec(bytes) => bytes,
+            _ => &[],
+        };
+        let parts: [&[u8]; 8] = [
+            b"chaperone approval v2",
+            self.identity.name.as_bytes(),
+            self.target.as_bytes(),
+            self.user.as_bytes(),
+            self.session.as_bytes(),
+            op.as_bytes(),
+            text.as_bytes(),
+            raw,
+        ];
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        crate::hex(&hash.finalize())
+    }
+
+    fn event(
+        &self,
+        question: &Question,
+        reading: &Reading<'_>,
+        verdict: event::Verdict,
+        policies: Vec<String>,
+        reason: Option<String>,
+        hold: Option<String>,
+    ) -> Event {
+        let mut end = reading.text.len().min(RECORDED_TEXT_MAX);
+        while !reading.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let digest = match &question.what {
+            Asked::Exec(bytes) => Sha256::digest(bytes),
+            _ => Sha256::digest(reading.text.as_bytes()),
+        };
+        Event::Statement {
+            session: self.session.clone(),
+            op: question.op,
+            step: reading.step,
+            sql: reading.text.get(..end).unwrap_or_default().to_owned(),
+            sql_sha256: crate::hex(&digest),
+            prepared: None,
+            binds: Vec::new(),
+            verdict,
+            policies,
+            reason,
+            masked: Vec::new(),
+            hold,
+        }
+    }
+}
+
+fn reading<'a>(what: &'a Asked, command: Option<&'a str>) -> Reading<'a> {
+    let plain = |action| vec![Ask { action, path: "", via: "" }];
+    let mut reading = Reading {
+        text: String::new(),
+        step: Step::Feature,
+        asks: Vec::new(),
+        analysis: Analysis::default(),
+        never: None,
+        why: None,
+    };
+    match what {
+        Asked::Exec(bytes) => {
+            reading.step = Step::Exec;
+            reading.text = String::from_utf8_lossy(bytes).into_owned();
+            match command {
+                Some(command) => read_command(command, &mut reading),
+                None => reading.never = Some("the command is not text, or too long".to_owned()),
+            }
+        }
+        Asked::Shell => {
+            (reading.step, reading.text) = (Step::Shell, "shell".to_owned());
+            reading.asks = plain(Action::Shell);
+        }
+        Asked::Pty => {
+            (reading.step, reading.text) = (Step::Pty, "terminal".to_owned());
+            reading.asks = plain(Action::Pty);
+        }
+        Asked::Subsystem(name) => {
+            (reading.step, reading.text) = (Step::Subsystem, format!("subsystem {name}"));
+            match name.as_str() {
+                "sftp" => reading.asks = plain(Action::Sftp),
+                _ => reading.never = Some(format!("the subsystem {name} is not known")),
+            }
+        }
+        Asked::Tunnel { kind, destination } => reading.text = format!("{kind} to {destination}"),
+        Asked::Feature(name) => reading.text.clone_from(name),
+        Asked::File(FileOp { verb, accesses }) => {
+            reading.step = Step::File;
+            let paths: Vec<&str> = {
+                let mut paths: Vec<&str> = accesses.iter().map(|(_, path)| path.as_str()).collect();
+                paths.dedup();
+                paths
+            };
+            reading.text = format!("{verb} {}", paths.join(" -> "));
+            reading.asks = accesses
+                .iter()
+                .map(|(access, path)| {
+                    let action = match access {
+                        Access::List => Action::FileList,
+                        Access::Read => Action::FileRead,
+                        Access::Write => Action::FileWrite,
+                        Access::Remove => Action::FileRemove,
+                    };
+                    Ask { action, path, via: "sftp" }
+                })
+                .collect();
+        }
+    }
+    reading
+}
+
+/// A command line: a transfer that is known by its form, a command that says what it runs, or one that does not.
+fn read_command<'a>(command: &'a str, reading: &mut Reading<'a>) {
+    reading.analysis = exec::analyse(command);
+    let template = reading.analysis.template();
+    let transfer = |action, path: &str, via| (action, path.to_owned(), via);
+    let known = match &template {
+        Some(Template::Rsync { sends: true, path }) => transfer(Action::FileRead, path, "rsync"),
+        Some(Template::Rsync { sends: false, path }) => transfer(Action::FileWrite, path, "rsync"),
+        Some(Template::Git { writes: false, repository }) => transfer(Action::FileRead, repository, "git"),
+        Some(Template::Git { writes: true, repository }) => transfer(Action::FileWrite, repository, "git"),
+        None => {
+            let action = if reading.analysis.dynamic.is_some() { Action::ExecDynamic } else { Action::Exec };
+            reading.why.clone_from(&reading.analysis.dynamic);
+            reading.asks = vec![Ask { action, path: "", via: "" }];
+            return;
+        }
+    };
+    let (action, path, via) = known;
+    // The path is a part of the command, and stands in it as it was sent.
+    match command.find(&path).and_then(|start| command.get(start..start + path.len())) {
+        Some(path) if !path.split('/').any(|part| part == "..") => {
+            reading.asks = vec![Ask { action, path, via }];
+            let deletes = |word: &String| word.starts_with("--delete") || word == "--force";
+            if reading.analysis.commands.iter().flatten().any(deletes) {
+                reading.asks.push(Ask { action: Action::FileRemove, path, via });
+            }
+        }
+        _ => reading.never = Some("the path cannot be told from the command".to_owned()),
+    }
+}

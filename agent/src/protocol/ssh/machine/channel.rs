@@ -1,0 +1,174 @@
+//! One channel: its two numbers, its two windows, what runs in it, and the answers it owes.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes};
+use ring::digest;
+
+use super::super::codec::{msg, put_string};
+use super::super::flow::Flow;
+use super::super::sftp::Sftp;
+
+pub(super) struct Channel {
+    /// The client's number for it. Ours, towards both sides, is the key it is kept under.
+    pub(super) client: u32,
+    /// The target's number, once it confirmed.
+    pub(super) upstream: u32,
+    pub(super) to_client: Flow,
+    pub(super) to_upstream: Flow,
+    /// Largest data message the client takes.
+    pub(super) client_packet: u32,
+    pub(super) upstream_packet: u32,
+    pub(super) stage: Stage,
+    /// What the client sent behind something undecided, in order.
+    pub(super) queue: VecDeque<Bytes>,
+    /// Answers to the client's requests, in the order of the requests.
+    pub(super) owed: VecDeque<Owed>,
+    pub(super) client_closed: bool,
+    pub(super) upstream_closed: bool,
+    pub(super) told_client_closed: bool,
+    pub(super) told_upstream_closed: bool,
+    pub(super) exit: Option<Exit>,
+}
+
+pub(super) enum Stage {
+    /// The target has not answered the open yet.
+    Opening,
+    /// Open, nothing runs.
+    Idle,
+    /// Something was asked for and waits: for a policy's answer, or a person's.
+    Asking(Box<Asking>),
+    Running(Box<Running>),
+    /// Refused by us; what still comes from either side is let fall.
+    Refused,
+}
+
+pub(super) struct Asking {
+    /// The request as it goes on when it is permitted.
+    pub(super) request: Bytes,
+    pub(super) op: u64,
+    pub(super) want_reply: bool,
+    pub(super) sftp: bool,
+}
+
+/// A program with its streams.
+pub(super) struct Running {
+    pub(super) op: u64,
+    pub(super) stdin: Stream,
+    pub(super) stdout: Stream,
+    pub(super) stderr: Stream,
+    pub(super) sftp: Option<Sftp>,
+}
+
+/// What passed through a stream.
+#[derive(Clone)]
+pub(super) struct Stream {
+    pub(super) bytes: u64,
+    hash: digest::Context,
+}
+
+impl Stream {
+    pub(super) fn new() -> Self {
+        Self { bytes: 0, hash: digest::Context::new(&digest::SHA256) }
+    }
+
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.hash.update(bytes);
+    }
+
+    pub(super) fn sha256(&self) -> String {
+        crate::hex(self.hash.clone().finish().as_ref())
+    }
+}
+
+impl Running {
+    pub(super) fn new(op: u64, sftp: bool) -> Self {
+        let sftp = sftp.then(Sftp::default);
+        Self { op, stdin: Stream::new(), stdout: Stream::new(), stderr: Stream::new(), sftp }
+    }
+}
+
+/// An answer the client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owed {
+    /// The target gives it.
+    Upstream,
+    /// It is ours, and waits for those before it.
+    Local(bool),
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Exit {
+    Status(u32),
+    Signal(String),
+}
+
+impl Channel {
+    pub(super) fn new(client: u32, client_packet: u32) -> Self {
+        Self {
+            client,
+            upstream: 0,
+            to_client: Flow::default(),
+            to_upstream: Flow::default(),
+            client_packet,
+            upstream_packet: 0,
+            stage: Stage::Opening,
+            queue: VecDeque::new(),
+            owed: VecDeque::new(),
+            client_closed: false,
+            upstream_closed: false,
+            told_client_closed: false,
+            told_upstream_closed: false,
+            exit: None,
+        }
+    }
+
+    /// Both sides have said their last word.
+    pub(super) fn over(&self) -> bool {
+        self.client_closed && self.upstream_closed
+    }
+}
+
+pub(super) fn simple(number: u8, recipient: u32) -> Vec<u8> {
+    let mut out = vec![number];
+    out.put_u32(recipient);
+    out
+}
+
+pub(super) fn adjust(recipient: u32, bytes: u32) -> Vec<u8> {
+    let mut out = simple(msg::CHANNEL_WINDOW_ADJUST, recipient);
+    out.put_u32(bytes);
+    out
+}
+
+pub(super) fn data(recipient: u32, extended: Option<u32>, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    match extended {
+        None => out.put_u8(msg::CHANNEL_DATA),
+        Some(_) => out.put_u8(msg::CHANNEL_EXTENDED_DATA),
+    }
+    out.put_u32(recipient);
+    if let Some(kind) = extended {
+        out.put_u32(kind);
+    }
+    put_string(&mut out, bytes);
+    out
+}
+
+pub(super) fn exit_status(recipient: u32, status: u32) -> Vec<u8> {
+    let mut out = simple(msg::CHANNEL_REQUEST, recipient);
+    put_string(&mut out, b"exit-status");
+    out.put_u8(0);
+    out.put_u32(status);
+    out
+}
+
+pub(super) fn open_failure(recipient: u32, code: u32, text: &str) -> Vec<u8> {
+    let mut out = simple(msg::CHANNEL_OPEN_FAILURE, recipient);
+    out.put_u32(code);
+    put_string(&mut out, text.as_bytes());
+    put_string(&mut out, b"");
+    out
+}

@@ -1,0 +1,342 @@
+//! The connection layer (RFC 4254) between two transports: every message of it is looked at, and passed on, answered
+//! here, or asked about.
+//!
+//! Messages in, messages and questions out. A channel runs one program; the program is asked about before the target
+//! hears of it, and what comes after it on that channel waits, while other channels go on. Windows are end to end
+//! (`flow`). What may not be is refused in the protocol's own words, in the order in which answers are owed.
+
+mod channel;
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, BytesMut};
+
+use super::codec::{Malformed, msg};
+use super::flow::FlowError;
+use super::sftp::{FileOp, SftpError};
+use crate::gate::{Permit, Staged};
+use channel::{Channel, Exit, Owed, Running, Stage, data, exit_status, simple};
+
+/// Channels at once; far above what a server takes (OpenSSH's MaxSessions is 10).
+const CHANNELS_MAX: usize = 64;
+
+/// Answers a side may be owed at once.
+const OWED_MAX: usize = 128;
+
+/// Longest command line.
+pub(super) const COMMAND_MAX: usize = 128 << 10;
+
+/// What a client may send ahead on a channel whose program is not decided yet, over all channels.
+const AHEAD_MAX: usize = 4 << 20;
+
+/// The exit status of a command that was refused: found, and not executable (POSIX 2.8.2).
+const REFUSED_STATUS: u32 = 126;
+
+/// SSH_OPEN_ADMINISTRATIVELY_PROHIBITED and SSH_OPEN_RESOURCE_SHORTAGE.
+const PROHIBITED: u32 = 1;
+const SHORTAGE: u32 = 4;
+
+/// SSH_EXTENDED_DATA_STDERR.
+const STDERR: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fatal {
+    #[error("{side}: {source}")]
+    Malformed { side: &'static str, source: Malformed },
+    #[error("{side}: {source}")]
+    Flow { side: &'static str, source: FlowError },
+    #[error("{side}: message {number} where it may not be")]
+    Unexpected { side: &'static str, number: u8 },
+    #[error("{side}: no channel {id}")]
+    NoChannel { side: &'static str, id: u32 },
+    #[error("the client has more than {OWED_MAX} requests unanswered")]
+    TooManyRequests,
+    #[error("the client sent more than {AHEAD_MAX} bytes to programs that are not decided yet")]
+    TooFarAhead,
+    #[error("file transfer: {0}")]
+    Sftp(#[from] SftpError),
+}
+
+const CLIENT: &str = "the client";
+const UPSTREAM: &str = "the target";
+
+/// Something that has to be decided before the target hears of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) channel: u32,
+    pub(super) op: u64,
+    pub(super) what: Asked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    Exec(Vec<u8>),
+    Shell,
+    Pty,
+    Subsystem(String),
+    /// A channel of another kind than a session, with where it leads to.
+    Tunnel {
+        kind: String,
+        destination: String,
+    },
+    /// Agent or X11 forwarding, a listening port, an environment variable that is not on the list.
+    Feature(String),
+    File(FileOp),
+}
+
+/// A program that ended, or what is known of it when its channel did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) op: u64,
+    pub(super) exit: String,
+    pub(super) streams: [(u64, String); 3],
+    pub(super) files: Vec<super::sftp::FileDone>,
+}
+
+/// The connection layer of a session.
+#[derive(Default)]
+pub(super) struct Machine {
+    channels: BTreeMap<u32, Channel>,
+    next: u32,
+    ops: u64,
+    ahead: usize,
+    /// Answers to the client's global requests, in order.
+    owed_client: VecDeque<Owed>,
+    /// Answers to the target's global requests.
+    owed_upstream: VecDeque<Owed>,
+    /// Framed messages for the client; served when what is recorded of them is.
+    pub(super) served: BytesMut,
+    pub(super) outcomes: Vec<Outcome>,
+    /// Channels whose held request the client gave up.
+    pub(super) withdrawn: Vec<u32>,
+    /// Questions that have only one answer, to be recorded.
+    refused: Vec<(Question, String)>,
+}
+
+/// Messages in one buffer, each behind its length.
+pub(super) fn put_frame(out: &mut BytesMut, message: &[u8]) {
+    out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    out.put_slice(message);
+}
+
+/// The next message of such a buffer.
+pub(super) fn take_frame(buffer: &mut BytesMut) -> Option<BytesMut> {
+    let length = usize::try_from(u32::from_be_bytes(*buffer.first_chunk()?)).ok()?;
+    if buffer.len() < 4 + length {
+        return None;
+    }
+    let mut frame = buffer.split_to(4 + length);
+    Some(frame.split_off(4))
+}
+
+fn framed(message: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(message.len() + 4);
+    put_frame(&mut out, message);
+    out
+}
+
+impl Machine {
+    pub(super) fn ops(&self) -> u64 {
+        self.ops
+    }
+
+    /// What was refused without a question, since the last call.
+    pub(super) fn take_refused(&mut self) -> Vec<(Question, String)> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Files that were closed since the last call.
+    pub(super) fn take_files(&mut self) -> Vec<super::sftp::FileDone> {
+        let mut done = Vec::new();
+        for channel in self.channels.values_mut() {
+            if let Stage::Running(running) = &mut channel.stage
+                && let Some(sftp) = &mut running.sftp
+            {
+                done.append(&mut sftp.take_done());
+            }
+        }
+        done
+    }
+
+    /// The answer to a question: it may be.
+    pub(super) fn permit(&mut self, question: &Question, permit: Permit, staged: &mut Staged) {
+        let Some(channel) = self.channels.get_mut(&question.channel) else { return };
+        match &mut channel.stage {
+            Stage::Running(running) => {
+                if let Some(sftp) = &mut running.sftp {
+                    sftp.permit(question.op);
+                }
+                // The bytes of a file operation follow from `resume`; the permit is for them.
+                staged.permitted(permit, &[]);
+            }
+            Stage::Asking(asking) if asking.op == question.op => {
+                staged.permitted(permit, &framed(&asking.request));
+                if asking.want_reply {
+                    channel.owed.push_back(Owed::Upstream);
+                }
+                channel.stage = match &question.what {
+                    Asked::Pty => Stage::Idle,
+                    _ => Stage::Running(Box::new(Running::new(asking.op, asking.sftp))),
+                };
+            }
+            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused => {}
+        }
+    }
+
+    /// The answer to a question: it may not be, and why.
+    pub(super) fn deny(&mut self, question: &Question, why: &str, staged: &mut Staged) {
+        let id = question.channel;
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        match &mut channel.stage {
+            Stage::Running(running) => {
+                if let Some(sftp) = &mut running.sftp {
+                    sftp.deny(why);
+                }
+            }
+            Stage::Asking(asking) if asking.op == question.op => {
+                let want_reply = asking.want_reply;
+                if question.what == Asked::Pty {
+                    channel.stage = Stage::Idle;
+                    if want_reply {
+                        self.answer(id, false);
+                    }
+                } else {
+                    self.refuse(id, want_reply, why, staged);
+                }
+            }
+            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused => {}
+        }
+    }
+
+    /// The answer to a question: a person decides; the client is told to wait.
+    pub(super) fn hold(&mut self, question: &Question, notice: &str) {
+        self.tell(question.channel, notice);
+    }
+
+    /// Goes on with a channel after an answer: with what the client sent meanwhile, up to the next question.
+    pub(super) fn resume(&mut self, id: u32, staged: &mut Staged) -> Result<Option<Question>, Fatal> {
+        if let Some(question) = self.files(id, staged)? {
+            return Ok(Some(question));
+        }
+        while let Some(channel) = self.channels.get_mut(&id) {
+            if matches!(channel.stage, Stage::Asking(_)) {
+                return Ok(None);
+            }
+            let Some(message) = channel.queue.pop_front() else { return Ok(None) };
+            self.ahead = self.ahead.saturating_sub(message.len());
+            if let Some(question) = self.channel_message(id, &message, staged)? {
+                return Ok(Some(question));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Words of ours on a channel's standard error, if its window takes them.
+    fn tell(&mut self, id: u32, text: &str) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let text = format!("chaperone: {text}\r\n");
+        let most = usize::try_from(channel.client_packet).unwrap_or(usize::MAX).min(text.len());
+        let text = text.as_bytes().get(..most).unwrap_or_default();
+        if !text.is_empty() && channel.to_client.inject(text.len()) {
+            put_frame(&mut self.served, &data(channel.client, Some(STDERR), text));
+        }
+    }
+
+    /// Ends a channel's program before it began: the reason on standard error, status 126, and both sides closed.
+    fn refuse(&mut self, id: u32, want_reply: bool, why: &str, staged: &mut Staged) {
+        if want_reply {
+            self.answer(id, true);
+        }
+        self.forget_queue(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.stage = Stage::Refused;
+            channel.to_client.take_over();
+        }
+        self.tell(id, why);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        for message in [
+            exit_status(channel.client, REFUSED_STATUS),
+            simple(msg::CHANNEL_EOF, channel.client),
+            simple(msg::CHANNEL_CLOSE, channel.client),
+        ] {
+            put_frame(&mut self.served, &message);
+        }
+        channel.told_client_closed = true;
+        if !channel.told_upstream_closed {
+            channel.told_upstream_closed = true;
+            staged.continuation(&framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
+        }
+    }
+
+    /// Answers a client's channel request here, behind those the target has yet to answer.
+    fn answer(&mut self, id: u32, yes: bool) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.owed.is_empty() {
+            let number = if yes { msg::CHANNEL_SUCCESS } else { msg::CHANNEL_FAILURE };
+            put_frame(&mut self.served, &simple(number, channel.client));
+        } else {
+            channel.owed.push_back(Owed::Local(yes));
+        }
+    }
+
+    /// A question and its record's number.
+    fn ask(&mut self, channel: u32, what: Asked) -> Question {
+        self.ops += 1;
+        Question { channel, op: self.ops, what }
+    }
+
+    fn refuse_always(&mut self, channel: u32, what: Asked, why: &str) {
+        let question = self.ask(channel, what);
+        self.refused.push((question, why.to_owned()));
+    }
+
+    fn forget_queue(&mut self, id: u32) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            let queued: usize = channel.queue.drain(..).map(|message| message.len()).sum();
+            self.ahead = self.ahead.saturating_sub(queued);
+        }
+    }
+
+    /// Takes a channel away when both sides are done with it.
+    fn sweep(&mut self, id: u32) {
+        if self.channels.get(&id).is_some_and(Channel::over) {
+            self.forget_queue(id);
+            self.channels.remove(&id);
+        }
+    }
+
+    /// What ran when the session ended, for its record.
+    pub(super) fn abandoned(&mut self) -> Vec<Outcome> {
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        for channel in self.channels.values_mut() {
+            outcomes.extend(outcome(channel, "cut off"));
+        }
+        outcomes
+    }
+}
+
+/// Takes the program off a channel and says how it went.
+fn outcome(channel: &mut Channel, otherwise: &str) -> Option<Outcome> {
+    if !matches!(channel.stage, Stage::Running(_)) {
+        return None;
+    }
+    let Stage::Running(mut running) = std::mem::replace(&mut channel.stage, Stage::Refused) else {
+        return None;
+    };
+    let exit = match &channel.exit {
+        Some(Exit::Status(status)) => format!("exit {status}"),
+        Some(Exit::Signal(name)) => format!("signal {name}"),
+        None => otherwise.to_owned(),
+    };
+    let streams = [&running.stdin, &running.stdout, &running.stderr];
+    Some(Outcome {
+        op: running.op,
+        exit,
+        streams: streams.map(|stream| (stream.bytes, stream.sha256())),
+        files: running.sftp.as_mut().map(super::sftp::Sftp::finish).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,25 @@
+//! SSH, protocol 2: from the version line of a redirected connection to its last record.
+//!
+//! Two transports of our own, one towards the workload and one towards the target, and the connection layer relayed
+//! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `flow`, `machine`, `exec` and
+//! `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
+
+mod auth;
+mod codec;
+mod decide;
+mod exec;
+mod flow;
+mod kex;
+mod keys;
+mod machine;
+mod open;
+mod packet;
+mod relay;
+mod serve;
+mod sftp;
+mod transport;
+
+pub use keys::HostKeys;
+pub use open::{SshError, host_keys};
+pub use serve::Ssh;
+pub(super) use serve::refuse;

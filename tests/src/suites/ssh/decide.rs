@@ -1,0 +1,172 @@
+//! What may run: every evasion of a command list, and every way out that is not a command.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::Stage;
+use crate::harness::report::Case;
+use crate::harness::trail::holds;
+
+pub(super) const CASES: &[Case<Stage>] = &[
+    Case { name: "a denied command exits 126 with the reason, and never reaches the target", run: denied },
+    Case { name: "no spelling of a command gets it past the list", run: evasions },
+    Case { name: "a shell and a terminal are denied, and permitted by rule", run: shells },
+    Case { name: "every kind of forwarding is denied", run: forwards },
+    Case { name: "variables pass by a list only", run: variables },
+    Case { name: "the connection lives on after a denial", run: lives_on },
+];
+
+fn denied(stage: &mut Stage) -> Result<()> {
+    let output = stage.command("denied", "rm -rf /nonexistent/x")?;
+    ensure!(output.code == Some(126) && output.stdout.is_empty(), "{output}");
+    ensure!(
+        output.stderr.contains("chaperone: denied by policy") && output.stderr.contains("ssh:exec"),
+        "{output}"
+    );
+    let trail = stage.trail("denied")?;
+    holds(trail.statement("rm -rf /nonexistent/x")?, &json!({"verdict": "deny", "step": "exec"}))?;
+    ensure!(trail.all("streams").is_empty(), "something ran");
+    let log = stage.sshd.log();
+    ensure!(!log.contains("nonexistent"), "{log}");
+    Ok(())
+}
+
+fn evasions(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/evaded");
+    for command in [
+        "r\\m -rf X",
+        "'rm' X",
+        "\"r\"m X",
+        "echo a; rm X",
+        "echo a && rm X",
+        "true || rm X",
+        "echo a | rm X",
+        "echo a\nrm X",
+        "echo a & rm X",
+        "bash -c 'rm X'",
+        "sh -c \"sh -c 'rm X'\"",
+        "echo $(rm X)",
+        "echo `rm X`",
+        "echo a > X",
+        "echo a >> X",
+        "cat < X",
+        "echo cm0gWA== | base64 -d | sh",
+        "find / -maxdepth 0 -exec rm X ;",
+        "xargs rm X",
+        "env rm X",
+        "sudo rm X",
+        "python3 -c pass",
+        "$SHELL -c 'rm X'",
+        "PATH=/tmp ls",
+        "eval rm X",
+        "/bin/ls X",
+        "./ls",
+        "(ls)",
+        "{ ls; }",
+        "if true; then ls; fi",
+        "ls *",
+        "ls ~",
+        "echo {a,b}",
+        "scp -t X",
+        "rsync --server --daemon .",
+        "",
+    ] {
+        let command = command.replace('X', &made);
+        let output = stage.command("evasions", &command)?;
+        // ssh takes an empty command for a shell.
+        ensure!(output.code == Some(126), "{command:?}: {output}");
+        ensure!(output.stderr.contains("chaperone: denied"), "{command:?}: {output}");
+        ensure!(!std::path::Path::new(&made).exists(), "{command:?} made a file");
+    }
+    Ok(())
+}
+
+fn shells(stage: &mut Stage) -> Result<()> {
+    let output = stage.ssh("shell", "127.0.0.1")?.stdin("id\n").run()?;
+    ensure!(output.code == Some(126) && output.stdout.is_empty(), "{output}");
+    let output = stage.ssh("terminal", "127.0.0.1")?.args(["-tt", "id"]).run()?;
+    ensure!(output.stderr.contains("PTY allocation request failed") || output.code == Some(255), "{output}");
+    let mail_bot = &stage.world.places.mail_bot;
+    let output = stage.ssh_in(mail_bot, "shell-ok", "127.0.0.1")?.stdin("echo in-shell; exit 3\n").run()?;
+    ensure!(output.code == Some(3) && output.stdout.contains("in-shell"), "{output}");
+    let output = stage
+        .ssh_in(mail_bot, "terminal-ok", "127.0.0.1")?
+        .args(["-tt", "echo $((6*7)); test -t 0"])
+        .run()?;
+    ensure!(output.code == Some(0) && output.stdout.contains("42"), "{output}");
+    // A certificate allows a terminal only when policy does.
+    let output = stage.ssh_in(mail_bot, "terminal-ca", "127.0.0.2")?.args(["-tt", "echo $((6*7))"]).run()?;
+    ensure!(output.code == Some(0) && output.stdout.contains("42"), "{output}");
+    Ok(())
+}
+
+fn forwards(stage: &mut Stage) -> Result<()> {
+    let port = stage.sshd.port.to_string();
+    let output = stage.ssh("forward-w", "127.0.0.1")?.args(["-W", &format!("127.0.0.1:{port}")]).run()?;
+    ensure!(output.code == Some(255) && output.stderr.contains("stdio forwarding failed"), "{output}");
+    holds(
+        stage.trail("forward-w")?.statement(&format!("direct-tcpip to 127.0.0.1:{port}"))?,
+        &json!({"verdict": "deny", "step": "feature"}),
+    )?;
+    let output = stage
+        .client("/usr/bin/ssh")?
+        .args(super::TRUSTING)
+        .args([
+            "-p",
+            &port,
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-l",
+            "forward-r",
+            "-R",
+            "0:127.0.0.1:1",
+            "127.0.0.1",
+            "true",
+        ])
+        .run()?;
+    ensure!(output.code == Some(255), "a listening port was opened: {output}");
+    let output = stage
+        .client("/usr/bin/ssh")?
+        .args(super::TRUSTING)
+        .args(["-p", &port, "-l", "jump", "-J", &format!("jump@127.0.0.1:{port}"), "127.0.0.9", "true"])
+        .run()?;
+    ensure!(output.code == Some(255), "{output}");
+    let output = stage
+        .client("/usr/bin/ssh")?
+        .args(super::TRUSTING)
+        .args(["-p", &port, "-l", "tunnel", "-s", "127.0.0.1", "netconf"])
+        .run()?;
+    ensure!(output.code == Some(126), "{output}");
+    Ok(())
+}
+
+fn variables(stage: &mut Stage) -> Result<()> {
+    let output = stage
+        .client("/usr/bin/ssh")?
+        .env("LC_TEST", "passes")
+        .env("LD_PRELOAD_X", "does not")
+        .args(super::TRUSTING)
+        .args(["-o", "SendEnv=LC_TEST LD_PRELOAD_X", "-p", &stage.sshd.port.to_string(), "-l", "variables"])
+        .args(["127.0.0.1", "printenv LC_TEST; printenv LD_PRELOAD_X"])
+        .run()?;
+    ensure!(output.stdout == "passes\n", "{output}");
+    let trail = stage.trail("variables")?;
+    holds(trail.statement("env LD_PRELOAD_X")?, &json!({"verdict": "deny"}))
+}
+
+fn lives_on(stage: &mut Stage) -> Result<()> {
+    let path = stage.home("lives-on.control");
+    let line = format!(
+        "ssh {} -p {} -l lives-on -S {} 127.0.0.1",
+        super::TRUSTING.join(" "),
+        stage.sshd.port,
+        path.display()
+    );
+    let script = format!(
+        "{line} -M -N -f && for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do {line} rm x; done; {line} echo alive; {line} -O exit"
+    );
+    let output = stage.client("/bin/sh")?.args(["-c", &script]).run()?;
+    ensure!(output.stdout.ends_with("alive\n"), "{output}");
+    ensure!(output.stderr.matches("chaperone: denied").count() == 15, "{output}");
+    Ok(())
+}

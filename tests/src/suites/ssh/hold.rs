@@ -1,0 +1,109 @@
+//! Holds: the command waits, somebody outside decides, and it runs once or not at all.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::Stage;
+use crate::harness::report::Case;
+use crate::harness::spawn::{Running, wait_for};
+use crate::harness::trail::{Trail, holds};
+
+pub(super) const CASES: &[Case<Stage>] = &[
+    Case {
+        name: "a held command says so, waits, and runs once when approved, with its input",
+        run: approved,
+    },
+    Case { name: "a held command that is denied exits 126 and does not run", run: denied },
+    Case { name: "a held command nobody decides on is denied after the time limit", run: expired },
+    Case { name: "a client that is interrupted takes its held command with it", run: interrupted },
+    Case { name: "other commands of the connection go on while one is held", run: others },
+];
+
+fn held(stage: &Stage, login: &str, made: &str) -> Result<(Running, String)> {
+    let client =
+        stage.ssh(login, "127.0.0.1")?.args([&format!("touch {made}; cat")]).stdin("input\n").start()?;
+    let id = wait_for_hold(stage, login)?;
+    ensure!(!Path::new(made).exists(), "it ran before anybody approved");
+    Ok((client, id))
+}
+
+fn wait_for_hold(stage: &Stage, login: &str) -> Result<String> {
+    wait_for("a hold", Duration::from_secs(10), || {
+        Ok(Trail::when(&stage.world.agent, login, |_| true)?.open_hold())
+    })
+    .with_context(|| stage.world.agent.log_tail())
+}
+
+fn approved(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/approved");
+    let (client, id) = held(stage, "approved", &made)?;
+    let listed = stage.world.agent.command(&["approvals"])?.ok()?;
+    ensure!(listed.contains(&format!("touch {made}; cat")), "{listed}");
+    stage.world.agent.command(&["approve", &id, "--comment", "ticket 7"])?.ok()?;
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(0) && output.stdout == "input\n", "{output}");
+    ensure!(output.stderr.contains(&format!("held for approval, request {id}")), "{output}");
+    ensure!(Path::new(&made).exists(), "it did not run");
+    let trail = stage.trail("approved")?;
+    holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "approved", "comment": "ticket 7"}))?;
+    ensure!(trail.all("streams").len() == 1, "it ran more than once");
+    ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "an approval was used twice");
+    Ok(())
+}
+
+fn denied(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/denied");
+    let (client, id) = held(stage, "hold-denied", &made)?;
+    stage.world.agent.command(&["deny", &id, "--comment", "not today"])?.ok()?;
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(126) && output.stderr.contains("not today"), "{output}");
+    ensure!(!Path::new(&made).exists(), "a denied command ran");
+    holds(stage.trail("hold-denied")?.first("hold_resolved")?, &json!({"hold": id, "outcome": "denied"}))
+}
+
+fn expired(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/expired");
+    let (client, id) = held(stage, "hold-expired", &made)?;
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(126) && output.stderr.contains("nobody approved"), "{output}");
+    ensure!(output.seconds >= 3.5, "it waited {:.1} s only", output.seconds);
+    ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "a late approval was taken");
+    ensure!(!Path::new(&made).exists(), "an expired command ran");
+    Ok(())
+}
+
+fn interrupted(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/interrupted");
+    let (client, id) = held(stage, "hold-interrupted", &made)?;
+    client.signal(Signal::SIGINT)?;
+    client.finish(Duration::from_secs(10))?;
+    let trail = stage.trail("hold-interrupted")?;
+    holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "withdrawn"}))?;
+    ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "a withdrawn hold was approved");
+    ensure!(!Path::new(&made).exists(), "a withdrawn command ran");
+    Ok(())
+}
+
+fn others(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/others");
+    let path = stage.home("others.control");
+    let line = format!(
+        "ssh {} -p {} -l hold-others -S {} 127.0.0.1",
+        super::TRUSTING.join(" "),
+        stage.sshd.port,
+        path.display()
+    );
+    let script = format!(
+        "{line} -M -N -f; {line} touch {made} & sleep 1; {line} echo alive; kill $!; wait; {line} -O exit"
+    );
+    let output = stage.client("/bin/sh")?.args(["-c", &script]).run()?;
+    ensure!(output.stdout == "alive\n", "{output}");
+    let trail = stage.trail("hold-others")?;
+    holds(trail.first("hold_resolved")?, &json!({"outcome": "withdrawn"}))?;
+    ensure!(!Path::new(&made).exists(), "a withdrawn command ran");
+    Ok(())
+}
