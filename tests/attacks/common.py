@@ -14,8 +14,11 @@ import ctypes, errno, os, signal, socket, struct, sys
 
 NAME, V4, V6, PORT, LISTEN = sys.argv[1:4] + [int(port) for port in sys.argv[4:6]]
 BANNER = b"WITNESS\n"
-# How long an attack waits for an answer. What is refused is refused at once; what is dropped never answers.
-PATIENCE = 0.8
+# How long an attack waits to be connected: one lost SYN is sent again after a second. What is refused is refused at
+# once; what is dropped never answers.
+PATIENCE = 2.5
+# How long it waits for the first word of whoever it is connected to, on a machine that may be busy.
+ANSWER = 4.0
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.prctl(15, NAME.encode(), 0, 0, 0)  # PR_SET_NAME
@@ -30,7 +33,7 @@ def startup():
 
 def ask(sock, already_sent=False):
     """What a connected socket is told."""
-    sock.settimeout(PATIENCE)
+    sock.settimeout(ANSWER)
     try:
         if not already_sent:
             sock.sendall(startup())
@@ -77,9 +80,9 @@ def name(error):
 
 
 def main(techniques):
-    """Runs the technique of that name."""
+    """Runs the technique of that name; `pod-` before it says who runs it, not what."""
     try:
-        said = techniques[NAME]()
+        said = techniques[NAME.removeprefix("pod-")]()
     except OSError as error:
         said = "refused " + name(error)
     print(said, flush=True)

@@ -99,6 +99,7 @@ def lite():
 
 main({
     "udp": lambda: send_to(V4, udp()),
+    "dead-udp": lambda: send_to(V4, udp()),
     "udp-v6": lambda: send_to(V6, udp(socket.AF_INET6)),
     "udp-connected": lambda: connected(V4, udp()),
     "udp-connected6": lambda: connected(V6, udp(socket.AF_INET6)),

@@ -3,8 +3,8 @@ import os, select, socket, struct, time
 
 from common import *
 
-SO_MARK, SO_BINDTODEVICE, IP_TRANSPARENT, IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT = 36, 25, 19, 15, 24
-IPPROTO_MPTCP, TCP_REPAIR, TCP_FASTOPEN_CONNECT = 262, 19, 30
+SO_MARK, SO_BINDTODEVICE, IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT = 36, 25, 15, 24
+IPPROTO_MPTCP, TCP_FASTOPEN_CONNECT = 262, 30
 
 
 def tcp(family=socket.AF_INET):
@@ -96,12 +96,6 @@ def device():
     return with_option(socket.SOL_SOCKET, SO_BINDTODEVICE, uplink().encode() + b"\0")
 
 
-def transparent():
-    sock = tcp()
-    sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-    return dial(V4, sock)
-
-
 def freebind():
     sock = tcp()
     sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
@@ -109,18 +103,11 @@ def freebind():
     return dial(V4, sock)
 
 
-def source_route():
-    """Loose source routing: the header's destination is a hop, the target is in the option."""
-    hop = socket.inet_aton("10.66.0.2")
-    option = bytes([131, 11, 4]) + hop + socket.inet_aton(V4) + b"\0"
-    return with_option(socket.SOL_IP, socket.IP_OPTIONS, option)
-
-
 def fastopen_send(address):
     """The connection is made by sendto, and the data travels in the SYN."""
     sock = tcp(socket.AF_INET6 if ":" in address else socket.AF_INET)
     # A time limit of the kernel's: Python's own makes the socket non-blocking, and the call would not wait.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(PATIENCE * 1e6)))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE), 0))
     sock.sendto(startup(), socket.MSG_FASTOPEN, (address, PORT))
     return ask(sock, already_sent=True)
 
@@ -172,25 +159,11 @@ def inherited():
     return os.read(read, 4096).decode().strip()
 
 
-def repair():
-    """A socket put together by hand (TCP_REPAIR), as checkpoint tools do."""
-    sock = tcp()
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-    except OSError:
-        # Needs CAP_NET_ADMIN: what is left is the socket as it is.
-        return dial(V4, sock)
-    sock.bind(("0.0.0.0", 0))
-    sock.connect((V4, PORT))
-    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
-    return ask(sock)
-
-
 main({
     "plain-v4": lambda: dial(V4),
+    **dict.fromkeys(("dead-v4", "dead-pod", "dead-steal", "the-gate"), lambda: dial(V4)),
+    "dead-v6": lambda: dial(V6),
     "plain-v6": lambda: dial(V6),
-    "pod-plain-v4": lambda: dial(V4),
-    "pod-plain-v6": lambda: dial(V6),
     "mapped": mapped,
     "any-v4": lambda: dial("0.0.0.0"),
     "any-v6": lambda: dial("::"),
@@ -202,16 +175,13 @@ main({
     "source-port": source_port,
     "bound-address": bound_address,
     "bind-device": device,
-    "transparent": transparent,
     "freebind": freebind,
-    "source-route": source_route,
     "tfo-sendto": lambda: fastopen_send(V4),
     "tfo-connect": fastopen_connect,
     "tfo-v6": lambda: fastopen_send(V6),
     "mptcp": multipath,
     "fork-exit": vfork_exit,
     "inherited": inherited,
-    "repair": repair,
     "mark": lambda: with_option(socket.SOL_SOCKET, SO_MARK, 0x539),
     "priority": lambda: with_option(socket.SOL_SOCKET, socket.SO_PRIORITY, 6),
 })

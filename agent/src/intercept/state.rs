@@ -23,6 +23,8 @@ use super::{CgroupMode, InterceptError, Target, bpffs::Pins};
 
 /// Pinned maps with the sizes of their keys and values, which must be this version's.
 const PINNED: &[(&str, usize, usize)] = &[
+    // What is refused while no agent runs is recorded by the next one.
+    ("EVENTS", 0, 0),
     ("CFG", 4, size_of::<Config>()),
     ("BEAT", 4, 8),
     ("PORTS", 4, 8),

@@ -30,6 +30,8 @@ const IPPROTO_DCCP: u8 = 33;
 const IPPROTO_SCTP: u8 = 132;
 const IPPROTO_UDPLITE: u8 = 136;
 
+const NOWHERE: [u32; 4] = [0; 4];
+
 /// What the headers say.
 enum Parsed {
     /// A protocol without ports.
@@ -39,7 +41,8 @@ enum Parsed {
         protocol: u8,
         transport: usize,
     },
-    Unparsable,
+    /// Whatever it is, it goes to this address.
+    Unparsable([u32; 4]),
 }
 
 enum Outcome {
@@ -75,7 +78,7 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
     let parsed = match ctx.skb.protocol() {
         ETH_P_IP => parse_v4(ctx),
         ETH_P_IPV6 => parse_v6(ctx),
-        _ => Parsed::Unparsable,
+        _ => Parsed::Unparsable(NOWHERE),
     };
     let (stat, destination, protocol) = match parsed {
         Parsed::Portless => return Outcome::Pass,
@@ -91,7 +94,7 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
             }
             (Stat::DroppedEgress, destination, protocol)
         }
-        Parsed::Unparsable => (Stat::DroppedUnparsable, Destination { addr: [0; 4], port: 0 }, 0),
+        Parsed::Unparsable(addr) => (Stat::DroppedUnparsable, Destination { addr, port: 0 }, 0),
     };
     if is_vouched(ctx, &destination) {
         return Outcome::Pass;
@@ -184,10 +187,10 @@ struct Ipv4Header {
 
 #[inline(always)]
 fn parse_v4(ctx: &SkBuffContext) -> Parsed {
-    let Ok(header) = ctx.load::<Ipv4Header>(0) else { return Parsed::Unparsable };
+    let Ok(header) = ctx.load::<Ipv4Header>(0) else { return Parsed::Unparsable(NOWHERE) };
     // Packets are cut after this hook: a later fragment here was made by hand.
     if u16::from_be(header.fragment) & 0x1fff != 0 {
-        return Parsed::Unparsable;
+        return Parsed::Unparsable(mapped(header.destination));
     }
     let transport = usize::from(header.version_ihl & 0x0f) * 4;
     ports(ctx, header.protocol, transport, mapped(header.destination))
@@ -216,7 +219,7 @@ fn parse_v6(ctx: &SkBuffContext) -> Parsed {
     const MOBILITY: u8 = 135;
     const HIP: u8 = 139;
     const SHIM6: u8 = 140;
-    let Ok(header) = ctx.load::<Ipv6Header>(0) else { return Parsed::Unparsable };
+    let Ok(header) = ctx.load::<Ipv6Header>(0) else { return Parsed::Unparsable(NOWHERE) };
     let mut next = header.next;
     let mut offset = size_of::<Ipv6Header>();
     for _ in 0..MAX_EXTENSIONS {
@@ -227,19 +230,21 @@ fn parse_v6(ctx: &SkBuffContext) -> Parsed {
             return ports(ctx, next, offset, header.destination);
         }
         let Ok([following, length, third, fourth]) = ctx.load::<[u8; 4]>(offset) else {
-            return Parsed::Unparsable;
+            return Parsed::Unparsable(header.destination);
         };
         offset += match next {
             // The header's own destination is only the next hop while segments are left.
-            ROUTING if fourth != 0 => return Parsed::Unparsable,
-            FRAGMENT if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => return Parsed::Unparsable,
+            ROUTING if fourth != 0 => return Parsed::Unparsable(header.destination),
+            FRAGMENT if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => {
+                return Parsed::Unparsable(header.destination);
+            }
             FRAGMENT => 8,
             AUTHENTICATION => (usize::from(length) + 2) * 4,
             _ => (usize::from(length) + 1) * 8,
         };
         next = following;
     }
-    Parsed::Unparsable
+    Parsed::Unparsable(header.destination)
 }
 
 #[inline(always)]
@@ -250,6 +255,6 @@ fn ports(ctx: &SkBuffContext, protocol: u8, transport: usize, addr: [u32; 4]) ->
     }
     match ctx.load::<[u16; 2]>(transport) {
         Ok([_source, port]) => Parsed::Ports { destination: Destination { addr, port }, protocol, transport },
-        Err(_short) => Parsed::Unparsable,
+        Err(_short) => Parsed::Unparsable(addr),
     }
 }

@@ -77,6 +77,10 @@ impl Agent {
         Ok(())
     }
 
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     pub(crate) fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("the agent is not running")?.pid())
     }

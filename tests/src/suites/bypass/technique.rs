@@ -17,8 +17,12 @@ pub(super) struct Technique {
     pub(super) attack: Attack,
     /// What the attacker must see: the beginnings of what the program may say.
     pub(super) sees: &'static [&'static str],
-    pub(super) record: Record,
+    /// Any of these must be found in the journal.
+    pub(super) records: &'static [Record],
+    /// The cgroup below the governed tree's top that the record must name; none = the seat's.
+    pub(super) recorded_in: Option<&'static str>,
     pub(super) without: Without,
+    pub(super) when: When,
 }
 
 /// Where the attacker sits.
@@ -28,6 +32,8 @@ pub(super) enum Seat {
     Service,
     /// The same as `nobody`.
     Nobody,
+    /// The same with every capability: more than a container may have.
+    Root,
     /// A container as Docker makes it by default.
     Container,
     /// A container with CAP_NET_ADMIN, /dev/net/tun and no filter of system calls.
@@ -40,6 +46,8 @@ pub(super) enum Attack {
     Python(&'static str),
     /// A C program of tests/attacks, compiled for the run.
     Program(&'static str),
+    /// A Python program that gets ready before there is an agent, and attacks when there is one.
+    Early(&'static str),
     /// More than one process: a function that runs them, and gives what the attacker's said.
     Staged(fn(&Yard, &Aim) -> Result<Output>),
 }
@@ -48,18 +56,82 @@ pub(super) enum Attack {
 pub(super) enum Record {
     /// The connection came to the agent, which refused it: where it was going and who asked.
     SessionRefused,
+    /// The agent was dialled without a detour, and refused.
+    Unannounced,
     /// A kernel program refused it, with this counter, at this destination.
     Kernel(&'static str),
+    /// The same at the listener's own port.
+    KernelListener(&'static str),
+    /// A kernel program dropped a packet for this address whose ports it could not read.
+    KernelPacket(&'static str),
     /// A kernel program refused the socket, which had no destination yet.
     KernelSocket(&'static str),
 }
 
 /// What the same attack does where nothing governs it: the proof that it is an attack.
+#[derive(Clone, Copy)]
 pub(super) enum Without {
     /// It reaches the target.
     Reaches,
-    /// The kernel of this machine cannot do it, and says so with this error; then it must say the same when governed.
+    /// The kernel of this machine cannot do it, and says so with one of these errors; then it must say the same when
+    /// governed.
     MayBeMissing(&'static [&'static str]),
+    /// It reaches nothing by itself: it is about the agent, which is not there.
+    NeedsAgent,
+}
+
+/// In which state of the agent it is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// It runs.
+    Alive,
+    /// It runs, and nothing else is tried meanwhile, because it would suffer.
+    Alone,
+    /// It was killed.
+    Dead,
+    /// It runs, and the attacker has what no container has. What happens is shown, and may be that the target is
+    /// reached: the threat model says so, and what covers it.
+    Beyond,
+}
+
+impl Technique {
+    /// The usual case: tried while the agent runs; without the agent it reaches the target.
+    pub(super) const fn new(
+        name: &'static str,
+        says: &'static str,
+        seat: Seat,
+        attack: Attack,
+        sees: &'static [&'static str],
+        records: &'static [Record],
+    ) -> Self {
+        let (recorded_in, without, when) = (None, Without::Reaches, When::Alive);
+        Self { name, says, seat, attack, sees, records, recorded_in, without, when }
+    }
+
+    pub(super) const fn sees(mut self, sees: &'static [&'static str]) -> Self {
+        self.sees = sees;
+        self
+    }
+
+    pub(super) const fn records(mut self, records: &'static [Record]) -> Self {
+        self.records = records;
+        self
+    }
+
+    pub(super) const fn recorded_in(mut self, place: &'static str) -> Self {
+        self.recorded_in = Some(place);
+        self
+    }
+
+    pub(super) const fn without(mut self, without: Without) -> Self {
+        self.without = without;
+        self
+    }
+
+    pub(super) const fn when(mut self, when: When) -> Self {
+        self.when = when;
+        self
+    }
 }
 
 /// A technique's own addresses of the protected networks: what arrives there is this technique's and nobody else's.

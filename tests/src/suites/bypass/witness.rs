@@ -80,12 +80,10 @@ impl Witness {
         self.lock().get(&address).cloned().unwrap_or_default()
     }
 
-    /// Everything so far, a line for each.
-    pub(super) fn all(&self) -> Vec<String> {
+    /// Everything so far: where it was seen, and what.
+    pub(super) fn all(&self) -> Vec<(IpAddr, String)> {
         let seen = self.lock();
-        seen.iter()
-            .flat_map(|(address, lines)| lines.iter().map(move |line| format!("{address}: {line}")))
-            .collect()
+        seen.iter().flat_map(|(address, lines)| lines.iter().map(|line| (*address, line.clone()))).collect()
     }
 
     pub(super) fn forget(&self) {

@@ -20,7 +20,7 @@ use nix::unistd::Uid;
 use super::technique::{Aim, Attack, NETWORKS, Seat, Technique, is_protected};
 use super::witness::Witness;
 use crate::harness::agent::Agent;
-use crate::harness::cgroup::Cgroup;
+use crate::harness::cgroup::{self, Cgroup};
 use crate::harness::container::{Container, DOCKER_CAPABILITIES, Wish};
 use crate::harness::net::Netns;
 use crate::harness::postgres;
@@ -47,10 +47,10 @@ pub(super) struct Yard {
     pod: Container,
     admin: Container,
     pub(super) places: Places,
-    pub(super) nets: Nets,
+    nets: Nets,
     pub(super) port: u16,
     pub(super) listen_port: u16,
-    attacks: PathBuf,
+    pub(super) attacks: PathBuf,
     pub(super) scratch: Scratch,
 }
 
@@ -61,13 +61,15 @@ pub(super) struct Places {
     pub(super) admin: Cgroup,
     /// The one identity that may connect; nobody attacks from here.
     customer: Cgroup,
+    /// Below `top`, and no identity.
+    pub(super) unknown: Cgroup,
     pub(super) bypassed: Cgroup,
     _governed: Cgroup,
     top: Cgroup,
 }
 
-pub(super) struct Nets {
-    pub(super) host: Netns,
+struct Nets {
+    host: Netns,
     db: Netns,
     pod: Netns,
     admin: Netns,
@@ -83,7 +85,8 @@ impl Yard {
         let nets = Nets::make()?;
         let attacks = attacks(&scratch)?;
         let (port, listen_port) = (postgres::free_port()?, postgres::free_port()?);
-        let mounts = [(attacks.as_path(), "/attacks", false)];
+        let cgroups = cgroup::mount_point()?;
+        let mounts = [(attacks.as_path(), "/attacks", false), (cgroups.as_path(), "/sys/fs/cgroup", false)];
         let pod = Container::start(
             &scratch,
             "pod",
@@ -114,6 +117,7 @@ impl Yard {
             attacks,
             scratch,
         };
+        yard.scratch.folder("go", 0o777)?;
         yard.wait_for_neighbours()?;
         fs::write(yard.agent.policy.join("shop.cedar"), POLICY)?;
         fs::write(&yard.agent.config, yard.configuration()?)?;
@@ -142,7 +146,7 @@ impl Yard {
     /// Runs a technique's attack to its end.
     pub(super) fn attack(&self, technique: &Technique, aim: &Aim) -> Result<Output> {
         match technique.attack {
-            Attack::Python(file) => self.python(technique.seat, file, aim)?.run(),
+            Attack::Python(file) | Attack::Early(file) => self.python(technique.seat, file, aim)?.run(),
             Attack::Program(name) => self.program(technique.seat, name, aim)?.run(),
             Attack::Staged(run) => run(self, aim),
         }
@@ -159,7 +163,7 @@ impl Yard {
     }
 
     /// A program in the attacker's place, told what to aim at.
-    fn seated(&self, seat: Seat, path: &str, args: &[&str], aim: &Aim) -> Result<Program> {
+    pub(super) fn seated(&self, seat: Seat, path: &str, args: &[&str], aim: &Aim) -> Result<Program> {
         let told = [
             aim.name,
             &aim.v4.to_string(),
@@ -172,11 +176,13 @@ impl Yard {
             Seat::Service => {
                 service(path, &args).inside(&self.places.service)?.netns(&self.nets.host.path())?
             }
-            Seat::Nobody => Program::new(path)
-                .args(args)
-                .user("nobody")?
-                .inside(&self.places.service)?
-                .netns(&self.nets.host.path())?,
+            Seat::Nobody | Seat::Root => {
+                let program = Program::new(path)
+                    .args(args)
+                    .inside(&self.places.service)?
+                    .netns(&self.nets.host.path())?;
+                if seat == Seat::Nobody { program.user("nobody")? } else { program }
+            }
             Seat::Container => self.pod.exec(path, &args),
             Seat::Admin => self.admin.exec(path, &args),
         };
@@ -196,15 +202,25 @@ impl Yard {
 
     fn seen_from(&self, seat: Seat, file: &str) -> String {
         let folder = match seat {
-            Seat::Service | Seat::Nobody => self.attacks.as_path(),
+            Seat::Service | Seat::Nobody | Seat::Root => self.attacks.as_path(),
             Seat::Container | Seat::Admin => Path::new("/attacks"),
         };
         folder.join(file).display().to_string()
     }
 
+    /// The root of the governed tree.
+    pub(super) fn top(&self) -> &Cgroup {
+        &self.places.top
+    }
+
+    /// The file that appears when the agent is there, for what got ready before.
+    pub(super) fn go(&self) -> PathBuf {
+        self.scratch.path().join("go/go")
+    }
+
     pub(super) fn cgroup_of(&self, seat: Seat) -> &Cgroup {
         match seat {
-            Seat::Service | Seat::Nobody => &self.places.service,
+            Seat::Service | Seat::Nobody | Seat::Root => &self.places.service,
             Seat::Container => &self.places.pod,
             Seat::Admin => &self.places.admin,
         }
@@ -268,6 +284,7 @@ impl Places {
             pod: governed.child("pod")?,
             admin: governed.child("admin")?,
             customer: governed.child("customer")?,
+            unknown: top.child("unknown")?,
             bypassed: top.child("bypassed")?,
             _governed: governed,
             top,
@@ -300,6 +317,9 @@ impl Nets {
             // TCP Fast Open for everybody, without cookies: data in the very first SYN (ip-sysctl, tcp_fastopen).
             netns.sysctl("net.ipv4.tcp_fastopen", "0x607")?;
         }
+        // The listener's port is among those the kernel hands out, and no connection that has ended keeps it.
+        host.sysctl("net.ipv4.ip_local_port_range", "20000 60999")?;
+        host.sysctl("net.ipv4.tcp_max_tw_buckets", "0")?;
         host.sysctl("net.ipv4.ip_forward", "1")?;
         host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
         for (network, gateway) in NETWORKS.into_iter().zip(["10.66.0.2", "fd66::2"]) {

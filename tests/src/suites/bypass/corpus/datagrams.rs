@@ -2,12 +2,12 @@
 
 use super::super::technique::Record::Kernel;
 use super::super::technique::Seat::{Container, Nobody, Service};
-use super::super::technique::Without::{MayBeMissing, Reaches};
-use super::super::technique::{Attack, Record, Seat, Technique, Without};
+use super::super::technique::Without::MayBeMissing;
+use super::super::technique::{Attack, Record, Seat, Technique};
 
-const DATAGRAM: Record = Kernel("denied_datagram");
+const DATAGRAM: &[Record] = &[Kernel("denied_datagram")];
 /// A connected datagram socket is refused where it is connected.
-const PROTOCOL: Record = Kernel("denied_protocol");
+const PROTOCOL: &[Record] = &[Kernel("denied_protocol")];
 
 pub(super) const TECHNIQUES: &[Technique] = &[
     denied("udp", "a UDP datagram", Service, DATAGRAM),
@@ -24,21 +24,10 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     denied("udp-reconnected", "sendto on a socket connected elsewhere", Nobody, DATAGRAM),
     denied("udp-pod", "a UDP datagram from a container", Container, DATAGRAM),
     denied("quic", "the first packet of QUIC", Container, DATAGRAM),
-    Technique {
-        without: MayBeMissing(&["EPROTONOSUPPORT", "ESOCKTNOSUPPORT"]),
-        ..denied("udplite", "UDP-Lite", Service, DATAGRAM)
-    },
+    denied("udplite", "UDP-Lite", Service, DATAGRAM)
+        .without(MayBeMissing(&["EPROTONOSUPPORT", "ESOCKTNOSUPPORT"])),
 ];
 
-const fn denied(name: &'static str, says: &'static str, seat: Seat, record: Record) -> Technique {
-    let without: Without = Reaches;
-    Technique {
-        name,
-        says,
-        seat,
-        attack: Attack::Python("datagrams.py"),
-        sees: &["refused EPERM"],
-        record,
-        without,
-    }
+const fn denied(name: &'static str, says: &'static str, seat: Seat, records: &'static [Record]) -> Technique {
+    Technique::new(name, says, seat, Attack::Python("datagrams.py"), &["refused EPERM"], records)
 }

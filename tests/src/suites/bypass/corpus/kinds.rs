@@ -24,13 +24,6 @@ pub(super) const TECHNIQUES: &[Technique] = &[
 ];
 
 const fn denied(name: &'static str, says: &'static str, seat: Seat, without: Without) -> Technique {
-    Technique {
-        name,
-        says,
-        seat,
-        attack: Attack::Python("kinds.py"),
-        sees: &["refused EPERM"],
-        record: KernelSocket("denied_socket_kind"),
-        without,
-    }
+    let records = &[KernelSocket("denied_socket_kind")];
+    Technique::new(name, says, seat, Attack::Python("kinds.py"), &["refused EPERM"], records).without(without)
 }

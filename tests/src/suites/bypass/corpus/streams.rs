@@ -2,11 +2,12 @@
 
 use super::super::technique::Record::{KernelSocket, SessionRefused};
 use super::super::technique::Seat::{Admin, Container, Nobody, Service};
-use super::super::technique::Without::Reaches;
-use super::super::technique::{Attack, Record, Seat, Technique};
+use super::super::technique::{Attack, Seat, Technique};
 
 /// What the agent tells somebody it does not let in.
 const REFUSAL: &[&str] = &["answered FATAL 28000"];
+
+const PROGRAM: Attack = Attack::Python("streams.py");
 
 pub(super) const TECHNIQUES: &[Technique] = &[
     redirected("plain-v4", "connect to the target", Service),
@@ -32,27 +33,27 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     redirected("priority", "SO_PRIORITY 6", Service),
     redirected("pod-plain-v4", "connect from a container", Container),
     redirected("pod-plain-v6", "connect from a container over IPv6", Admin),
-    refused("mptcp", "Multipath TCP", Nobody, KernelSocket("denied_mptcp"), &["refused EPROTONOSUPPORT"]),
+    redirected("pod-mapped", "the IPv4-mapped address, in a container", Container),
+    redirected("pod-non-blocking", "connect without waiting, in a container", Container),
+    redirected("pod-reuse", "a socket connected anew, in a container", Container),
+    redirected("pod-bind-device", "SO_BINDTODEVICE, in a container", Container),
+    redirected("pod-bound-address", "bind to the container's address first", Container),
+    redirected("pod-tfo-sendto", "TCP Fast Open in a container: data in the SYN", Container),
+    redirected("pod-tfo-v6", "the same over IPv6", Admin),
+    redirected("pod-inherited", "an inherited socket, in a container", Container),
+    redirected("pod-fork-exit", "a child that is gone at once, in a container", Container).sees(&["gone"]),
+    redirected("pod-mark", "SO_MARK in a container", Admin),
+    Technique::new(
+        "mptcp",
+        "Multipath TCP",
+        Nobody,
+        PROGRAM,
+        &["refused EPROTONOSUPPORT"],
+        &[KernelSocket("denied_mptcp")],
+    ),
 ];
 
 /// A TCP connection that comes to the agent and is turned away there.
 const fn redirected(name: &'static str, says: &'static str, seat: Seat) -> Technique {
-    refused(name, says, seat, SessionRefused, REFUSAL)
-}
-
-const fn refused(
-    name: &'static str,
-    says: &'static str,
-    seat: Seat,
-    record: Record,
-    sees: &'static [&'static str],
-) -> Technique {
-    Technique { name, says, seat, attack: Attack::Python("streams.py"), sees, record, without: Reaches }
-}
-
-impl Technique {
-    const fn sees(mut self, sees: &'static [&'static str]) -> Self {
-        self.sees = sees;
-        self
-    }
+    Technique::new(name, says, seat, PROGRAM, REFUSAL, &[SessionRefused])
 }

@@ -1,0 +1,232 @@
+"""What root with CAP_NET_ADMIN in a container's network namespace may do to packets on their way."""
+import fcntl, subprocess, time
+
+from common import *
+from packets import *
+
+# A host nobody protects, and a port for each technique so that rules do not meet.
+HARMLESS = "10.66.0.2"
+OTHER_PORT = 20000 + int(V4.split(".")[2]) * 256 + int(V4.split(".")[3])
+ETH_P_IP, PACKET_QDISC_BYPASS, SOL_PACKET = 0x0800, 20, 263
+SO_MARK, IP_TRANSPARENT, TCP_REPAIR = 36, 19, 19
+
+
+def sh(command):
+    done = subprocess.run(["/bin/sh", "-ec", command], capture_output=True, text=True)
+    if done.returncode != 0:
+        print("unsupported " + (done.stderr.strip().splitlines() or ["?"])[0])
+        sys.exit()
+
+
+def nft(rules):
+    """A table of this technique's, in its own network namespace."""
+    sh(f"nft -f - <<'END'\n{rules.replace('TABLE', NAME.replace('-', '_'))}\nEND")
+
+
+def own_address():
+    return source_for(V4)
+
+
+def dnat_output():
+    """Connect elsewhere, and have the packets' destination changed on the way out."""
+    nft(f"table ip TABLE {{ chain out {{ type nat hook output priority -100; "
+        f"ip daddr {HARMLESS} tcp dport {OTHER_PORT} dnat to {V4}:{PORT}; }}\n}}")
+    return dial(HARMLESS, port=OTHER_PORT)
+
+
+def dnat_listener():
+    """Have the redirected connection itself sent on to the target."""
+    nft(f"table ip TABLE {{ chain out {{ type nat hook output priority -100; "
+        f"ip daddr 127.0.0.1 tcp dport {LISTEN} tcp sport {OTHER_PORT} dnat to {V4}:{PORT}; }}\n"
+        f"chain post {{ type nat hook postrouting priority 100; ip daddr {V4} snat to {own_address()}; }}\n}}")
+    with open("/proc/sys/net/ipv4/conf/all/route_localnet", "w") as setting:
+        setting.write("1")
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("0.0.0.0", OTHER_PORT))
+    return dial(V4, sock)
+
+
+def mangle():
+    """Change addresses without NAT, where packets have been routed already."""
+    nft(f"table ip TABLE {{ chain post {{ type filter hook postrouting priority 300; "
+        f"ip daddr {HARMLESS} tcp dport {OTHER_PORT} ip daddr set {V4} tcp dport set {PORT}; }}\n}}")
+    return dial(HARMLESS, port=OTHER_PORT)
+
+
+def device_egress():
+    """Change addresses at the device, behind everything that looks at sockets, and change them back in replies."""
+    nft(f"table netdev TABLE {{ chain out {{ type filter hook egress device eth0 priority 0; "
+        f"ip daddr {HARMLESS} tcp dport {OTHER_PORT} ip daddr set {V4} tcp dport set {PORT}; }}\n"
+        f"chain in {{ type filter hook ingress device eth0 priority 0; "
+        f"ip saddr {V4} tcp sport {PORT} ip saddr set {HARMLESS} tcp sport set {OTHER_PORT}; }}\n}}")
+    return dial(HARMLESS, port=OTHER_PORT)
+
+
+def inner_namespace():
+    """A network namespace of our own behind us, whose packets we forward and send elsewhere."""
+    child = subprocess.Popen(["unshare", "-Urn", "sleep", "10"])
+    time.sleep(0.3)
+    number = OTHER_PORT % 250
+    inner = f"nsenter -t {child.pid} -U -n --preserve-credentials"
+    try:
+        sh(f"ip link add in{number} type veth peer name up netns {child.pid}; "
+           f"ip addr add 10.80.{number}.1/24 dev in{number}; ip link set in{number} up; "
+           f"{inner} ip link set lo up; {inner} ip addr add 10.80.{number}.2/24 dev up; {inner} ip link set up up; "
+           f"{inner} ip route add default via 10.80.{number}.1; echo 1 > /proc/sys/net/ipv4/ip_forward")
+        nft(f"table ip TABLE {{ chain pre {{ type nat hook prerouting priority -100; "
+            f"ip daddr {HARMLESS} tcp dport {OTHER_PORT} dnat to {V4}:{PORT}; }}\n"
+            f"chain post {{ type nat hook postrouting priority 100; oif eth0 masquerade; }}\n}}")
+        code = f"import socket; s=socket.create_connection(({HARMLESS!r},{OTHER_PORT}),timeout={PATIENCE}); print(s.recv(99))"
+        done = subprocess.run([*inner.split(), "python3", "-c", code], capture_output=True, text=True)
+        if "WITNESS" in done.stdout:
+            return "reached"
+        return "silent" if "timed out" in done.stderr else "refused " + done.stderr.strip().splitlines()[-1]
+    finally:
+        child.kill()
+
+
+def tunnel():
+    """A packet that comes out of a TUN device, so that it is forwarded and not sent."""
+    TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
+    device = os.open("/dev/net/tun", os.O_RDWR)
+    interface = f"tun{OTHER_PORT % 1000}"
+    fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", interface.encode(), IFF_TUN | IFF_NO_PI))
+    number = OTHER_PORT % 250
+    sh(f"ip addr add 10.81.{number}.1/24 dev {interface}; ip link set {interface} up; "
+       "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    nft("table ip TABLE { chain post { type nat hook postrouting priority 100; "
+        f"ip saddr 10.81.{number}.0/24 oif eth0 masquerade; }}\n}}")
+    source = f"10.81.{number}.2"
+    os.write(device, ip(source, V4, syn(source, V4)))
+    os.set_blocking(device, False)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            answer = os.read(device, 4096)
+            if answer[9:10] == b"\x06" and answer[12:16] == socket.inet_aton(V4):
+                return "reached"
+        except BlockingIOError:
+            time.sleep(0.01)
+    return "silent"
+
+
+def hardware_address(gateway):
+    """Of the gateway, as the neighbour table has it."""
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.sendto(b"", (gateway, 9))
+    time.sleep(0.2)
+    with open("/proc/net/arp") as rows:
+        found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
+    return bytes.fromhex(found[0].replace(":", ""))
+
+
+def default_gateway():
+    with open("/proc/net/route") as routes:
+        rows = [line.split() for line in routes.readlines()[1:]]
+    return [socket.inet_ntoa(struct.pack("<I", int(row[2], 16))) for row in rows if row[1] == "00000000"][0]
+
+
+def packet(bypass, source=None):
+    """A frame written straight to the device."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+    if bypass:
+        sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    sock.bind(("eth0", ETH_P_IP))
+    source = source or own_address()
+    frame = ip(source, V4, syn(source, V4))
+    sock.sendto(frame, ("eth0", ETH_P_IP, 0, 0, hardware_address(default_gateway())))
+    sock.settimeout(PATIENCE)
+    end = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < end:
+            answer = sock.recv(4096)
+            if answer[9:10] == b"\x06" and answer[12:16] == socket.inet_aton(V4):
+                return "reached"
+    except TimeoutError:
+        pass
+    return "silent"
+
+
+def transparent():
+    """A source address that is not ours."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    sock.bind(("10.78.2.77", 0))
+    return dial(V4, sock)
+
+
+def source_route():
+    """Loose source routing: the header's destination is a hop, the target is in an option."""
+    option = bytes([131, 7, 4]) + socket.inet_aton(HARMLESS) + b"\0"
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_IP, socket.IP_OPTIONS, option)
+    return dial(V4, sock)
+
+
+def repair():
+    """A connection put together by hand (TCP_REPAIR), as checkpoint tools do: no SYN, straight to data."""
+    sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    sock.bind((own_address(), 0))
+    sock.connect((V4, PORT))
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+    return ask(sock)
+
+
+def mark():
+    """Every mark that tools of this kind are known to let pass."""
+    said = "silent"
+    for value in (0x539, 0x1, 0x80, 0x200, 0xF00, -1):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, value)
+        said = dial(V4, sock)
+        if said == "reached":
+            break
+    return said
+
+
+def loopback_away():
+    """Loopback made to lead out of the container, so that the redirected connection leaves it."""
+    with open("/proc/sys/net/ipv4/conf/all/route_localnet", "w") as setting:
+        setting.write("1")
+    sh(f"ip rule add prio 20 lookup local || true; ip rule del prio 0 lookup local || true; "
+       f"ip rule add ipproto 6 sport {OTHER_PORT} table {OTHER_PORT} prio 5 || true; "
+       f"ip route replace 127.0.0.0/8 via {default_gateway()} table {OTHER_PORT}")
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("0.0.0.0", OTHER_PORT))
+    return dial(V4, sock)
+
+
+def own_target():
+    """A marked, accepted socket: we are the target's address for a moment, then send to the real one."""
+    sh(f"ip addr add {V4}/32 dev lo")
+    server = socket.create_server((own_address(), OTHER_PORT))
+    client = socket.socket()
+    client.bind((V4, PORT))
+    client.connect((own_address(), OTHER_PORT))
+    accepted, _ = server.accept()
+    sh(f"ip addr del {V4}/32 dev lo")
+    accepted.sendall(b"data for the target")
+    return ask(accepted, already_sent=True)
+
+
+main({
+    "dnat-output": dnat_output,
+    "dnat-listener": dnat_listener,
+    "mangle": mangle,
+    "device-egress": device_egress,
+    "inner-netns": inner_namespace,
+    "tun": tunnel,
+    "packet": lambda: packet(False),
+    "packet-bypass": lambda: packet(True),
+    "packet-spoofed": lambda: packet(True, "10.66.0.1"),
+    "packet-pod": lambda: packet(True),
+    "transparent": transparent,
+    "source-route": source_route,
+    "tcp-repair": repair,
+    "marks": mark,
+    "loopback-away": loopback_away,
+    "own-target": own_target,
+})

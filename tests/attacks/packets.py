@@ -1,0 +1,73 @@
+"""Packets made by hand."""
+from common import *
+
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def source_for(address):
+    """The address of ours that the kernel would take."""
+    probe = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect((address, 9))
+    return probe.getsockname()[0]
+
+
+def syn(source, target):
+    """The first segment of a connection."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    ends = socket.inet_pton(family, source) + socket.inet_pton(family, target)
+    header = struct.pack("!HHIIBBHHH", 40000 + os.getpid() % 20000, PORT, 1, 0, 5 << 4, 2, 64240, 0, 0)
+    pseudo = ends + struct.pack("!IHBB", len(header), 0, 0, 6) if family == socket.AF_INET6 else \
+        ends + struct.pack("!BBH", 0, 6, len(header))
+    return header[:16] + struct.pack("!H", checksum(pseudo + header)) + header[18:]
+
+
+def udp_datagram(data=b"hello"):
+    return struct.pack("!HHHH", 40000, PORT, 8 + len(data), 0) + data
+
+
+def ip(source, target, payload, fragment=0, options=b"", protocol=6):
+    """An IPv4 packet, header and all."""
+    words = 5 + len(options) // 4
+    header = struct.pack("!BBHHHBBH4s4s", 0x40 | words, 0, words * 4 + len(payload), 4711, fragment, 64, protocol, 0,
+                         socket.inet_aton(source), socket.inet_aton(target)) + options
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+
+
+def ip6(following, payload):
+    ends = socket.inet_pton(socket.AF_INET6, source_for(V6)) + socket.inet_pton(socket.AF_INET6, V6)
+    return struct.pack("!IHBB", 6 << 28, len(payload), following, 64) + ends + payload
+
+
+def extension(following):
+    """Hop-by-hop or destination options, with nothing but padding."""
+    return bytes([following, 0, 1, 4, 0, 0, 0, 0])
+
+
+def routing(following):
+    """A segment routing header whose next stop is the target, and whose last is its neighbour."""
+    last = socket.inet_pton(socket.AF_INET6, "fd66::2")
+    return bytes([following, 2, 4, 1, 0, 0, 0, 0]) + last
+
+
+def fragments():
+    """A SYN with data, cut in two: only the first part has ports."""
+    whole = syn(source_for(V4), V4) + b"x" * 28
+    return [ip(source_for(V4), V4, whole[:24], 0x2000), ip(source_for(V4), V4, whole[24:], 3)]
+
+
+def tiny_fragments():
+    """The same, so that the first part ends before the flags; sent last part first."""
+    whole = syn(source_for(V4), V4) + b"x" * 28
+    return [ip(source_for(V4), V4, whole[8:], 1), ip(source_for(V4), V4, whole[:8], 0x2000)]
+
+
+def fragments6():
+    whole = syn(source_for(V6), V6) + b"x" * 28
+    header = lambda offset, more: struct.pack("!BBHI", 6, 0, offset | more, 4711)
+    return [ip6(44, header(0, 1) + whole[:24]), ip6(44, header(24, 0) + whole[24:])]
