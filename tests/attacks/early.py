@@ -1,14 +1,14 @@
 """Sockets made and connected before there was an agent, used after it came.
 
-The file named by the environment's GO stands for that moment: each technique gets ready, says so by a file beside it,
-waits for GO, and then attacks. Without GO it attacks at once.
+The file that a sixth argument names stands for that moment: each technique gets ready, says so by a file beside it, waits
+for the file, and then attacks. Without the argument it attacks at once.
 """
 import time
 
 from common import *
 from packets import *
 
-GO = os.environ.get("GO")
+GO = sys.argv[6] if len(sys.argv) > 6 else None
 
 
 def wait():
@@ -28,7 +28,7 @@ def stream(address):
     wait()
     try:
         sock.sendall(startup())
-        return "silent" if sock.recv(100) else "closed"
+        return "reached" if sock.recv(100) else "closed"
     except TimeoutError:
         return "silent"
     except OSError as error:
@@ -91,6 +91,8 @@ def raw6(packets):
 main({
     "early-tcp": lambda: stream(V4),
     "early-tcp-v6": lambda: stream(V6),
+    "early-pod": lambda: stream(V4),
+    "early-pod-udp": datagram,
     "early-udp": datagram,
     "early-cork": corked,
     "early-socket": unconnected,

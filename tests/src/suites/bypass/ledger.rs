@@ -1,6 +1,8 @@
 //! What the journal says of a technique, found field by field.
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -21,10 +23,12 @@ impl Ledger {
 
     /// The event that tells of this technique, in a few words.
     pub(super) fn find(&self, yard: &Yard, technique: &Technique, aim: &Aim) -> Result<String> {
-        let cgroup = match technique.recorded_in {
+        let name = match technique.recorded_in {
             Some(place) => format!("{}/{place}", yard.top().name()),
             None => yard.cgroup_of(technique.seat).name().to_owned(),
         };
+        let id = fs::metadata(yard.cgroup_of(technique.seat).path()).ok().map(|metadata| metadata.ino());
+        let cgroup = Cgroup { name, id };
         if technique.records.is_empty() {
             return Ok("nothing to record".into());
         }
@@ -51,20 +55,26 @@ impl Ledger {
     }
 }
 
+/// Where the attacker was: some events name it by path, some by id.
+struct Cgroup {
+    name: String,
+    id: Option<u64>,
+}
+
 /// Whether an event is this record of somebody in `cgroup` who wanted one of the destinations `at`.
-fn tells_of(event: &Value, record: &Record, cgroup: &str, at: &[String; 2], aim: &Aim) -> bool {
+fn tells_of(event: &Value, record: &Record, cgroup: &Cgroup, at: &[String; 2], aim: &Aim) -> bool {
     let is_at = |field: &str| at.iter().any(|at| at == text(event, field));
     let refusal = |kind: &str| {
         event["event"] == "kernel_refusal"
             && event["kind"] == kind
-            && text(event, "cgroup").starts_with(cgroup)
+            && text(event, "cgroup").starts_with(&cgroup.name)
     };
     match record {
         Record::SessionRefused => {
             let workload = &event["workload"];
             event["event"] == "session_refused"
                 && is_at("original_destination")
-                && text(workload, "cgroup").starts_with(cgroup)
+                && text(workload, "cgroup").starts_with(&cgroup.name)
                 && workload["pid"].as_u64().is_some_and(|pid| pid > 0)
                 && !text(event, "reason").is_empty()
                 // Loopback has no address that is one technique's alone.
@@ -73,6 +83,14 @@ fn tells_of(event: &Value, record: &Record, cgroup: &str, at: &[String; 2], aim:
         Record::Unannounced => {
             event["event"] == "session_refused"
                 && text(event, "reason").contains("no redirected connection is known")
+        }
+        Record::OldConnection => {
+            let ended = event["connections"].as_array().into_iter().flatten();
+            event["event"] == "old_connections"
+                && ended.into_iter().any(|connection| {
+                    at.iter().any(|at| at == text(connection, "destination"))
+                        && connection["cgroup_id"].as_u64().is_some_and(|id| Some(id) == cgroup.id)
+                })
         }
         Record::Kernel(kind) | Record::KernelPacket(kind) => refusal(kind) && is_at("destination"),
         Record::KernelListener(kind) => refusal(kind) && is_at("destination") && event["comm"] == aim.name,
@@ -96,6 +114,7 @@ fn destinations(yard: &Yard, record: &Record, aim: &Aim) -> [String; 2] {
 fn summary(event: &Value) -> String {
     match text(event, "event") {
         "session_refused" => format!("recorded: session of {} refused", text(&event["workload"], "comm")),
+        "old_connections" => "recorded: ended by the agent".into(),
         _ => format!("recorded: {}", text(event, "kind")),
     }
 }

@@ -85,6 +85,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         }
     }
     yard.start_agent()?;
+    the_gate_is_open(&yard)?;
     for trial in &mut trials {
         trial.seen = sightings(&yard, &trial.aim);
     }
@@ -185,8 +186,9 @@ fn with_the_agent(yard: &Yard, trial: &Trial) -> Result<Outcome> {
 fn get_ready(yard: &Yard, trials: &[Trial]) -> Result<()> {
     for trial in trials {
         let Attack::Early(file) = trial.technique.attack else { continue };
+        let seat = trial.technique.seat;
         let go = yard.go();
-        let program = yard.python(trial.technique.seat, file, &trial.aim)?.env("GO", &go);
+        let program = yard.python(seat, file, &trial.aim)?.args([yard.go_seen_from(seat)]);
         *trial.early.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.start()?);
         let ready = go.with_extension(trial.technique.name);
         wait_for(trial.technique.name, Duration::from_secs(10), || Ok(ready.exists().then_some(())))?;
@@ -209,6 +211,21 @@ fn sightings(yard: &Yard, aim: &Aim) -> Vec<String> {
         seen.extend(yard.local.all().into_iter().map(|(_, line)| line));
     }
     seen
+}
+
+/// The one identity that may connect is served, and the target sees it come from the agent: what shows that in all the
+/// other cases it was the gate that was shut, and not the way to it that was broken.
+fn the_gate_is_open(yard: &Yard) -> Result<()> {
+    const AGENT: &str = "from 10.66.0.1";
+    let aim = Aim::number(9_999, "the-gate");
+    let said = yard.customer(&aim)?.run()?;
+    let seen = sightings(yard, &aim);
+    ensure!(!seen.is_empty(), "a permitted connection did not reach the target: {said}");
+    let packets = seen.iter().filter(|line| line.starts_with("packet"));
+    let foreign: Vec<&String> = packets.filter(|line| !line.contains(AGENT)).collect();
+    ensure!(foreign.is_empty(), "a permitted connection did not come from the agent: {foreign:?}");
+    yard.witness.forget_at(&aim.addresses());
+    Ok(())
 }
 
 /// Looks each technique up in the journal, until all are there or the agent had its time to write.

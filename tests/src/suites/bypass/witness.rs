@@ -90,6 +90,10 @@ impl Witness {
         self.lock().clear();
     }
 
+    pub(super) fn forget_at(&self, addresses: &[IpAddr]) {
+        self.lock().retain(|address, _| !addresses.contains(address));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,6 +166,8 @@ impl Sockets {
     }
 }
 
+const TCP: u8 = 6;
+
 struct Packet {
     from: IpAddr,
     to: IpAddr,
@@ -185,6 +191,16 @@ fn describe(packet: &[u8]) -> Option<Packet> {
     };
     let port = |at: usize| rest.get(at..)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
     let ports = format!("{} -> {}", port(0).unwrap_or_default(), port(2).unwrap_or_default());
+    if protocol == TCP && is_bare_reset(rest) {
+        return None;
+    }
     let line = format!("packet of protocol {protocol} from {from}, ports {ports}, {} bytes", packet.len());
     Some(Packet { from, to, line })
+}
+
+/// A reset without data: how a connection that stood before the agent came is ended for both sides. It asks nothing.
+fn is_bare_reset(segment: &[u8]) -> bool {
+    const RST: u8 = 0x04;
+    let (Some(offset), Some(flags)) = (segment.get(12), segment.get(13)) else { return false };
+    flags & RST != 0 && segment.len() <= usize::from(offset >> 4) * 4
 }

@@ -86,7 +86,12 @@ impl Yard {
         let attacks = attacks(&scratch)?;
         let (port, listen_port) = (postgres::free_port()?, postgres::free_port()?);
         let cgroups = cgroup::mount_point()?;
-        let mounts = [(attacks.as_path(), "/attacks", false), (cgroups.as_path(), "/sys/fs/cgroup", false)];
+        let go = scratch.folder("go", 0o777)?;
+        let mounts = [
+            (attacks.as_path(), "/attacks", false),
+            (cgroups.as_path(), "/sys/fs/cgroup", false),
+            (go.as_path(), "/go", true),
+        ];
         let pod = Container::start(
             &scratch,
             "pod",
@@ -117,7 +122,6 @@ impl Yard {
             attacks,
             scratch,
         };
-        yard.scratch.folder("go", 0o777)?;
         yard.wait_for_neighbours()?;
         fs::write(yard.agent.policy.join("shop.cedar"), POLICY)?;
         fs::write(&yard.agent.config, yard.configuration()?)?;
@@ -152,6 +156,13 @@ impl Yard {
         }
     }
 
+    /// A plain connection by the identity that may connect, from a container's network namespace.
+    pub(super) fn customer(&self, aim: &Aim) -> Result<Program> {
+        let path = self.seen_from(Seat::Nobody, "streams.py");
+        let program = Program::new("/usr/bin/python3").args(["-B", &path]).args(self.told(aim)).limit(LIMIT);
+        program.inside(&self.places.customer)?.netns(&self.nets.pod.path())
+    }
+
     pub(super) fn python(&self, seat: Seat, file: &str, aim: &Aim) -> Result<Program> {
         let path = self.seen_from(seat, file);
         self.seated(seat, "/usr/bin/python3", &["-B", &path], aim)
@@ -162,16 +173,20 @@ impl Yard {
         self.seated(seat, &path, &[], aim)
     }
 
+    fn told(&self, aim: &Aim) -> [String; 5] {
+        [
+            aim.name.to_owned(),
+            aim.v4.to_string(),
+            aim.v6.to_string(),
+            self.port.to_string(),
+            self.listen_port.to_string(),
+        ]
+    }
+
     /// A program in the attacker's place, told what to aim at.
     pub(super) fn seated(&self, seat: Seat, path: &str, args: &[&str], aim: &Aim) -> Result<Program> {
-        let told = [
-            aim.name,
-            &aim.v4.to_string(),
-            &aim.v6.to_string(),
-            &self.port.to_string(),
-            &self.listen_port.to_string(),
-        ];
-        let args = [args, &told].concat();
+        let told = self.told(aim);
+        let args: Vec<&str> = args.iter().copied().chain(told.iter().map(String::as_str)).collect();
         let program = match seat {
             Seat::Service => {
                 service(path, &args).inside(&self.places.service)?.netns(&self.nets.host.path())?
@@ -216,6 +231,13 @@ impl Yard {
     /// The file that appears when the agent is there, for what got ready before.
     pub(super) fn go(&self) -> PathBuf {
         self.scratch.path().join("go/go")
+    }
+
+    pub(super) fn go_seen_from(&self, seat: Seat) -> PathBuf {
+        match seat {
+            Seat::Service | Seat::Nobody | Seat::Root => self.go(),
+            Seat::Container | Seat::Admin => "/go/go".into(),
+        }
     }
 
     pub(super) fn cgroup_of(&self, seat: Seat) -> &Cgroup {

@@ -14,8 +14,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     silent("dnat-listener", "NAT of the redirected connection: the listener becomes the target", NET),
     silent("mangle", "addresses rewritten after routing", NET),
     silent("transparent", "a source address that is not ours (IP_TRANSPARENT)", HELD),
-    silent("marks", "every mark that tools of this kind let pass", HELD)
-        .sees(&["answered FATAL 28000"]),
+    silent("marks", "every mark that tools of this kind let pass", HELD).sees(&["answered FATAL 28000"]),
     silent("loopback-away", "loopback led out of the container", HELD),
     silent("tcp-repair", "a connection put together by hand (TCP_REPAIR)", HELD).sees(&[
         "answered FATAL 28000",

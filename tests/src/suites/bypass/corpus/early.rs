@@ -1,9 +1,9 @@
 //! Sockets made and connected before there was an agent. The hooks that judge sockets are too late for them; what
 //! they send is caught by the net that judges packets.
 
-use super::super::technique::Record::{Kernel, KernelPacket, KernelSocket, SessionRefused};
-use super::super::technique::Seat::Service;
-use super::super::technique::{Attack, Record, Technique};
+use super::super::technique::Record::{Kernel, KernelPacket, KernelSocket, OldConnection, SessionRefused};
+use super::super::technique::Seat::{Container, Service};
+use super::super::technique::{Attack, Record, Seat, Technique};
 
 const PROGRAM: Attack = Attack::Early("early.py");
 const NET: &[Record] = &[Kernel("dropped_egress")];
@@ -19,8 +19,17 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         &["answered FATAL 28000"],
         &[SessionRefused],
     ),
-    dropped("early-tcp", "a connection made before"),
-    dropped("early-tcp-v6", "a connection made before, IPv6"),
+    ended("early-tcp", "a connection made before", Service),
+    ended("early-tcp-v6", "a connection made before, IPv6", Service),
+    ended("early-pod", "a connection made before, in a container", Container),
+    Technique::new(
+        "early-pod-udp",
+        "a UDP socket connected before, in a container",
+        Container,
+        PROGRAM,
+        &["refused EPERM"],
+        NET,
+    ),
     dropped("early-udp", "a UDP socket connected before"),
     dropped("early-cork", "a datagram begun before, finished after"),
     dropped("early-raw", "a SYN through a raw socket made before"),
@@ -45,6 +54,11 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     dropped("early-deep", "the same behind thirteen extension headers").records(UNREADABLE),
     dropped("early-routing", "the same with a segment routing header").records(UNREADABLE),
 ];
+
+/// It is ended for both sides as soon as the agent is there.
+const fn ended(name: &'static str, says: &'static str, seat: Seat) -> Technique {
+    Technique::new(name, says, seat, PROGRAM, &["refused ECONNABORTED"], &[OldConnection])
+}
 
 const fn dropped(name: &'static str, says: &'static str) -> Technique {
     Technique::new(name, says, Service, PROGRAM, &["silent", "refused", "sent"], NET)
