@@ -7,6 +7,7 @@
 #![cfg_attr(not(feature = "user"), no_std)]
 
 pub mod process;
+pub mod unix;
 
 /// Version of the map layouts. Pinned maps of another version are refused, never reinterpreted.
 pub const LAYOUT: u32 = 2;
@@ -273,6 +274,12 @@ stats! {
     ForeignLoopback = 20, "foreign_loopback";
     /// A process that came, or was made, into another cgroup.
     MovedIn = 21, "moved_in";
+    /// CAP_NET_RAW was used in a governed cgroup.
+    NetRawUsed = 22, "net_raw_used";
+    /// The same, and the process was killed for it.
+    NetRawKilled = 23, "net_raw_killed";
+    /// Connect of a unix socket to a name that is not allowed.
+    DeniedUnix = 24, "denied_unix";
 }
 
 const _: () = {

@@ -1,6 +1,7 @@
 //! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
 
 mod accept;
+mod kernel;
 mod namespaces;
 mod warden;
 mod world;
@@ -14,10 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use self::kernel::Kernel;
 use crate::config::Config;
 use crate::control::{self, Callers, Operator};
 use crate::gate::{self, Gate, Grants};
-use crate::intercept::{self, Events, Intercept, Keeper, KernelLog, Namespaces, Redirects};
+use crate::intercept::{self, Intercept, Namespaces, Redirects};
+
 use crate::record::event::Event;
 use crate::record::{self, Journal};
 use crate::registry::{Command, Registry};
@@ -25,12 +28,6 @@ use crate::session::Shared;
 use crate::workload::Provenance;
 
 pub use world::{checked_credentials, checked_policies};
-
-/// Refusals of the kernel that are recorded per second; a flood of attempts must not fill the journal.
-const REFUSALS_AT_ONCE: usize = 100;
-
-/// Heartbeats between two rounds of the keeper: the kernel keeps thousands of processes that ended since.
-const TEND_EVERY: u64 = 10;
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -43,7 +40,7 @@ struct Agent {
     config_path: PathBuf,
     shared: Arc<Shared<Redirects>>,
     intercept: Arc<Mutex<Intercept>>,
-    namespaces: Namespaces,
+    namespaces: Arc<Namespaces>,
 }
 
 /// Runs the agent until it is told to stop.
@@ -95,8 +92,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let options = world::intercept_options(&config)?;
     let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
     let (namespaces, notice_rx) = intercept.namespaces().context("cannot serve network namespaces")?;
-    let kernel =
-        Kernel { log: intercept.log(), events: intercept.events(), keeper: intercept.keeper()?, beats: 0 };
+    let namespaces = Arc::new(namespaces);
+    let kernel = Kernel::new(&mut intercept, Arc::clone(&namespaces))?;
     let provenance = Provenance::new(intercept.processes()?, intercept::cgroup2_mount()?);
     let shared = Arc::new(Shared {
         lookup: intercept.redirects(),
@@ -181,7 +178,7 @@ impl Agent {
         // by a session that does not.
         {
             let mut intercept = self.intercept.lock().unwrap_or_else(PoisonError::into_inner);
-            intercept.reconfigure(&options.targets, &options.modes)?;
+            intercept.reconfigure(&options.targets, &options.modes, &options.unix)?;
             intercept.inform(&self.namespaces);
         }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
@@ -213,52 +210,6 @@ async fn beat(intercept: Arc<Mutex<Intercept>>, shared: Arc<Shared<Redirects>>, 
         }
         if watchdog {
             notify_systemd("WATCHDOG=1");
-        }
-    }
-}
-
-/// What the kernel programs tell. Enforcement does not hang on it: the rings drop when they are full.
-struct Kernel {
-    log: Option<KernelLog>,
-    events: Option<Events>,
-    keeper: Keeper,
-    beats: u64,
-}
-
-impl Kernel {
-    /// Keeps what live processes descend from among the kernel's notes.
-    fn tend(&mut self) {
-        if self.beats.is_multiple_of(TEND_EVERY) {
-            self.keeper.tend();
-        }
-        self.beats += 1;
-    }
-
-    /// Records what was refused since the last time.
-    fn drain(&mut self, shared: &Shared<Redirects>) {
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
-        let Some(events) = &mut self.events else { return };
-        let mut refused = Vec::new();
-        while let Some(refusal) = events.next_refusal() {
-            refused.push(Event::KernelRefusal {
-                kind: refusal.kind.to_owned(),
-                destination: refusal.destination.to_string(),
-                protocol: refusal.protocol,
-                pid: refusal.tgid,
-                uid: refusal.uid,
-                comm: refusal.comm,
-                cgroup: shared.provenance.cgroup(refusal.cgroup_id),
-            });
-            if refused.len() >= REFUSALS_AT_ONCE {
-                break;
-            }
-        }
-        if !refused.is_empty()
-            && let Err(error) = shared.journal.append(&refused)
-        {
-            warn!(%error, "what the kernel refused could not be recorded");
         }
     }
 }

@@ -9,7 +9,7 @@ use chaperone_policy::{self as policy, PolicySet};
 use crate::config::{self, Config, Target};
 use crate::gate;
 use crate::identity::Identities;
-use crate::intercept::{self, CgroupMode, Options};
+use crate::intercept::{self, CgroupMode, NetRaw, Options, UnixSockets};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
@@ -144,6 +144,15 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
         listen_port: config.intercept.listen_port,
         targets,
         modes: bypass.chain(deny).collect(),
+        unix: UnixSockets {
+            protected: config.targets.iter().any(|target| !target.unix_sockets.is_empty()),
+            allow: config.intercept.unix_allow.clone(),
+        },
+        net_raw: match config.intercept.guard_net_raw {
+            config::GuardNetRaw::Off => NetRaw::Off,
+            config::GuardNetRaw::Record => NetRaw::Record,
+            config::GuardNetRaw::Kill => NetRaw::Kill,
+        },
         agent_cgroup_id: intercept::cgroup_id(&below(&own))?,
     })
 }
@@ -167,6 +176,7 @@ pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
         ("intercept.cgroup", before.intercept.cgroup == after.intercept.cgroup),
         ("intercept.bpffs", before.intercept.bpffs == after.intercept.bpffs),
         ("intercept.listen_port", before.intercept.listen_port == after.intercept.listen_port),
+        ("intercept.guard_net_raw", before.intercept.guard_net_raw == after.intercept.guard_net_raw),
         ("intercept.operators", before.intercept.operators == after.intercept.operators),
         ("hold.timeout_s", before.hold.timeout == after.hold.timeout),
         ("grants.longest_s", before.grants.longest == after.grants.longest),

@@ -11,7 +11,8 @@ use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
 use super::ssh::{self, SshFile};
-use super::{Config, Grants, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
+use super::unix;
+use super::{Config, Grants, GuardNetRaw, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +50,8 @@ struct InterceptFile {
     operators: Vec<String>,
     bpffs: PathBuf,
     listen_port: u16,
+    unix_allow: Vec<String>,
+    guard_net_raw: String,
 }
 
 impl Default for InterceptFile {
@@ -60,6 +63,8 @@ impl Default for InterceptFile {
             operators: vec!["/user.slice".into()],
             bpffs: "/sys/fs/bpf/chaperone".into(),
             listen_port: 15001,
+            unix_allow: Vec::new(),
+            guard_net_raw: "off".into(),
         }
     }
 }
@@ -130,6 +135,8 @@ struct TargetFile {
     #[serde(default)]
     accounts: Vec<String>,
     #[serde(default)]
+    unix_sockets: Vec<String>,
+    #[serde(default)]
     labels: Vec<LabelFile>,
     ssh: Option<SshFile>,
 }
@@ -198,6 +205,12 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     }
     unique("targets", targets.iter().map(|t| t.name.as_str()), &mut problems);
     overlapping(&targets, &mut problems);
+    let protected: Vec<(String, String)> = targets
+        .iter()
+        .flat_map(|target| target.unix_sockets.iter().map(|name| (&target.name, name)))
+        .map(|(target, name)| (format!("targets.{target}.unix_sockets"), name.clone()))
+        .collect();
+    unix::check(&protected, &intercept.unix_allow, &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -232,6 +245,16 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
             problems.push(format!("intercept: `{path}` is listed in both bypass and deny"));
         }
     }
+    let guard_net_raw = match typed.guard_net_raw.as_str() {
+        "off" => GuardNetRaw::Off,
+        "record" => GuardNetRaw::Record,
+        "kill" => GuardNetRaw::Kill,
+        other => {
+            problems
+                .push(format!("intercept.guard_net_raw: `{other}` is not known; known: off, record, kill"));
+            GuardNetRaw::Off
+        }
+    };
     if typed.listen_port == 0 {
         problems.push("intercept.listen_port: 0 is not a port".into());
     }
@@ -242,6 +265,8 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
         operators: typed.operators,
         bpffs: typed.bpffs,
         listen_port: typed.listen_port,
+        unix_allow: typed.unix_allow,
+        guard_net_raw,
     }
 }
 
@@ -312,6 +337,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         password_file: typed.password_file,
         tls,
         client_tls: typed.client_tls,
+        unix_sockets: typed.unix_sockets,
         foreign: typed
             .accounts
             .into_iter()

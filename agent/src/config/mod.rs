@@ -9,6 +9,7 @@ mod identities;
 mod labels;
 mod people;
 mod ssh;
+mod unix;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -61,6 +62,17 @@ pub struct Intercept {
     pub operators: Vec<String>,
     pub bpffs: PathBuf,
     pub listen_port: u16,
+    /// Unix sockets that governed processes may connect to although some are protected.
+    pub unix_allow: Vec<String>,
+    pub guard_net_raw: GuardNetRaw,
+}
+
+/// What happens to a governed process that uses CAP_NET_RAW.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardNetRaw {
+    Off,
+    Record,
+    Kill,
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +112,8 @@ pub struct Target {
     pub tls: Tls,
     /// Offer TLS to clients that ask for it.
     pub client_tls: bool,
+    /// Names of unix sockets it also answers on, on this host.
+    pub unix_sockets: Vec<String>,
     /// Login names that belong to somebody else than who gives them, and to whom: other identities, and accounts
     /// that the configuration names. Who presents one is recorded for it.
     pub foreign: BTreeMap<String, String>,

@@ -24,6 +24,33 @@ pub enum InterceptError {
     #[error("cgroup path {path} is too long to be watched for; the longest has 255 bytes")]
     LongCgroupPath { path: String },
 
+    #[error(
+        "unix sockets of targets are configured, and this kernel has no hook for them (from 6.7 on, with BTF); protect \
+         them by file permissions and the server's own rules instead, and take `unix_sockets` out"
+    )]
+    NoUnixHook,
+
+    #[error("the kernel refused program connect_unix: {log}")]
+    UnixProgram { source: io::Error, log: String },
+
+    #[error("intercept.unix_allow: {name} is too long for the name of a unix socket")]
+    UnixName { name: String },
+
+    #[error(
+        "intercept.unix_allow: {name} lies in {}, where others than root can put a link to a protected socket",
+        directory.display()
+    )]
+    UnixDirectory { name: String, directory: PathBuf },
+
+    #[error("cannot attach program {name}")]
+    AttachByHand { name: &'static str, source: io::Error },
+
+    #[error(
+        "cannot watch for CAP_NET_RAW: the kernel has no tracepoint of capability checks (from 6.14 on); set \
+         intercept.guard_net_raw to \"off\" and drop the capability instead"
+    )]
+    NoCapabilityTracepoint { source: aya::programs::ProgramError },
+
     #[error("cgroup id {id} does not exist (any more)")]
     CgroupGone { id: u64 },
 

@@ -22,7 +22,9 @@ mod origin;
 pub mod probe;
 mod process;
 mod programs;
+mod sightings;
 mod state;
+mod unix;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -44,6 +46,8 @@ pub use netns::{Namespaces, Notice, OldConnection};
 pub use origin::{Lookup, OrigDst, Origin, Redirects};
 pub use process::{Chain, FileId, Image, Processes, Step};
 pub use programs::Attached;
+pub use sightings::{Sighting, Sightings, What};
+pub use unix::UnixSockets;
 
 use bpffs::Pins;
 use netns::{Governed, Inodes};
@@ -84,6 +88,16 @@ impl Target {
     }
 }
 
+/// What happens to a governed process that uses CAP_NET_RAW.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NetRaw {
+    /// Nobody looks.
+    #[default]
+    Off,
+    Record,
+    Kill,
+}
+
 /// What a cgroup is to be, whether it exists yet or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupMode {
@@ -122,6 +136,8 @@ pub struct Options {
     pub targets: Vec<Target>,
     /// Cgroups that are not simply governed, each with all below it. The nearest listed ancestor decides.
     pub modes: Vec<CgroupMode>,
+    pub unix: UnixSockets,
+    pub net_raw: NetRaw,
     /// The cgroup this process is in, and stays in.
     pub agent_cgroup_id: u64,
 }
@@ -146,6 +162,7 @@ pub struct Intercept {
     ebpf: Ebpf,
     state: State,
     redirects: Redirects,
+    unix: unix::Guard,
     pins: Pins,
     cgroup2: PathBuf,
     listen_port: u16,
@@ -167,11 +184,12 @@ impl Intercept {
         }
         state::check(&options.targets, options.listen_port)?;
         require_host_pids()?;
+        unix::check(&options.unix)?;
         let places = places(options)?;
         let pins = Pins::new(&options.bpffs);
         pins.prepare()?;
 
-        let mut ebpf = load_object(&pins)?;
+        let mut ebpf = load_object(&pins, options.net_raw)?;
         programs::load(&mut ebpf)?;
         let (host, host_inode) = netns::own()?;
         let listeners = listener::listen()?;
@@ -188,6 +206,10 @@ impl Intercept {
         state.set_offsets(offsets(types.as_ref()))?;
         state.beat()?;
         let attached = programs::attach(&mut ebpf, &pins, &places)?;
+        programs::guard_net_raw(&mut ebpf, &pins, options.net_raw != NetRaw::Off)?;
+        let mut unix = unix::Guard::open(&pins)?;
+        unix.attach(&pins, &places, types.as_ref())?;
+        unix.set(&options.unix)?;
         // Once more: one made before the tracepoint was there found nobody to apply its rule.
         state.set_cgroups(&options.modes, &cgroup2)?;
         let found = Keeper::open(&pins)?.find();
@@ -206,6 +228,7 @@ impl Intercept {
             ebpf,
             state,
             redirects,
+            unix,
             listen_port: options.listen_port,
             attached,
             pins,
@@ -225,9 +248,16 @@ impl Intercept {
     }
 
     /// Replaces targets and cgroup policy; nothing that stays is unprotected in between.
-    pub fn reconfigure(&mut self, targets: &[Target], modes: &[CgroupMode]) -> Result<(), InterceptError> {
+    pub fn reconfigure(
+        &mut self,
+        targets: &[Target],
+        modes: &[CgroupMode],
+        unix: &UnixSockets,
+    ) -> Result<(), InterceptError> {
+        unix::check(unix)?;
         state::check(targets, self.listen_port)?;
         self.state.set_cgroups(modes, &self.cgroup2)?;
+        self.unix.set(unix)?;
         self.state.set_targets(targets)?;
         self.governed.set(modes, &self.cgroup2);
         targets.clone_into(&mut self.targets);
@@ -264,6 +294,11 @@ impl Intercept {
     #[must_use]
     pub fn redirects(&self) -> Redirects {
         self.redirects.clone()
+    }
+
+    /// The ring of what was seen beside refusals, once.
+    pub fn sightings(&mut self) -> Option<Sightings> {
+        state::take(&mut self.ebpf, "NOTICES").ok().map(Sightings::new)
     }
 
     /// The kernel's notes on processes.
@@ -306,9 +341,11 @@ pub fn pinned_links(bpffs: &Path) -> Result<Vec<(&'static str, Option<u64>)>, In
     programs::pinned(&Pins::new(bpffs))
 }
 
-fn load_object(pins: &Pins) -> Result<Ebpf, InterceptError> {
+fn load_object(pins: &Pins, net_raw: NetRaw) -> Result<Ebpf, InterceptError> {
     let has_set_retval = u32::from(probe::can_set_retval());
+    let net_raw_kills = u32::from(net_raw == NetRaw::Kill);
     let mut loader = EbpfLoader::new();
+    loader.override_global("NET_RAW_KILLS", &net_raw_kills, true);
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     state::use_pins(&mut loader, pins)?;
     Ok(loader.load(OBJECT)?)

@@ -89,6 +89,12 @@ fn host() -> Vec<Feature> {
             "records carry no process start time; use a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
         optional(
+            "connect hook of unix sockets (6.7)",
+            super::unix::has_hook(),
+            "governed processes reach unix sockets of databases only if their names are allowed",
+            "`unix_sockets` of targets cannot be protected: use file permissions and pg_hba.conf",
+        ),
+        optional(
             "IPv6 loopback",
             std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
             "IPv6 connects are redirected to ::1",

@@ -261,6 +261,61 @@ fn attach_to(program: &mut Program, to: BorrowedFd<'_>) -> Result<FdLink, Progra
     }
 }
 
+/// Attaches the guard of CAP_NET_RAW, or takes an earlier agent's away.
+pub(super) fn guard_net_raw(ebpf: &mut Ebpf, pins: &Pins, wanted: bool) -> Result<(), InterceptError> {
+    const NAME: &str = "net_raw_used";
+    let pin = pins.link(NAME);
+    let link = if wanted {
+        let program = ebpf.program_mut(NAME).ok_or(InterceptError::Missing { name: NAME })?;
+        load_one(program).map_err(|source| InterceptError::LoadProgram { name: NAME, source })?;
+        let link = attach_to_tracepoint(program, "cap_capable");
+        Some(link.map_err(|source| InterceptError::NoCapabilityTracepoint { source })?)
+    } else {
+        None
+    };
+    if pin.exists() {
+        fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
+    }
+    link.map_or(Ok(()), |link| pin_link(link, &pin, NAME))
+}
+
+/// Attaches a program that aya did not load to the governed tree, or gives its pinned link this version's.
+pub(super) fn attach_by_hand(
+    program: BorrowedFd<'_>,
+    kind: bpf::bpf_attach_type,
+    pin: &Path,
+    name: &'static str,
+    places: &Places,
+) -> Result<(), InterceptError> {
+    let stale = match open_link(pin)? {
+        Some(link) if is_at(&link, Place::Governed, places, pin)? => {
+            return replace_program(&link, program, pin);
+        }
+        Some(_elsewhere) => true,
+        None => false,
+    };
+    let failed =
+        |status: i32| InterceptError::AttachByHand { name, source: io::Error::from_raw_os_error(-status) };
+    // SAFETY: both descriptors are open; null options mean defaults.
+    let fd = unsafe {
+        bpf::bpf_link_create(program.as_raw_fd(), places.governed.as_raw_fd(), kind, std::ptr::null())
+    };
+    if fd < 0 {
+        return Err(failed(fd));
+    }
+    // SAFETY: the call returned a descriptor that nobody else has.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    if stale {
+        // Only now, with the new link in force.
+        fs::remove_file(pin).map_err(|source| InterceptError::Unpin { path: pin.to_owned(), source })?;
+    }
+    let path = CString::new(pin.as_os_str().as_bytes())
+        .map_err(|error| InterceptError::Pin { name, source: error.into() })?;
+    // SAFETY: `link` is open and `path` is a terminated string that outlives the call.
+    let status = unsafe { bpf::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) };
+    if status == 0 { Ok(()) } else { Err(failed(status)) }
+}
+
 fn attach_to_tracepoint(program: &mut Program, tracepoint: &str) -> Result<FdLink, ProgramError> {
     let Program::RawTracePoint(program) = program else { return Err(ProgramError::UnexpectedProgramType) };
     let id = program.attach(tracepoint)?;

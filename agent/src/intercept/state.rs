@@ -16,6 +16,7 @@ use aya::{
 use chaperone_ebpf::{
     CgroupPolicy, Config, FlowKey, Origin, PORT_WORDS, Stat, TARGET_PREFIX_BITS, TargetKey, TargetValue,
     process::{CgroupPath, Image, Node, Offsets, Task},
+    unix::{UnixConfig, UnixName, UnixRule},
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -40,6 +41,9 @@ const PINNED: &[(&str, usize, usize)] = &[
     ("NODES", 8, size_of::<Node>()),
     ("IMAGES", 8, size_of::<Image>()),
     ("CGPATHS", 8, size_of::<CgroupPath>()),
+    ("NOTICES", 0, 0),
+    ("UNIXCFG", 4, size_of::<UnixConfig>()),
+    ("UNIXALLOW", 4 + size_of::<UnixName>(), size_of::<UnixRule>()),
     ("CGRULES", size_of::<CgroupPath>(), size_of::<CgroupPolicy>()),
 ];
 

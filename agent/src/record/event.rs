@@ -180,8 +180,9 @@ pub enum Event {
     KernelRefusal {
         /// Name of the counter that was raised with it.
         kind: String,
+        /// `address:port`, `unix:/path` or `unix:@name`, or `cap_net_raw`.
         destination: String,
-        /// IP protocol number.
+        /// IP protocol number; 0 for what is none.
         protocol: u16,
         /// 0 when a packet was dropped, which belongs to a socket and not to a process.
         pid: u32,

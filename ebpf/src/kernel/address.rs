@@ -75,6 +75,12 @@ pub(crate) fn protocol(ctx: &SockAddrContext) -> u32 {
     word!(ctx, protocol)
 }
 
+/// SOCK_STREAM and the like.
+#[inline(always)]
+pub(crate) fn kind(ctx: &SockAddrContext) -> u32 {
+    word!(ctx, type_)
+}
+
 #[inline(always)]
 pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     // SAFETY: the kernel hands the program a valid context, and its socket is never null in these hooks.

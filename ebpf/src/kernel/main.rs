@@ -2,7 +2,7 @@
 //! where there is a listener, `report` counts and tells. Enforcement depends on maps only, never on an event stream.
 //!
 //! In the order a connection meets them: `create`, `bind`, `connect`, `sockops`, `egress`, `lookup`, `accepted`,
-//! `getpeername`; datagrams meet `sendmsg` instead of `connect`. Beside them `process` and `cgroup` keep, from
+//! `getpeername`; datagrams meet `sendmsg` instead of `connect`, unix sockets `unix`, raw capabilities `guard`. Beside them `process` and `cgroup` keep, from
 //! tracepoints, who runs what and what cgroups are called.
 //!
 //! Context words are read once, volatile, into locals: a conditional read compiled into arithmetic on the context
@@ -20,6 +20,7 @@ mod connect;
 mod create;
 mod egress;
 mod getpeername;
+mod guard;
 mod lookup;
 mod maps;
 mod netns;
@@ -29,6 +30,7 @@ mod report;
 mod sendmsg;
 mod sockops;
 mod task;
+mod unix;
 
 /// The helpers that matter are reserved for programs under a GPL-compatible licence; the dual form says so.
 #[unsafe(link_section = "license")]

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use chaperone_ebpf::{
     Ask, CgroupPolicy, Config, Event, FlowKey, Netns, Origin, PORT_WORDS, TargetKey, TargetValue,
     process::{CgroupPath, Image, Node, Notice, Offsets, Task},
+    unix::{UnixConfig, UnixName, UnixRule},
 };
 
 #[btf_map]
@@ -86,6 +87,13 @@ pub(crate) static PATH_SCRATCH: PerCpuArray<CgroupPath, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static NOTICES: RingBuf<Notice, 262144> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static UNIXCFG: Array<UnixConfig, 1> = Array::new();
+
+/// Names of unix sockets that governed processes may connect to.
+#[btf_map]
+pub(crate) static UNIXALLOW: LpmTrie<UnixName, UnixRule, 1024> = LpmTrie::new();
 
 /// Whether some target has this port (host order).
 #[inline(always)]

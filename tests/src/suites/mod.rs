@@ -10,6 +10,7 @@ mod netns;
 mod provenance;
 mod reload;
 mod ssh;
+mod unix;
 
 use anyhow::{Result, bail};
 
@@ -27,6 +28,7 @@ const SUITES: &[Suite] = &[
     ("netns", netns::run),
     ("provenance", provenance::run),
     ("ssh", ssh::run),
+    ("unix", unix::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -42,6 +42,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "a password among the arguments is not recorded", run: password },
     Case { name: "a cgroup that is gone at once still says who it was", run: fleeting_cgroup },
     Case { name: "a process moved into another cgroup is that one's", run: moved },
+    Case { name: "a connection that a process brings along is ended as it is moved in", run: brought_along },
     Case {
         name: "cgroups listed before they exist are bypassed and denied from their first process on",
         run: late,
@@ -286,6 +287,25 @@ fn moved(world: &mut World) -> Result<()> {
     );
     let last = trail::sessions(&world.agent)?.pop().context("no session")?;
     ensure!(last["identity"] == "idle-bot", "{last}");
+    Ok(())
+}
+
+fn brought_along(world: &mut World) -> Result<()> {
+    let ready = world.scratch.folder("go", 0o777)?.join("brought-along");
+    let source = "import socket, sys\ns = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
+        open(sys.argv[2], 'w').close()\ns.settimeout(20)\n\
+        try: print('bytes', s.recv(1))\n\
+        except OSError as error: print(error.strerror)";
+    let running = Program::new("/usr/bin/python3")
+        .inside(&world.places.outside)?
+        .limit(30)
+        .args(["-c", source, &port(world)])
+        .args([&ready])
+        .start()?;
+    wait_for("its connection", Duration::from_secs(10), || Ok(ready.exists().then_some(())))?;
+    fs::write(world.places.billing_bot.path().join("cgroup.procs"), running.pid().to_string())?;
+    let said = running.finish(Duration::from_secs(15))?.ok()?;
+    ensure!(said == "Software caused connection abort\n", "{said}");
     Ok(())
 }
 
