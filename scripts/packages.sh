@@ -29,6 +29,11 @@ drivers() {
         command -v npm >/dev/null || apt_install nodejs npm
         npm install --silent --no-audit --no-fund --prefix "$folder/node" pg@8 postgres@3
     fi
+    # The identity provider of the suite `identity`.
+    if [ ! -e "$folder/oidc/node_modules/oidc-provider" ]; then
+        command -v npm >/dev/null || apt_install nodejs npm
+        npm install --silent --no-audit --no-fund --prefix "$folder/oidc" oidc-provider@9
+    fi
 }
 
 can_install() { command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; }

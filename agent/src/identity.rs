@@ -2,9 +2,20 @@
 //!
 //! By the path of its cgroup, from configuration: either a path with everything below it, or what the path stands for
 //! (`workload::grammar`). Both are read from the root and the outermost match wins: what a workload creates below its
-//! own cgroup cannot change who it is. Nothing the workload presents (user name, password) is looked at.
+//! own cgroup cannot change who it is. Where the configuration says so, an identity is nobody without a token of an
+//! identity provider, which the agent obtains itself, and is in the groups that it gives. Nothing the workload presents (user name, password) is looked at.
+
+mod jwt;
+mod keeper;
+pub mod keys;
+pub mod provider;
+pub mod token;
+
+use std::sync::Arc;
 
 use chaperone_policy::Principal;
+
+pub use keeper::{KeeperError, Standing, Tokens, check as check_keys};
 
 use crate::config::{IdentityRule, Match, Whose};
 use crate::workload::grammar::{self, Placement};
@@ -15,16 +26,21 @@ pub enum IdentityError {
     CgroupGone,
     #[error("no identity is configured for cgroup {0}")]
     Unknown(String),
+    #[error("identity {identity} has no token: {why}")]
+    NoToken { identity: String, why: String },
     #[error("cgroup {cgroup} is claimed by several identities ({names}), so it is none of them")]
     Ambiguous { cgroup: String, names: String },
 }
 
 /// The configured identities.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Identities {
+    tokens: Arc<Tokens>,
     rules: Vec<(Whose, Principal)>,
     /// Identity and the person behind it.
     owners: Vec<(String, String)>,
+    /// Identities that do not wait for approvals.
+    retrying: Vec<String>,
 }
 
 impl Identities {
@@ -32,14 +48,38 @@ impl Identities {
     pub fn new(rules: Vec<IdentityRule>) -> Self {
         let owner = |rule: &IdentityRule| Some((rule.name.clone(), rule.owner.clone()?));
         let owners = rules.iter().filter_map(owner).collect();
+        let retrying = rules.iter().filter(|rule| rule.retry).map(|rule| rule.name.clone()).collect();
         let rules = rules.into_iter().map(|rule| (rule.whose, Principal::new(&rule.name, rule.groups)));
-        Self { rules: rules.collect(), owners }
+        Self { rules: rules.collect(), owners, retrying, tokens: Arc::default() }
+    }
+
+    /// The same, with the tokens that some of them need.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { tokens: Arc::new(tokens), ..self }
+    }
+
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Whether a cgroup belongs to any identity, be it one that is nobody at the moment.
+    #[must_use]
+    pub fn claimed(&self, cgroup: &str) -> bool {
+        !matches!(self.identify(Some(cgroup)), Err(IdentityError::Unknown(_)))
     }
 
     /// The person behind an identity.
     #[must_use]
     pub fn owner(&self, name: &str) -> Option<&str> {
         self.owners.iter().find(|(identity, _)| identity == name).map(|(_, owner)| owner.as_str())
+    }
+
+    /// Whether it sends again what needs an approval, instead of waiting.
+    #[must_use]
+    pub fn retries(&self, name: &str) -> bool {
+        self.retrying.iter().any(|identity| identity == name)
     }
 
     /// Whether there is an identity of this name.
@@ -80,11 +120,25 @@ impl Identities {
         found.dedup_by(|a, b| a.name() == b.name());
         match found.as_slice() {
             [] => Err(IdentityError::Unknown(cgroup.to_owned())),
-            [one] => Ok((*one).clone()),
+            [one] => self.standing(one),
             several => Err(IdentityError::Ambiguous {
                 cgroup: cgroup.to_owned(),
                 names: several.iter().map(|principal| principal.name()).collect::<Vec<_>>().join(", "),
             }),
+        }
+    }
+
+    /// The identity with the groups of its token, where it needs one.
+    fn standing(&self, principal: &Principal) -> Result<Principal, IdentityError> {
+        match self.tokens.standing(principal.name()) {
+            None => Ok(principal.clone()),
+            Some(Standing::Good { groups }) => {
+                let given = groups.into_iter().filter(|group| !principal.groups().contains(group));
+                Ok(principal.joining(given.collect::<Vec<_>>()))
+            }
+            Some(Standing::Not(why)) => {
+                Err(IdentityError::NoToken { identity: principal.name().to_owned(), why })
+            }
         }
     }
 }
@@ -132,7 +186,7 @@ mod tests {
     use crate::workload::grammar::Kind;
 
     fn rule(name: &str, whose: Whose) -> IdentityRule {
-        IdentityRule { name: name.into(), groups: vec![], owner: None, whose }
+        IdentityRule { name: name.into(), groups: vec![], owner: None, retry: false, token: None, whose }
     }
 
     fn check(identities: &Identities, cgroup: Option<&str>, expect: Result<&str, IdentityError>) {

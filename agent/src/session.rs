@@ -153,6 +153,7 @@ async fn admit<L: Lookup>(
         destination,
         workload,
         owner: world.identities.owner(principal.name()).map(str::to_owned),
+        retry: world.identities.retries(principal.name()),
         principal,
         backend: Arc::clone(&service.backend),
         login_timeout,

@@ -78,11 +78,11 @@ impl Credentials {
     /// # Errors
     /// When a file cannot be read, is readable by others, or holds no certificate.
     pub fn load(target: &Target) -> Result<Self, UpstreamError> {
-        let password = target.password_file.as_deref().map(read_password).transpose()?;
+        let password = target.password_file.as_deref().map(read_secret).transpose()?;
         let tls = match &target.tls {
             Tls::Disable => None,
             Tls::VerifyFull { ca_file, server_name } => Some(TlsClient {
-                config: Arc::new(tls_config(ca_file.as_deref())?),
+                config: Arc::new(client_tls(ca_file.as_deref())?),
                 server_name: server_name.clone().map(ServerName::try_from).transpose()?,
             }),
         };
@@ -126,7 +126,11 @@ pub async fn dial(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
     }
 }
 
-fn read_password(path: &Path) -> Result<Secret<Vec<u8>>, UpstreamError> {
+/// Reads a secret from a file that nobody else can read; a line break at its end is dropped.
+///
+/// # Errors
+/// When it cannot be read, or others can read it.
+pub fn read_secret(path: &Path) -> Result<Secret<Vec<u8>>, UpstreamError> {
     let failed = |source| UpstreamError::Read { path: path.to_owned(), source };
     let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -139,7 +143,11 @@ fn read_password(path: &Path) -> Result<Secret<Vec<u8>>, UpstreamError> {
     Ok(Secret::new(bytes))
 }
 
-fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, UpstreamError> {
+/// TLS as a client: certificates of the file, or of the system, are trusted.
+///
+/// # Errors
+/// When there is no certificate in it.
+pub fn client_tls(ca_file: Option<&Path>) -> Result<ClientConfig, UpstreamError> {
     let mut roots = RootCertStore::empty();
     let path = ca_file.unwrap_or(Path::new("/etc/ssl/certs/ca-certificates.crt"));
     let bad = |problem: String| UpstreamError::Certificate { path: path.to_owned(), problem };

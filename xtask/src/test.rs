@@ -30,6 +30,11 @@ pub(crate) fn demo() -> Result<()> {
 }
 
 pub(crate) fn bench(args: &[&str]) -> Result<()> {
+    if args == ["policy"] {
+        // Needs neither an agent nor a server.
+        let cost = ["run", "--locked", "--release", "--package", "chaperone-policy", "--example", "cost"];
+        return sh::run(&mut sh::cargo(cost));
+    }
     hand_over(Profile::Release, "bench", args)
 }
 

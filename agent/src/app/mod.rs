@@ -1,6 +1,7 @@
 //! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
 
 mod accept;
+mod announce;
 mod kernel;
 mod namespaces;
 mod warden;
@@ -17,7 +18,7 @@ use tracing::{error, info, warn};
 
 use self::kernel::Kernel;
 use crate::config::Config;
-use crate::control::{self, Callers, Operator};
+use crate::control::{self, Callers, Known, Operator};
 use crate::gate::{self, Gate, Grants};
 use crate::intercept::{self, Intercept, Namespaces, Redirects};
 
@@ -69,10 +70,15 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let policies = checked_policies(&config)?;
     let policy_sha256 = policies.digest().to_owned();
     let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
+    let hooks = config.webhooks.iter().map(announce::Hook::load).collect::<Result<Vec<_>>>()?;
+    let (announce_tx, announce_rx) = tokio::sync::mpsc::channel(announce::QUEUE);
+    let announce_tx = (!hooks.is_empty()).then_some(announce_tx);
+    let announcing = tokio::spawn(announce::run(hooks, hostname(), announce_rx));
     let options = gate::Options {
         hold_timeout: config.hold.timeout,
         longest_grant: config.grants.longest,
         approvers: config.approvers.clone(),
+        announce_tx,
     };
     let gate = Arc::new(Gate::new(policies, grants, options));
     let world = world::build(config.clone(), None)?;
@@ -108,7 +114,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept), namespaces };
 
     let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&shared), kernel));
-    let warden = tokio::spawn(warden::watch(Arc::clone(&gate), Arc::clone(&journal), Arc::clone(&registry)));
+    let warden = tokio::spawn(warden::watch(Arc::clone(&shared)));
     let acceptor = accept::Acceptor::start(&shared, config.limits.sessions)?;
     let mut accepting = acceptor.listen(listeners)?;
     let (settled_tx, settled_rx) = oneshot::channel();
@@ -130,6 +136,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     drain(&registry).await;
     control.abort();
     warden.abort();
+    announcing.abort();
     heartbeat.abort();
     journal.append(&[Event::AgentStop { reason: reason.to_owned() }]).context("cannot record the stop")?;
     journal.close().context("cannot close the journal")?;
@@ -237,9 +244,13 @@ fn operator(agent: &Agent, config: &Config) -> Operator {
             governed: config.intercept.cgroup.clone(),
             bypass: config.intercept.bypass.clone(),
             operators: config.intercept.operators.clone(),
-            identified: Box::new(move |cgroup| shared.world().identities.identify(Some(cgroup)).is_ok()),
+            identified: Box::new(move |cgroup| shared.world().identities.claimed(cgroup)),
         },
-        knows_identity: Box::new(move |name| known.world().identities.has(name)),
+        known: Box::new(move |name| {
+            let world = known.world();
+            let owner = world.identities.owner(name).map(str::to_owned);
+            world.identities.has(name).then_some(Known { owner })
+        }),
         stats: Box::new(move || {
             let intercept = intercept.lock().unwrap_or_else(PoisonError::into_inner);
             match intercept.stats() {

@@ -1,4 +1,4 @@
-//! Ends sessions whose reason to be has ended: an expired or revoked grant, an identity that changed.
+//! Ends sessions whose reason to be has ended: an expired or revoked grant, an identity that changed, a token.
 //!
 //! Looks ten times a second, so that an end is felt well within one. Sessions are told by name until they are gone,
 //! because a command to one that is not listening yet can be lost.
@@ -9,30 +9,38 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::gate::{Gate, Now, Swept};
-use crate::identity::Identities;
+use crate::gate::{Now, Swept};
+use crate::identity::{Identities, IdentityError};
+use crate::intercept::Redirects;
 use crate::record::Journal;
 use crate::record::event::Event;
 use crate::registry::{Command, Registry};
+use crate::session::Shared;
 
 const EVERY: Duration = Duration::from_millis(100);
 
+/// Every so many looks, identities are looked at as well.
+const IDENTITIES_EVERY: u64 = 5;
+
 /// Runs until it is dropped.
-pub(super) async fn watch(gate: Arc<Gate>, journal: Arc<Journal>, registry: Arc<Registry>) {
+pub(super) async fn watch(shared: Arc<Shared<Redirects>>) {
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for look in 0u64.. {
         interval.tick().await;
-        let grants = Arc::clone(gate.grants());
+        let grants = Arc::clone(shared.gate.grants());
         // It may write to disk, and a slow disk must not hold up the heartbeat.
         match tokio::task::spawn_blocking(move || grants.sweep(&Now::read())).await {
             Ok((swept, failed)) => {
                 if let Some(error) = failed {
                     warn!(%error, "what happened to grants could not be stored");
                 }
-                carry_out(&swept, &journal, &registry);
+                carry_out(&swept, &shared.journal, &shared.registry);
             }
             Err(error) => warn!(%error, "looking after grants panicked"),
+        }
+        if look % IDENTITIES_EVERY == 0 {
+            end_changed(&shared.registry, &shared.world().identities);
         }
     }
 }
@@ -56,16 +64,21 @@ fn carry_out(swept: &Swept, journal: &Journal, registry: &Registry) {
     }
 }
 
-/// After a reload: sessions of workloads that are somebody else by now, or in other groups.
+/// Sessions of workloads that are somebody else by now, in other groups, or without a token that is good.
 pub(super) fn end_changed(registry: &Registry, identities: &Identities) {
     for session in registry.list() {
-        let now = identities.identify(session.cgroup.as_deref());
-        let same = now.as_ref().is_ok_and(|principal| {
-            principal.name() == session.identity && principal.groups() == session.groups
-        });
-        if !same {
-            let why = format!("identity {} was changed in the configuration", session.identity);
-            registry.command(&session.id, Command::Kill(why));
-        }
+        let why = match identities.identify(session.cgroup.as_deref()) {
+            Ok(principal) if principal.name() != session.identity => {
+                format!("identity {} was changed to another", session.identity)
+            }
+            Ok(principal) if principal.groups() != session.groups => {
+                format!("identity {} was changed: it is in other groups", session.identity)
+            }
+            Ok(_) => continue,
+            // The session goes on as what it was when its cgroup was made away with under it.
+            Err(IdentityError::CgroupGone) => continue,
+            Err(error) => error.to_string(),
+        };
+        registry.command(&session.id, Command::Kill(why));
     }
 }

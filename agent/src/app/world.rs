@@ -1,5 +1,6 @@
 //! From a configuration to the things that are made of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use chaperone_policy::{self as policy, PolicySet};
 
 use crate::config::{self, Config, Target};
 use crate::gate;
-use crate::identity::Identities;
+use crate::identity::{Identities, Tokens};
 use crate::intercept::{self, CgroupMode, NetRaw, Options, UnixSockets};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
@@ -36,7 +37,10 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
         let backend = Arc::new(Backend { target: target.clone(), credentials });
         services.push(Service { backend, protocol });
     }
-    Ok(World { identities: Identities::new(config.identities.clone()), services, config })
+    let known = before.map(|world| world.identities.tokens());
+    let tokens = Tokens::start(&config.providers, &config.identities, known)?;
+    let identities = Identities::new(config.identities.clone()).with_tokens(tokens);
+    Ok(World { identities, services, config })
 }
 
 /// The protocol of a target nobody has a session with yet, or whose keys are read again.
@@ -101,7 +105,7 @@ const KNOWN_FLAGS: [policy::Flag; 6] = [
 fn policy_world(config: &Config) -> policy::World {
     policy::World {
         identities: config.identities.iter().map(|identity| identity.name.clone()).collect(),
-        groups: config.identities.iter().flat_map(|identity| identity.groups.iter().cloned()).collect(),
+        groups: groups(config),
         targets: config.targets.iter().map(|target| (target.name.clone(), target.env.clone())).collect(),
         tags: config
             .targets
@@ -109,11 +113,20 @@ fn policy_world(config: &Config) -> policy::World {
             .flat_map(|target| &target.labels)
             .flat_map(|label| label.tags.iter().cloned())
             .collect(),
-        approver_groups: None,
+        approver_groups: (!config.approvers.is_empty())
+            .then(|| config.approvers.iter().flat_map(|person| person.groups.iter().cloned()).collect()),
         // Rows are not recorded yet: a policy that asks for it must not look as if they were.
-        record_modes: Some(std::collections::BTreeSet::new()),
+        record_modes: Some(BTreeSet::new()),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
+}
+
+/// Groups that an identity can be in: by configuration, by its token, or lent.
+fn groups(config: &Config) -> BTreeSet<String> {
+    let own = config.identities.iter().flat_map(|identity| &identity.groups);
+    let given = config.providers.iter().flat_map(|provider| &provider.groups);
+    let lent = config.approvers.iter().flat_map(|person| &person.may_lend);
+    own.chain(given).chain(lent).cloned().collect()
 }
 
 /// What the kernel programs are told.
@@ -180,6 +193,7 @@ pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
         ("intercept.operators", before.intercept.operators == after.intercept.operators),
         ("hold.timeout_s", before.hold.timeout == after.hold.timeout),
         ("grants.longest_s", before.grants.longest == after.grants.longest),
+        ("webhooks", before.webhooks == after.webhooks),
         ("limits.sessions", before.limits.sessions == after.limits.sessions),
     ];
     let changed: Vec<&str> = fixed.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

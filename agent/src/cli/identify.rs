@@ -42,6 +42,7 @@ pub(super) fn identify(
         (None, Some(lines)) => lines.replace("\\n", "\n"),
         (None, None) => return Err(Failure::Usage("say --pid or --cgroup".into())),
     };
+    // Without tokens: what an identity provider would add is known to the running agent alone.
     let identities = Identities::new(Config::load(config)?.identities);
     let unified = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
     let found = identities.identify(Some(&unified));

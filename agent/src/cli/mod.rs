@@ -6,6 +6,7 @@ mod grants;
 mod identify;
 mod journal;
 mod operate;
+mod policy;
 mod sign;
 
 use std::io::Write;
@@ -110,6 +111,9 @@ enum Command {
         #[arg(long)]
         comment: Option<String>,
     },
+    /// Ask policies without running anything.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// List grants in force.
     Grants {
         /// And those that have ended.
@@ -250,6 +254,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve(approval) => operate::approve(config, approval, out),
         Command::Deny { id, comment } => operate::deny(config, id, comment.as_deref(), out),
+        Command::Policy(command) => policy::run(config, command, out),
         Command::Grants { all, json } => grants::list(config, *all, *json, out),
         Command::Grant(typed) => grants::grant(config, typed, out),
         Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),

@@ -9,6 +9,7 @@ use crate::app;
 use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call};
 use crate::gate::{AccessTerms, Held, HoldInfo};
+use crate::identity;
 use crate::intercept;
 use crate::record::event::Event;
 use crate::record::{self, Journal};
@@ -19,6 +20,8 @@ pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     for target in &config.targets {
         app::checked_credentials(target).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     }
+    identity::check_keys(&config.providers, &config.identities)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     writeln!(
         out,
         "{}: {} targets, {} identities, {} policies: ok",
@@ -71,6 +74,14 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
         let process =
             format!("{} (pid {}, uid {}, {exe}) in {cgroup}", workload.comm, workload.pid, workload.uid);
         writeln!(out, "  process    {}", process.escape_debug())?;
+        if !workload.argv.is_empty() {
+            writeln!(out, "  called as  {}", workload.argv.join(" ").escape_debug())?;
+        }
+        let ancestors: Vec<&str> =
+            workload.ancestors.iter().filter_map(|ancestor| ancestor.exe.as_deref()).collect();
+        if !ancestors.is_empty() {
+            writeln!(out, "  run by     {}", ancestors.join(" < ").escape_debug())?;
+        }
     }
     for need in &hold.needs {
         writeln!(out, "  approvers  {} of {} ({})", need.quorum, need.groups.join(", "), need.rule)?;

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::Failure;
 use crate::control::Request;
+use crate::gate::Now;
 use crate::gate::approvers::{Signed, Statement, message};
 
 /// Signs a request with the key in a PEM file (PKCS#8, as `chaperone new-key` and openssl write it).
@@ -28,6 +29,7 @@ pub(super) fn sign(key: &Path, request: Request, binding: Option<String>) -> Res
         binding,
         unix_s: now.as_secs(),
         nonce: uuid::Uuid::now_v7().simple().to_string(),
+        boot: Now::read().boot,
     };
     let text = serde_json::to_string(&statement).map_err(|error| bad(error.to_string()))?;
     let signature = BASE64.encode(pair.sign(&message(&text)).as_ref());

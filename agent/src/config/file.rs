@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
+use super::providers::{self, ProviderFile};
 use super::ssh::{self, SshFile};
 use super::unix;
+use super::webhooks::{self, WebhookFile};
 use super::{Config, Grants, GuardNetRaw, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +39,10 @@ pub(super) struct File {
     identities: Vec<IdentityFile>,
     #[serde(default)]
     approvers: Vec<ApproverFile>,
+    #[serde(default)]
+    providers: Vec<ProviderFile>,
+    #[serde(default)]
+    webhooks: Vec<WebhookFile>,
     #[serde(default)]
     targets: Vec<TargetFile>,
 }
@@ -183,6 +189,9 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     let intercept = intercept(file.intercept, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
     let approvers = people::convert(file.approvers, &mut problems);
+    let webhooks = webhooks::convert(file.webhooks, &mut problems);
+    let providers = providers::convert(file.providers, &mut problems);
+    providers::check(&identities, &providers, &mut problems);
     if !(1..=30 * 24 * 3600).contains(&file.grants.longest_s) {
         problems.push("grants.longest_s: between 1 and 2592000 (30 days); what lasts is policy".into());
     }
@@ -227,6 +236,8 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         grants: Grants { longest: Duration::from_secs(file.grants.longest_s) },
         identities,
         approvers,
+        providers,
+        webhooks,
         targets,
     })
 }

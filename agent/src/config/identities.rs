@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
+use super::TokenRule;
 use super::file::{below, cgroup_path, name_is_plain, unique};
+use super::providers::{self, TokenFile};
 use crate::workload::grammar::Kind;
 
 /// Gives an identity to workloads.
@@ -12,6 +14,10 @@ pub struct IdentityRule {
     pub groups: Vec<String>,
     /// The person behind it, who does not approve for it.
     pub owner: Option<String>,
+    /// What needs an approval does not wait: it is refused, and passes when it is sent again after the approval.
+    pub retry: bool,
+    /// It is nobody without a token, and in the groups that it gives.
+    pub token: Option<TokenRule>,
     pub whose: Whose,
 }
 
@@ -52,9 +58,20 @@ pub(super) struct IdentityFile {
     #[serde(default)]
     groups: Vec<String>,
     owner: Option<String>,
+    #[serde(default)]
+    hold: HoldMode,
     cgroup: Option<String>,
+    token: Option<TokenFile>,
     #[serde(rename = "match")]
     matching: Option<Match>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HoldMode {
+    #[default]
+    Wait,
+    Retry,
 }
 
 pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<IdentityRule> {
@@ -91,8 +108,10 @@ pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> V
         if rules.iter().any(|before| before.whose == whose && matches!(whose, Whose::Match(_))) {
             problems.push(format!("{key}.match: another identity has the same"));
         }
+        let token = identity.token.and_then(|token| providers::token(&key, token, problems));
         let (name, groups, owner) = (identity.name, identity.groups, identity.owner);
-        rules.push(IdentityRule { name, groups, owner, whose });
+        let retry = identity.hold == HoldMode::Retry;
+        rules.push(IdentityRule { name, groups, owner, retry, token, whose });
     }
     nested(&rules, problems);
     unique("identities", cgroups(&rules).map(|(_, cgroup)| cgroup), problems);

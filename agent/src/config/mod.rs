@@ -8,8 +8,10 @@ mod file;
 mod identities;
 mod labels;
 mod people;
+mod providers;
 mod ssh;
 mod unix;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +21,8 @@ use std::time::Duration;
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Label, MaskStyle};
 pub use people::Approver;
+pub use providers::{ProviderRule, TokenRule, TokenSource};
+pub use webhooks::{Shape, Webhook};
 
 use file::File;
 
@@ -49,6 +53,8 @@ pub struct Config {
     pub grants: Grants,
     pub identities: Vec<IdentityRule>,
     pub approvers: Vec<Approver>,
+    pub providers: Vec<ProviderRule>,
+    pub webhooks: Vec<Webhook>,
     pub targets: Vec<Target>,
 }
 

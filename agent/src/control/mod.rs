@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use caller::Callers;
 pub use client::{ClientError, call};
-pub use operator::Operator;
+pub use operator::{Known, Operator};
 pub use server::serve;
 
 use crate::gate::approvers::Signed;

@@ -9,9 +9,9 @@ use super::caller::{Caller, Callers};
 use super::{GrantInfo, Request, Response, Status};
 use crate::config::Approver;
 use crate::gate::approvers::{SignatureError, Statement};
-use crate::gate::{Gate, Given, Held, Now, Terms, Vote, Voted, issued_event};
+use crate::gate::{Gate, Given, Held, HoldInfo, Now, Resolution, Terms, Vote, Voted, issued_event};
 use crate::record::Journal;
-use crate::record::event::Event;
+use crate::record::event::{Event, GrantIssued, HoldOutcome};
 use crate::registry::{Command, Registry};
 
 /// What the socket operates on.
@@ -21,8 +21,15 @@ pub struct Operator {
     pub registry: Arc<Registry>,
     pub callers: Callers,
     pub stats: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
-    /// Whether the configuration has an identity of this name.
-    pub knows_identity: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The identity of this name in the configuration.
+    pub known: Lookup,
+}
+
+type Lookup = Box<dyn Fn(&str) -> Option<Known> + Send + Sync>;
+
+/// An identity, as far as grants go.
+pub struct Known {
+    pub owner: Option<String>,
 }
 
 /// Who speaks: the caller of the socket, and the person whose signature it brought, if it did.
@@ -59,7 +66,7 @@ impl Operator {
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let approvers = self.gate.approvers();
-        match approvers.verify::<Request>(&signed, now.as_secs()) {
+        match approvers.verify::<Request>(&signed, now.as_secs(), &Now::read().boot) {
             Ok((_, Statement { request: Request::Signed { .. }, .. })) => {
                 self.refuse(caller, "a signature around a signature".into())
             }
@@ -100,16 +107,11 @@ impl Operator {
             return self.refuse(voice.caller, "the signature does not say what it is for".into());
         }
         match self.gate.holds().vote(id, vote, voice.binding.as_deref()) {
-            Ok(Voted::Resolved(info)) => {
-                let what = if approve { "approved" } else { "denied" };
-                let shown = match info.what {
-                    Held::Statement => info.sql,
-                    Held::Access => {
-                        format!("access of {} to {}/{}", info.identity.name, info.target, info.database)
-                    }
-                };
-                Response::Done { what: format!("{what} {id}: {shown}") }
-            }
+            Ok(Voted::Resolved(info)) => resolved(approve, &info),
+            Ok(Voted::Parked(info, resolution)) => match self.carry_out(&info, &resolution) {
+                Ok(()) => resolved(approve, &info),
+                Err(why) => Response::Refused { why },
+            },
             Ok(Voted::Waiting { missing, .. }) => {
                 let action = format!("approve {id}, {missing} more needed");
                 self.record_then(voice, action, || Response::Done {
@@ -117,6 +119,39 @@ impl Operator {
                 })
             }
             Err(error) => self.refuse(voice.caller, error.to_string()),
+        }
+    }
+
+    /// Nobody waits for it, so it is recorded here; what was approved is good for once, or is a grant.
+    fn carry_out(&self, info: &HoldInfo, resolution: &Resolution) -> Result<(), String> {
+        let outcome = if resolution.approved { HoldOutcome::Approved } else { HoldOutcome::Denied };
+        let event = Event::HoldResolved {
+            session: info.session.clone(),
+            op: info.op,
+            hold: info.id.clone(),
+            outcome,
+            by: Some(resolution.by()),
+            comment: resolution.comment.clone(),
+        };
+        let unrecorded = |error: crate::record::RecordError| format!("cannot record: {error}");
+        self.journal.append(&[event]).map_err(unrecorded)?;
+        match info.what {
+            _ if !resolution.approved => Ok(()),
+            Held::Statement => {
+                self.gate.holds().release(info, resolution.given.clone());
+                Ok(())
+            }
+            Held::Access => {
+                let terms = self.gate.access_terms(info, resolution);
+                let issued = self.gate.grants().issue(&Now::read(), terms, resolution.given.clone());
+                let grant = issued.map_err(|error| error.to_string())?;
+                let event = GrantIssued { hold: Some(info.id.clone()), ..issued_event(&grant) };
+                let recorded = self.journal.append(&[Event::GrantIssued(Box::new(event))]);
+                if recorded.is_err() {
+                    let _ = self.gate.grants().revoke(&grant.id, "it could not be recorded");
+                }
+                recorded.map(drop).map_err(unrecorded)
+            }
         }
     }
 
@@ -147,9 +182,8 @@ impl Operator {
 
     fn may_grant(&self, voice: &Voice<'_>, terms: &Terms) -> Result<(), String> {
         self.is_a_person(voice)?;
-        if !(self.knows_identity)(&terms.identity) {
-            return Err(format!("no identity is called {}", terms.identity));
-        }
+        let known = (self.known)(&terms.identity);
+        let known = known.ok_or_else(|| format!("no identity is called {}", terms.identity))?;
         let longest = self.gate.longest_grant();
         if terms.for_s == 0 || terms.for_s > longest.as_secs() {
             return Err(format!("a grant lasts between 1 and {} s (grants.longest_s)", longest.as_secs()));
@@ -160,6 +194,12 @@ impl Operator {
         let Some(person) = &voice.person else { return Ok(()) };
         if person.name == terms.identity {
             return Err("nobody grants anything to themselves".into());
+        }
+        if known.owner.as_ref() == Some(&person.name) {
+            return Err(format!(
+                "{} stands behind {}, and does not grant for it",
+                person.name, terms.identity
+            ));
         }
         let not = person.may_not_lend(&terms.groups);
         if !not.is_empty() {
@@ -237,4 +277,13 @@ impl Operator {
             kernel: (self.stats)(),
         }
     }
+}
+
+fn resolved(approve: bool, info: &HoldInfo) -> Response {
+    let what = if approve { "approved" } else { "denied" };
+    let shown = match info.what {
+        Held::Statement => info.sql.clone(),
+        Held::Access => format!("access of {} to {}/{}", info.identity.name, info.target, info.database),
+    };
+    Response::Done { what: format!("{what} {}: {shown}", info.id) }
 }

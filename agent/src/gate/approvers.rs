@@ -37,6 +37,8 @@ pub struct Statement<R> {
     pub binding: Option<String>,
     pub unix_s: u64,
     pub nonce: String,
+    /// Which boot of which host it is said to: what is overheard there is of no use elsewhere.
+    pub boot: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +51,8 @@ pub enum SignatureError {
     Text(String),
     #[error("it was signed {0} s away from this host's time; sign it again, and look at the clocks")]
     Old(u64),
+    #[error("it was signed for another host, or before this one was booted")]
+    Elsewhere,
     #[error("it was sent before; a signature counts once")]
     Replayed,
     #[error("an approver's signature is needed: add --key with your signing key")]
@@ -88,6 +92,7 @@ impl Approvers {
         &self,
         signed: &Signed,
         now_unix_s: u64,
+        boot: &str,
     ) -> Result<(&Approver, Statement<R>), SignatureError> {
         let key = BASE64.decode(&signed.key).map_err(|_| SignatureError::UnknownKey)?;
         let person = self.people.iter().find(|person| person.key.as_slice() == key);
@@ -98,6 +103,9 @@ impl Approvers {
         UnparsedPublicKey::new(&ED25519, &key).verify(&message, &signature).map_err(|_| bad())?;
         let statement: Statement<R> =
             serde_json::from_str(&signed.text).map_err(|error| SignatureError::Text(error.to_string()))?;
+        if statement.boot != boot {
+            return Err(SignatureError::Elsewhere);
+        }
         let apart = statement.unix_s.abs_diff(now_unix_s);
         if apart > SKEW_S {
             return Err(SignatureError::Old(apart));
@@ -142,7 +150,13 @@ mod tests {
     }
 
     fn sign(pair: &Ed25519KeyPair, unix_s: u64, nonce: &str) -> Signed {
-        let statement = Statement { request: "x".to_owned(), binding: None, unix_s, nonce: nonce.into() };
+        let statement = Statement {
+            request: "x".to_owned(),
+            binding: None,
+            unix_s,
+            nonce: nonce.into(),
+            boot: "b".into(),
+        };
         let text = serde_json::to_string(&statement).unwrap();
         let signature = BASE64.encode(pair.sign(&message(&text)).as_ref());
         Signed { key: BASE64.encode(pair.public_key().as_ref()), text, signature }
@@ -159,7 +173,7 @@ mod tests {
         };
         let approvers = Approvers::new(vec![person]);
         let check = |signed: &Signed, expect: Result<(), SignatureError>| {
-            let got = approvers.verify::<String>(signed, 1000);
+            let got = approvers.verify::<String>(signed, 1000, "b");
             assert_eq!(got.map(|(person, _)| assert_eq!(person.name, "anna")), expect);
         };
         let good = sign(&anna, 1000, "1");
@@ -171,6 +185,7 @@ mod tests {
         check(&other, Err(SignatureError::UnknownKey));
         check(&sign(&anna, 939, "2"), Err(SignatureError::Old(61)));
         check(&sign(&anna, 1061, "3"), Err(SignatureError::Old(61)));
+        assert_eq!(approvers.verify::<String>(&good, 1000, "c").unwrap_err(), SignatureError::Elsewhere);
         check(&good, Ok(()));
         check(&good, Err(SignatureError::Replayed));
         check(&sign(&anna, 1001, "1"), Err(SignatureError::Replayed));

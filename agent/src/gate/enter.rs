@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chaperone_policy::{self as policy, Approval, Decision, Effect, Principal};
 
-use super::grants::{Given, Grant, GrantError, Lease, Now};
+use super::grants::{Given, Grant, GrantError, Lease, Now, Terms};
+use super::holds::{HoldInfo, Resolution};
 use super::{Gate, Loaded};
 
 /// What approvals of a connection are bound to in the engine's eyes; what they are bound to besides (who, where,
@@ -56,7 +57,8 @@ impl Gate {
         let now = Now::read();
         let grants = self.grants().matching(&now, base.name(), place.target, place.database);
         let lending: Vec<&Grant> = grants.iter().filter(|grant| !grant.groups.is_empty()).collect();
-        let lent = lending.iter().flat_map(|grant| grant.groups.iter());
+        let lent =
+            lending.iter().flat_map(|grant| &grant.groups).filter(|group| !base.groups().contains(group));
         let principal = if lending.is_empty() { base.clone() } else { base.joining(lent.cloned()) };
         let loaded = self.policies();
         let decision = connect(&loaded, &principal, place, &[]);
@@ -77,6 +79,26 @@ impl Gate {
         }
         let lease = self.grants().take(&now, session, &used)?;
         Ok(Entry::Admitted(Admission { principal, lease }))
+    }
+
+    /// What a yes to a connection grants.
+    #[must_use]
+    pub fn access_terms(&self, info: &HoldInfo, resolution: &Resolution) -> Terms {
+        let longest = self.longest_grant.as_secs();
+        let ttl_s = info.needs.iter().map(|need| need.ttl_s).min().unwrap_or(longest);
+        let comment = resolution.comment.clone();
+        Terms {
+            identity: info.identity.name.clone(),
+            target: Some(info.target.clone()),
+            database: Some(info.database.clone()),
+            groups: Vec::new(),
+            for_s: resolution.terms.for_s.unwrap_or(ttl_s).min(longest),
+            hours: None,
+            max_uses: resolution.terms.max_uses,
+            max_rows: resolution.terms.max_rows,
+            reason: comment.unwrap_or_else(|| format!("asked for by connecting, {}", info.id)),
+            ticket: resolution.terms.ticket.clone(),
+        }
     }
 
     /// How long a grant lasts at most.

@@ -3,14 +3,16 @@
 //! A hold is a one-shot: dropping the ticket withdraws it, dropping everything denies. Nothing here outlives the
 //! agent, so a restart denies what was held. Votes count people, not clicks; whether a person is who they say was
 //! settled before.
+//!
+//! Who does not wait is parked: the request stands without a session, and once approved, exactly the same passes once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chaperone_policy::ApprovalNeed;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::grants::Given;
@@ -122,12 +124,12 @@ impl Resolution {
 /// What came of a vote.
 #[derive(Debug, Clone)]
 pub enum Voted {
+    /// The session that waits was told.
     Resolved(HoldInfo),
+    /// Nobody waits: the caller has to carry it out.
+    Parked(HoldInfo, Resolution),
     /// More people are needed.
-    Waiting {
-        info: HoldInfo,
-        missing: usize,
-    },
+    Waiting { info: HoldInfo, missing: usize },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,16 +148,45 @@ pub enum VoteError {
     Changed(String),
 }
 
+/// Requests of one identity that stand without a session, at most; more are refused.
+const MOST_PARKED: usize = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MOST_PARKED} requests of this identity wait for an approval already")]
+pub struct TooMany;
+
 #[derive(Debug, Default)]
 pub struct Holds {
-    pending: Mutex<BTreeMap<String, Pending>>,
+    inner: Mutex<Inner>,
+    /// Where new requests are told.
+    announce_tx: Option<mpsc::Sender<HoldInfo>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pending: BTreeMap<String, Pending>,
+    /// By binding: what passes once, and until when.
+    ready: HashMap<String, Ready>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    id: String,
+    given: Vec<Given>,
+    until: Instant,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Session(oneshot::Sender<Resolution>),
+    Nobody { until: Instant },
 }
 
 #[derive(Debug)]
 struct Pending {
     info: HoldInfo,
     terms: AccessTerms,
-    resolution_tx: oneshot::Sender<Resolution>,
+    waiter: Waiter,
 }
 
 /// The waiting side of a hold.
@@ -168,26 +199,84 @@ pub struct Ticket {
 }
 
 impl Holds {
+    /// Tells new requests to the other end as well.
+    #[must_use]
+    pub fn announcing(announce_tx: Option<mpsc::Sender<HoldInfo>>) -> Self {
+        Self { announce_tx, ..Self::default() }
+    }
+
+    /// Nothing waits for it, and what does not fit is dropped: it stands in the list all the same.
+    fn announce(&self, info: &HoldInfo) {
+        if let Some(announce_tx) = &self.announce_tx
+            && announce_tx.try_send(info.clone()).is_err()
+        {
+            tracing::warn!(hold = info.id, "too many requests at once to announce this one");
+        }
+    }
+
     /// Registers what is held; `info.created` and `info.expires` are filled in here.
     #[must_use]
     pub fn open(self: &Arc<Self>, mut info: HoldInfo, timeout: Duration) -> Ticket {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        info.created_unix_s = now.as_secs();
-        info.expires_unix_s = (now + timeout).as_secs();
+        stamp(&mut info, timeout);
         let (resolution_tx, resolution_rx) = oneshot::channel();
-        let pending = Pending { info: info.clone(), terms: AccessTerms::default(), resolution_tx };
-        self.lock().insert(info.id.clone(), pending);
+        let waiter = Waiter::Session(resolution_tx);
+        let pending = Pending { info: info.clone(), terms: AccessTerms::default(), waiter };
+        self.lock().pending.insert(info.id.clone(), pending);
+        self.announce(&info);
         Ticket { info, deadline: Instant::now() + timeout, resolution_rx, holds: Arc::clone(self) }
+    }
+
+    /// Registers a request that nobody waits for. The same again is the same request: its id, and whether it is new.
+    ///
+    /// # Errors
+    /// When too many stand already.
+    pub fn park(&self, mut info: HoldInfo, timeout: Duration) -> Result<(String, bool), TooMany> {
+        let mut inner = self.lock();
+        let parked = |pending: &&Pending| matches!(pending.waiter, Waiter::Nobody { .. });
+        if let Some(same) = inner.pending.values().filter(parked).find(|p| p.info.binding == info.binding) {
+            return Ok((same.info.id.clone(), false));
+        }
+        let own =
+            inner.pending.values().filter(parked).filter(|p| p.info.identity.name == info.identity.name);
+        if own.count() >= MOST_PARKED {
+            return Err(TooMany);
+        }
+        stamp(&mut info, timeout);
+        self.announce(&info);
+        let id = info.id.clone();
+        let waiter = Waiter::Nobody { until: Instant::now() + timeout };
+        inner.pending.insert(id.clone(), Pending { info, terms: AccessTerms::default(), waiter });
+        Ok((id, true))
+    }
+
+    /// Lets what was parked pass once, until the approval is too old.
+    pub fn release(&self, info: &HoldInfo, given: Vec<Given>) {
+        let ttl = info.needs.iter().map(|need| need.ttl_s).min().unwrap_or_default();
+        let until = Instant::now() + Duration::from_secs(ttl);
+        self.lock().ready.insert(info.binding.clone(), Ready { id: info.id.clone(), given, until });
+    }
+
+    /// The approval of exactly this, if there is one; it is used up.
+    #[must_use]
+    pub fn take_ready(&self, binding: &str) -> Option<(String, Vec<Given>)> {
+        self.lock().ready.remove(binding).map(|ready| (ready.id, ready.given))
+    }
+
+    /// How many connections of an identity wait for access.
+    #[must_use]
+    pub fn asking(&self, identity: &str) -> usize {
+        let inner = self.lock();
+        let of_it = inner.pending.values().filter(|pending| {
+            pending.info.what == Held::Access
+                && pending.info.identity.name == identity
+                && matches!(pending.waiter, Waiter::Session(_))
+        });
+        of_it.count()
     }
 
     #[must_use]
     pub fn list(&self) -> Vec<HoldInfo> {
-        self.lock().values().map(|pending| pending.info.clone()).collect()
-    }
-
-    #[must_use]
-    pub fn get(&self, id: &str) -> Option<HoldInfo> {
-        self.lock().get(id).map(|pending| pending.info.clone())
+        self.lock().pending.values().map(|pending| pending.info.clone()).collect()
     }
 
     /// Takes a vote; the session is told once enough people have said yes, or one has said no. `binding` is what
@@ -196,9 +285,9 @@ impl Holds {
     /// # Errors
     /// When nothing waits under this id any more, or this person's yes does not count.
     pub fn vote(&self, id: &str, vote: Vote, binding: Option<&str>) -> Result<Voted, VoteError> {
-        let mut holds = self.lock();
+        let mut inner = self.lock();
         let unknown = || VoteError::Unknown(id.to_owned());
-        let pending = holds.get_mut(id).ok_or_else(unknown)?;
+        let pending = inner.pending.get_mut(id).ok_or_else(unknown)?;
         if binding.is_some_and(|binding| binding != pending.info.binding) {
             return Err(VoteError::Changed(id.to_owned()));
         }
@@ -214,17 +303,36 @@ impl Holds {
         } else {
             pending.info.given = vec![vote.given];
         }
-        let Pending { info, terms, resolution_tx } = holds.remove(id).ok_or_else(unknown)?;
-        drop(holds);
+        let Pending { info, terms, waiter } = inner.pending.remove(id).ok_or_else(unknown)?;
+        drop(inner);
         let resolution =
             Resolution { approved: vote.approve, given: info.given.clone(), comment: vote.comment, terms };
-        resolution_tx.send(resolution).map_err(|_| unknown())?;
-        Ok(Voted::Resolved(info))
+        match waiter {
+            Waiter::Session(resolution_tx) => {
+                resolution_tx.send(resolution).map_err(|_| unknown())?;
+                Ok(Voted::Resolved(info))
+            }
+            Waiter::Nobody { .. } => Ok(Voted::Parked(info, resolution)),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // What nobody waits for ends when somebody looks.
+        let now = Instant::now();
+        inner.pending.retain(|_, pending| match pending.waiter {
+            Waiter::Session(_) => true,
+            Waiter::Nobody { until } => now < until,
+        });
+        inner.ready.retain(|_, ready| now < ready.until);
+        inner
     }
+}
+
+fn stamp(info: &mut HoldInfo, timeout: Duration) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    info.created_unix_s = now.as_secs();
+    info.expires_unix_s = (now + timeout).as_secs();
 }
 
 fn may_approve(info: &HoldInfo, given: &Given) -> Result<(), VoteError> {
@@ -267,7 +375,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.holds.lock().remove(&self.info.id);
+        self.holds.lock().pending.remove(&self.info.id);
     }
 }
 
@@ -348,6 +456,30 @@ mod tests {
         let resolution = ticket.wait().await.unwrap();
         assert!(!resolution.approved);
         assert_eq!(resolution.by(), "uid 0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_parked_passes_once_in_its_time() {
+        let holds = Holds::default();
+        let wait = Duration::from_secs(30);
+        assert_eq!(holds.park(info("a", 1), wait), Ok(("a".into(), true)));
+        assert_eq!(holds.park(info("b", 1), wait), Ok(("a".into(), false)), "the same is one request");
+        let Ok(Voted::Parked(parked, resolution)) = holds.vote("a", vote("anna", Some(&["dba"])), None)
+        else {
+            panic!("nobody waits")
+        };
+        assert!(holds.take_ready("b").is_none(), "not before it is carried out");
+        holds.release(&parked, resolution.given.clone());
+        assert!(holds.take_ready("other").is_none());
+        assert!(holds.take_ready("b").is_some_and(|(id, given)| id == "a" && given.len() == 1));
+        assert!(holds.take_ready("b").is_none(), "once");
+
+        holds.release(&parked, resolution.given);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(holds.take_ready("b").is_none(), "too late");
+        assert_eq!(holds.park(info("c", 1), wait), Ok(("c".into(), true)));
+        tokio::time::advance(wait).await;
+        assert!(holds.vote("c", vote("anna", Some(&["dba"])), None).is_err(), "it stood too long");
     }
 
     #[tokio::test]

@@ -14,12 +14,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chaperone_policy::{Decision, LoadErrors, PolicySet, Request, Source};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub use approvers::Approvers;
 pub use enter::{Admission, Entry, Place, approvals, connect};
 pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Swept, Terms};
-pub use holds::{AccessTerms, Held, HoldInfo, Holds, Need, Resolution, Ticket, Vote, VoteError, Voted};
+pub use holds::{
+    AccessTerms, Held, HoldInfo, Holds, Need, Resolution, Ticket, TooMany, Vote, VoteError, Voted,
+};
 pub use staged::{Permit, Staged};
 
 use crate::config::Approver;
@@ -46,6 +48,7 @@ pub struct Options {
     pub hold_timeout: Duration,
     pub longest_grant: Duration,
     pub approvers: Vec<Approver>,
+    pub announce_tx: Option<mpsc::Sender<HoldInfo>>,
 }
 
 pub struct Gate {
@@ -64,7 +67,7 @@ impl Gate {
         Self {
             loaded: watch::Sender::new(Arc::new(Loaded { set, version: 1 })),
             version: watch::Sender::new(1),
-            holds: Arc::new(Holds::default()),
+            holds: Arc::new(Holds::announcing(options.announce_tx)),
             hold_timeout: options.hold_timeout,
             grants: Arc::new(grants),
             longest_grant: options.longest_grant,

@@ -29,6 +29,8 @@ pub struct Admitted {
     pub principal: Principal,
     /// The person behind the identity.
     pub owner: Option<String>,
+    /// What needs an approval is refused, to be sent again after it.
+    pub retry: bool,
     pub backend: Arc<Backend>,
     pub login_timeout: Duration,
 }

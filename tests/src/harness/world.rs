@@ -22,6 +22,8 @@ pub(crate) struct Wishes {
     pub(crate) quiet_server: bool,
     /// Columns labelled beside those of `customers`.
     pub(crate) labels: Vec<&'static str>,
+    /// TOML appended to the identity of that name.
+    pub(crate) identity: Vec<(&'static str, String)>,
     /// TOML appended as it is.
     pub(crate) more: String,
 }
@@ -33,6 +35,7 @@ impl Default for Wishes {
             record_max_bytes: 1 << 30,
             quiet_server: false,
             labels: Vec::new(),
+            identity: Vec::new(),
             more: String::new(),
         }
     }
@@ -173,6 +176,9 @@ impl World {
                 "\n[[identities]]\nname = {name:?}\ngroups = {groups}\nowner = \"olga\"\ncgroup = {:?}\n",
                 cgroup.name()
             )?;
+            for (_, more) in self.wishes.identity.iter().filter(|(of, _)| *of == name) {
+                text.push_str(more);
+            }
         }
         for target in &self.targets()? {
             self.write_target(&mut text, target)?;

@@ -5,6 +5,7 @@ mod bypass;
 mod core;
 mod drivers;
 mod holds;
+mod identity;
 mod journal;
 mod netns;
 mod provenance;
@@ -29,6 +30,7 @@ const SUITES: &[Suite] = &[
     ("provenance", provenance::run),
     ("ssh", ssh::run),
     ("unix", unix::run),
+    ("identity", identity::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

@@ -246,26 +246,13 @@ impl Grants {
     /// When one of them has ended meanwhile or has no use left, or the use cannot be stored.
     pub fn take(self: &Arc<Self>, now: &Now, session: &str, ids: &[String]) -> Result<Lease, GrantError> {
         let mut inner = self.lock();
-        let latest_ms = inner.latest_ms;
-        let mut lease = Lease {
-            grants: Arc::clone(self),
-            session: session.to_owned(),
-            given: Vec::new(),
-            ids: Vec::new(),
-        };
-        for id in ids {
-            let inner = &mut *inner;
-            let live = inner.live.get_mut(id).filter(|live| live.grant.not_now(now, latest_ms).is_none());
-            let live = live.ok_or_else(|| GrantError::Unknown(id.clone()))?;
-            if !live.grant.has_uses() || !inner.store.count_use(id)? {
-                return Err(GrantError::UsedUp(id.clone()));
-            }
-            live.grant.uses += 1;
-            live.sessions.insert(session.to_owned());
-            lease.given.extend(live.grant.given.iter().cloned());
-            lease.ids.push(id.clone());
+        let taken = inner.take(now, session, ids);
+        if taken.is_err() {
+            // All or none: who gets no lease lives on nothing.
+            inner.give_back(session, ids);
         }
-        Ok(lease)
+        drop(inner);
+        Ok(Lease { given: taken?, grants: Arc::clone(self), session: session.to_owned(), ids: ids.to_vec() })
     }
 
     /// Ends what has ended by itself, and says which sessions have to go; they are named until they are gone.
@@ -312,6 +299,32 @@ impl Grants {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take(&mut self, now: &Now, session: &str, ids: &[String]) -> Result<Vec<Given>, GrantError> {
+        let mut given = Vec::new();
+        for id in ids {
+            let live = self.live.get_mut(id);
+            let live = live.filter(|live| live.grant.not_now(now, self.latest_ms).is_none());
+            let live = live.ok_or_else(|| GrantError::Unknown(id.clone()))?;
+            if !live.grant.has_uses() || !self.store.count_use(id)? {
+                return Err(GrantError::UsedUp(id.clone()));
+            }
+            live.grant.uses += 1;
+            live.sessions.insert(session.to_owned());
+            given.extend(live.grant.given.iter().cloned());
+        }
+        Ok(given)
+    }
+
+    fn give_back(&mut self, session: &str, ids: &[String]) {
+        for id in ids {
+            if let Some(live) = self.live.get_mut(id) {
+                live.sessions.remove(session);
+            }
+        }
     }
 }
 
@@ -376,12 +389,7 @@ impl Drop for Lease {
         if self.ids.is_empty() {
             return;
         }
-        let mut inner = self.grants.lock();
-        for id in &self.ids {
-            if let Some(live) = inner.live.get_mut(id) {
-                live.sessions.remove(&self.session);
-            }
-        }
+        self.grants.lock().give_back(&self.session, &self.ids);
     }
 }
 

@@ -60,6 +60,20 @@ fn a_grant_counts_uses_ends_on_time_and_names_its_sessions_until_they_are_gone()
 }
 
 #[test]
+fn of_several_grants_a_session_lives_on_all_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let grants = opened(dir.path());
+    let one = grants.issue(&now(0), terms(), given()).unwrap();
+    let other = grants.issue(&now(0), Terms { max_uses: Some(1), ..terms() }, given()).unwrap();
+    let both = [one.id.clone(), other.id.clone()];
+    let lease = grants.take(&now(1), "s1", &both).unwrap();
+    assert_eq!(lease.given().len(), 2);
+    assert!(matches!(grants.take(&now(1), "s2", &both), Err(GrantError::UsedUp(_))));
+    drop(lease);
+    assert!(sweep(&grants, &now(20)).cut.is_empty(), "nobody lives on them any more");
+}
+
+#[test]
 fn what_was_granted_used_and_ended_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (kept, ended) = {

@@ -15,9 +15,7 @@ use tracing::info;
 use super::response::{Report, sqlstate};
 use super::serve::{Client, LoginFailure};
 use super::startup::{self, Startup};
-use crate::gate::{
-    Admission, Entry, Gate, GrantError, Held, HoldInfo, Need, Now, Place, Resolution, Terms, Ticket,
-};
+use crate::gate::{Admission, Entry, Gate, GrantError, Held, HoldInfo, Need, Now, Place, Resolution, Ticket};
 use crate::protocol::Admitted;
 use crate::record::Journal;
 use crate::record::event::{AccessAsked, Event, GrantIssued, HoldOutcome};
@@ -25,6 +23,9 @@ use crate::registry::Command;
 
 /// A client that says more than this before it is let in is up to something.
 const AHEAD_MAX: usize = 64 << 10;
+
+/// Connections of one identity that wait at once: each takes one of the places for all.
+const MOST_WAITING: usize = 32;
 
 /// Everything the question is about.
 pub(super) struct Asking<'a> {
@@ -57,6 +58,7 @@ impl Asking<'_> {
     ) -> Result<Admission, (LoginFailure, Vec<String>)> {
         match self.decide()? {
             Ok(admission) => Ok(admission),
+            Err(decision) if self.admitted.retry => Err((self.park(&decision), decision.policies)),
             Err(decision) => self.wait(client, command_rx, decision).await,
         }
     }
@@ -78,6 +80,30 @@ impl Asking<'_> {
         }
     }
 
+    /// Notes the request and refuses; it is granted, or not, without anybody waiting.
+    fn park(&self, decision: &Decision) -> LoginFailure {
+        let info = self.hold(decision);
+        let mut asked = self.asked(&info);
+        let timeout = self.gate.hold_timeout();
+        let id = match self.gate.holds().park(info, timeout) {
+            Ok((id, new)) => {
+                asked.hold.clone_from(&id);
+                if new && let Err(failure) = self.record(Event::AccessAsked(Box::new(asked))) {
+                    return failure;
+                }
+                id
+            }
+            Err(error) => return refused(Report::new(sqlstate::INVALID_AUTHORIZATION, error.to_string())),
+        };
+        let report = Report::new(sqlstate::INVALID_AUTHORIZATION, format!("access asked for, request {id}"))
+            .detail(format!("{}: {}", decision.policies.join(", "), decision.reason))
+            .hint(format!(
+                "Connect again once it is granted; the request stands for {} s.",
+                timeout.as_secs()
+            ));
+        refused(report)
+    }
+
     async fn wait(
         &self,
         client: &mut Client,
@@ -86,6 +112,13 @@ impl Asking<'_> {
     ) -> Result<Admission, (LoginFailure, Vec<String>)> {
         let policies = decision.policies.clone();
         let failed = |failure| (failure, policies.clone());
+        if self.gate.holds().asking(self.admitted.principal.name()) >= MOST_WAITING {
+            let report = Report::new(
+                sqlstate::INVALID_AUTHORIZATION,
+                format!("{MOST_WAITING} connections of this identity wait for access already"),
+            );
+            return Err(failed(refused(report)));
+        }
         let mut grants_rx = self.gate.grants().subscribe();
         let mut policy_rx = self.gate.subscribe();
         let info = self.hold(&decision);
@@ -111,12 +144,18 @@ impl Asking<'_> {
                 read = client.read() => Woken::Client(read),
             };
             let (outcome, by, comment, failure) = match woken {
-                Woken::Changed => {
-                    let Ok(admission) = self.decide()? else { continue };
-                    self.resolved(&id, HoldOutcome::Approved, None, Some("granted".into()))
-                        .map_err(failed)?;
-                    return Ok(admission);
-                }
+                Woken::Changed => match self.decide() {
+                    Ok(Ok(admission)) => {
+                        self.resolved(&id, HoldOutcome::Approved, None, Some("granted".into()))
+                            .map_err(failed)?;
+                        return Ok(admission);
+                    }
+                    Ok(Err(_)) => continue,
+                    Err((failure, _)) => {
+                        let why = Some("it may not be asked for any more".to_owned());
+                        (HoldOutcome::Withdrawn, None, why, failure)
+                    }
+                },
                 Woken::Resolved(Some(resolution)) if resolution.approved => {
                     return self.granted(&ticket, &resolution, &decision);
                 }
@@ -163,20 +202,7 @@ impl Asking<'_> {
         let id = &ticket.info.id;
         let by = resolution.by();
         self.resolved(id, HoldOutcome::Approved, Some(by), resolution.comment.clone()).map_err(failed)?;
-        let longest = self.gate.longest_grant().as_secs();
-        let ttl_s = ticket.info.needs.iter().map(|need| need.ttl_s).min().unwrap_or(longest);
-        let terms = Terms {
-            identity: self.admitted.principal.name().to_owned(),
-            target: Some(self.admitted.backend.target.name.clone()),
-            database: Some(self.startup.database.clone()),
-            groups: Vec::new(),
-            for_s: resolution.terms.for_s.unwrap_or(ttl_s).min(longest),
-            hours: None,
-            max_uses: resolution.terms.max_uses,
-            max_rows: resolution.terms.max_rows,
-            reason: resolution.comment.clone().unwrap_or_else(|| format!("asked for by connecting, {id}")),
-            ticket: resolution.terms.ticket.clone(),
-        };
+        let terms = self.gate.access_terms(&ticket.info, resolution);
         let issued = self.gate.grants().issue(&Now::read(), terms, resolution.given.clone());
         let grant = issued.map_err(|error| failed(storage(&error)))?;
         self.record(Event::GrantIssued(Box::new(GrantIssued {
@@ -201,8 +227,9 @@ impl Asking<'_> {
             admitted.principal.name(),
             target,
             &self.startup.database,
-            &admitted.id,
-            &id,
+            // Who connects again has another session, and asks for the same.
+            if admitted.retry { "" } else { &admitted.id },
+            if admitted.retry { "" } else { &id },
         ];
         for part in parts {
             hash.update((part.len() as u64).to_be_bytes());

@@ -56,6 +56,7 @@ pub(super) struct Decider {
     principal: policy::Principal,
     identity: Identity,
     owner: Option<String>,
+    retry: bool,
     workload: Workload,
     /// What the session lives on; it ends with the session.
     lease: Lease,
@@ -89,6 +90,7 @@ impl Decider {
             },
             principal: admission.principal,
             owner: admitted.owner.clone(),
+            retry: admitted.retry,
             workload: admitted.workload.clone(),
             lease: admission.lease,
             database: policy::Database::new(&target.name, &target.env, database),
@@ -166,15 +168,18 @@ impl Decider {
         match &plan.verdict {
             Verdict::Deny(report) => Ok(self.denied(question, &sql, step, &plan, report.clone(), staged)),
             // Parsing runs nothing: what needs an approval is held when it is executed.
-            Verdict::Permit => self.permitted(question, &sql, step, plan, staged),
-            Verdict::Hold(_) if step == Step::Prepare => self.permitted(question, &sql, step, plan, staged),
+            Verdict::Permit => self.permitted(question, &sql, step, plan, None, staged),
+            Verdict::Hold(_) if step == Step::Prepare => {
+                self.permitted(question, &sql, step, plan, None, staged)
+            }
             Verdict::Hold(terms) => {
                 let binding = self.binding(question, &sql, &plan);
                 match approved {
                     Some(info) if info.binding == binding && self.released(&plan, info) => {
-                        self.permitted(question, &sql, step, plan, staged)
+                        self.permitted(question, &sql, step, plan, None, staged)
                     }
                     Some(_) => Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged)),
+                    None if self.retry => self.retried(question, &sql, step, plan, binding, staged),
                     None => Ok(self.held(question, &sql, step, &plan, terms, binding, staged)),
                 }
             }
@@ -187,9 +192,10 @@ impl Decider {
         sql: &str,
         step: Step,
         plan: Arc<Plan>,
+        hold: Option<String>,
         staged: &mut Staged,
     ) -> Result<Answer, End> {
-        let event = self.event(question, sql, step, &plan, event::Verdict::Permit, None);
+        let event = self.event(question, sql, step, &plan, event::Verdict::Permit, hold);
         // The plan that is executed is the prepared one, so that its description stays its own.
         let plan = match &question.what {
             Asked::Execute { portal } if !plan.linked => Arc::clone(&portal.statement.plan),

@@ -1,5 +1,7 @@
 //! Statements that wait for people: what they are shown, what their yes is bound to, and whether it suffices.
 
+use std::sync::Arc;
+
 use chaperone_policy::Effect;
 use sha2::{Digest, Sha256};
 
@@ -7,8 +9,9 @@ use super::plan_of::Facts;
 use super::{Answer, Decider, binds};
 use crate::gate::{Held, HoldInfo, Need, Staged, approvals};
 use crate::protocol::postgres::machine::Question;
-use crate::protocol::postgres::plan::{HoldTerms, Plan};
-use crate::protocol::postgres::response::Report;
+use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
+use crate::protocol::postgres::relay::End;
+use crate::protocol::postgres::response::{Report, sqlstate};
 use crate::record::event::{self, Step};
 
 impl Decider {
@@ -23,8 +26,7 @@ impl Decider {
         binding: String,
         staged: &mut Staged,
     ) -> Answer {
-        let random = uuid::Uuid::now_v7().simple().to_string();
-        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
+        let id = fresh_id();
         let event = self.event(question, sql, step, plan, event::Verdict::Hold, Some(id.clone()));
         self.gate.admit(event, staged);
         let ttl = terms.needs.iter().map(|need| need.ttl).min();
@@ -35,7 +37,56 @@ impl Decider {
                 "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
                 timeout.as_secs()
             ));
-        let info = HoldInfo {
+        let info = self.info(id, question, sql, plan, binding);
+        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
+    }
+
+    /// Lets pass what was approved since it was sent before, or notes the request and refuses.
+    pub(super) fn retried(
+        &mut self,
+        question: &Question,
+        sql: &Arc<str>,
+        step: Step,
+        plan: Arc<Plan>,
+        binding: String,
+        staged: &mut Staged,
+    ) -> Result<Answer, End> {
+        let mut info = self.info(fresh_id(), question, sql, &plan, binding);
+        if let Some((id, given)) = self.gate.holds().take_ready(&info.binding) {
+            info.given = given;
+            if self.released(&plan, &info) {
+                return self.permitted(question, sql, step, plan, Some(id), staged);
+            }
+        }
+        let timeout = self.gate.hold_timeout();
+        let ttl = info.needs.iter().map(|need| need.ttl_s).min().unwrap_or_default();
+        let groups: Vec<String> = info.needs.iter().map(|need| need.groups.join(" or ")).collect();
+        let report = match self.gate.holds().park(info, timeout) {
+            Ok((id, _)) => {
+                let event = self.event(question, sql, step, &plan, event::Verdict::Hold, Some(id.clone()));
+                self.gate.admit(event, staged);
+                let seconds = timeout.as_secs();
+                Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, format!("pending approval, request {id}"))
+                    .detail(format!("{} needs an approval by {}", plan.policies.join(", "), groups.join(", and by ")))
+                    .hint(format!(
+                        "Send exactly the same again once it is approved. The request stands for {seconds} s, \
+                         the approval then for {ttl} s."
+                    ))
+            }
+            Err(error) => {
+                let report = Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, error.to_string());
+                return Ok(self.denied(question, sql, step, &plan, report, staged));
+            }
+        };
+        Ok(Answer::Deny(report))
+    }
+
+    fn info(&self, id: String, question: &Question, sql: &str, plan: &Plan, binding: String) -> HoldInfo {
+        let needs = match &plan.verdict {
+            Verdict::Hold(terms) => terms.needs.iter().map(Need::from).collect(),
+            Verdict::Permit | Verdict::Deny(_) => Vec::new(),
+        };
+        HoldInfo {
             id,
             what: Held::Statement,
             session: self.session.clone(),
@@ -50,12 +101,11 @@ impl Decider {
             binding,
             policies: plan.policies.clone(),
             reason: plan.reason.clone(),
-            needs: terms.needs.iter().map(Need::from).collect(),
+            needs,
             given: Vec::new(),
             created_unix_s: 0,
             expires_unix_s: 0,
-        };
-        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
+        }
     }
 
     /// Whether the policies in force let the statement go with these approvals.
@@ -69,11 +119,15 @@ impl Decider {
         decision.effect == Effect::Permit
     }
 
-    /// What an approval is bound to: exact bytes and values, who, where, and which moment.
+    /// What an approval is bound to: exact bytes and values, who, where, and which moment. Who sends it again sends it at
+    /// another moment, so there the approval's time is what bounds it.
     pub(super) fn binding(&self, question: &Question, sql: &str, plan: &Plan) -> String {
         let mut hash = Sha256::new();
         let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
-        let op = question.op.to_string();
+        let (session, op) = match self.retry {
+            true => ("", String::new()),
+            false => (self.session.as_str(), question.op.to_string()),
+        };
         let search_path = self.snapshot.search_path.as_bytes();
         let parts: [&[u8]; 9] = [
             b"chaperone approval v2",
@@ -81,7 +135,7 @@ impl Decider {
             self.backend.target.name.as_bytes(),
             self.database_name.as_bytes(),
             search_path,
-            self.session.as_bytes(),
+            session.as_bytes(),
             op.as_bytes(),
             sql.as_bytes(),
             &binds,
@@ -103,6 +157,12 @@ fn shown(sql: &str, plan: &Plan) -> String {
         shown.push_str(text);
     }
     shown
+}
+
+/// Short enough to be typed, and not to be guessed among what waits.
+fn fresh_id() -> String {
+    let random = uuid::Uuid::now_v7().simple().to_string();
+    format!("h-{}", random.get(22..).unwrap_or(&random))
 }
 
 fn wanted(plan: &Plan, terms: &HoldTerms) -> String {

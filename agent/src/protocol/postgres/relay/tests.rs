@@ -83,6 +83,7 @@ impl Session {
             hold_timeout: Duration::from_secs(5),
             longest_grant: Duration::from_secs(60),
             approvers: Vec::new(),
+            announce_tx: None,
         };
         let gate = Arc::new(Gate::new(set, Grants::open(state.path()).unwrap(), options));
         let config = Config::parse(Path::new("test.toml"), CONFIG).unwrap();
@@ -104,6 +105,7 @@ impl Session {
             },
             principal: Principal::new("bot", ["ai-agents"]),
             owner: None,
+            retry: false,
             backend: Arc::new(Backend { target, credentials }),
             login_timeout: Duration::from_secs(5),
         };

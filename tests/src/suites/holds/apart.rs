@@ -1,0 +1,121 @@
+//! What works without a session that waits: requests sent again, announcements, questions to policies.
+
+use std::io::{Read, Write};
+
+use super::*;
+use crate::harness::spawn::Program;
+
+/// `mail-bot` sends again instead of waiting.
+fn mail_bot<'a>(world: &'a World, user: &str) -> Client<'a> {
+    world.client_in(&world.places.mail_bot, "127.0.0.1", user)
+}
+
+pub(super) fn retries(world: &mut World) -> Result<()> {
+    let delete = "delete from orders where id = 22";
+    let first = mail_bot(world, "retries").psql(&[delete])?;
+    let id = request(world)?;
+    ensure!(
+        first.stderr.contains(&format!("42501: pending approval, request {id}")) && first.seconds < 5.0,
+        "{first}"
+    );
+    let again = mail_bot(world, "retries").psql(&[delete])?;
+    ensure!(again.stderr.contains(&id) && waiting(world)?.len() == 1, "the same is another request: {again}");
+    approve(world, &id, "anna", &[])?.ok()?;
+    // One byte more is not what was approved, and neither is somebody else's.
+    let other = mail_bot(world, "retries-other").psql(&["delete from orders where id = 22 "])?;
+    ensure!(other.stderr.contains("pending approval"), "{other}");
+    let other_bot = world.client("retries-bot").start_script("delete from orders where id = 22;\n")?;
+    wait_for("its own request", Duration::from_secs(5), || Ok((waiting(world)?.len() == 2).then_some(())))?;
+    drop(other_bot);
+    ensure!(world.postgres.admin("select count(*) from orders where id = 22")? == "1");
+    let passed = mail_bot(world, "retries-passed").psql(&[delete])?;
+    ensure!(passed.stdout == "DELETE 1\n", "{passed}");
+    let trail = world.trail("retries-passed")?;
+    holds(trail.statement(delete)?, &json!({"verdict": "permit", "hold": id}))?;
+    let once = mail_bot(world, "retries-once").psql(&[delete])?;
+    ensure!(once.stderr.contains("pending approval"), "an approval was used twice: {once}");
+    wait_for("the requests' end", Duration::from_secs(10), || Ok(waiting(world)?.is_empty().then_some(())))
+}
+
+pub(super) fn retries_access(world: &mut World) -> Result<()> {
+    let asking = ASKING.replace("@id(\"idle-asks\")", "@id(\"mail-asks\") @approval(\"db-oncall\")\nforbid(principal == NonHumanIdentity::\"mail-bot\", action == Action::\"connect\", resource);\n@id(\"idle-asks\")");
+    world.write_policy(&format!("{POLICY}{asking}"))?;
+    world.agent.reload()?;
+    let told = wait_for("the policy in force", Duration::from_secs(5), || {
+        let output = mail_bot(world, "again").psql(&["select 1"])?;
+        Ok((output.code == Some(2)).then_some(output))
+    })?;
+    let id = request(world)?;
+    let approved = approve(world, &id, "anna", &["--for", "20s"]);
+    let passed = mail_bot(world, "again-granted").psql(&["select 1"]);
+    world.write_policy(&format!("{POLICY}{ASKING}"))?;
+    world.agent.reload()?;
+    ensure!(told.stderr.contains(&format!("access asked for, request {id}")), "{told}");
+    approved?.ok()?;
+    ensure!(passed?.stdout == "1\n");
+    Ok(())
+}
+
+pub(super) fn announced(world: &mut World) -> Result<()> {
+    let port = fs::read_to_string(world.scratch.path().join("webhook.port"))?;
+    let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}"))?;
+    let client = world.client("announced").start_script("delete from orders where id = 23;\n")?;
+    let id = request(world)?;
+    listener.set_nonblocking(true)?;
+    let told = wait_for("the announcement of this request", Duration::from_secs(8), || {
+        let Ok((mut stream, _)) = listener.accept() else { return Ok(None) };
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let mut bytes = Vec::new();
+        // Until it waits for the answer.
+        let _ = stream.read_to_end(&mut bytes);
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        // What other cases held is still being announced.
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(text.contains(&id).then_some(text))
+    })?;
+    world.agent.command(&["deny", &id])?.ok()?;
+    finish(client)?;
+    let (head, body) = told.split_once("\r\n\r\n").context("no body")?;
+    ensure!(head.starts_with("POST /told HTTP/1.1") && !body.contains("delete from"), "{told}");
+    holds(
+        &serde_json::from_str(body)?,
+        &json!({"what": "statement", "identity": "billing-bot", "target": "shop"}),
+    )?;
+    let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+    let timestamp = header("x-chaperone-timestamp: ").context("no timestamp")?;
+    let signature = header("x-chaperone-signature: v1=").context("no signature")?;
+    let program = Program::new("/usr/bin/openssl").args(["dgst", "-sha256", "-hmac", "0123456789abcdef0123"]);
+    let made = program.stdin(format!("{timestamp}.{body}")).run()?.ok()?;
+    ensure!(made.trim_end().ends_with(&signature), "{made} is not {signature}");
+    Ok(())
+}
+
+pub(super) fn asked_offline(world: &mut World) -> Result<()> {
+    let file = world.scratch.path().join("tests.toml");
+    fs::write(&file, include_str!("../../harness/shop-tests.toml"))?;
+    let file = file.display().to_string();
+    let output = world.agent.command(&["policy", "test", &file])?.ok()?;
+    ensure!(output.ends_with("6 passed, 0 failed\n"), "{output}");
+    let wrong = include_str!("../../harness/shop-tests.toml").replace("\"hold\"", "\"permit\"");
+    fs::write(&file, wrong)?;
+    let output = world.agent.command(&["policy", "test", &file])?;
+    ensure!(output.code == Some(1), "{output}");
+    ensure!(
+        output.stdout.contains("FAILED  deletes wait: expected permit by deletes-are-approved, got hold"),
+        "{output}"
+    );
+    fs::write(&file, "[[test]]\nname = 'x'\nexpct = 'deny'\n")?;
+    ensure!(world.agent.command(&["policy", "test", &file])?.code == Some(2), "an unknown key was taken");
+    let args =
+        ["--identity", "billing-bot", "--target", "shop", "--database", "shop", "--table", "public.orders"];
+    let explain = [&["policy", "explain", "--action", "sql:delete"], &args[..]].concat();
+    let output = world.agent.command(&explain)?.ok()?;
+    for part in ["decision   hold", "by         deletes-are-approved", "needs      1 of db-oncall"] {
+        ensure!(output.contains(part), "`{part}` is not in {output}");
+    }
+    let typo = [&["policy", "explain", "--action", "sql:delte"], &args[..]].concat();
+    let output = world.agent.command(&typo)?;
+    ensure!(output.code == Some(2) && output.stderr.contains("sql:delete"), "{output}");
+    Ok(())
+}
