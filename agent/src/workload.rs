@@ -7,15 +7,25 @@ mod executable;
 pub mod grammar;
 mod hash;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chaperone_policy as policy;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::hash::Hasher;
 use crate::intercept::{self, Chain, Image, Origin, Processes, Step};
 use crate::record::event::{Ancestor, Workload};
+
+/// Files that are looked for at the same time; those that hang stay among them.
+const LOOKS: usize = 16;
+
+/// Longest a file is looked for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the kernel noted down, and what was worked out from it.
 pub struct Provenance {
@@ -24,6 +34,7 @@ pub struct Provenance {
     /// Inode numbers of the mount namespaces whose names are the host's: that of its first process, and ours.
     host: Vec<u64>,
     hasher: Hasher,
+    looks: Arc<Semaphore>,
 }
 
 impl Provenance {
@@ -31,7 +42,7 @@ impl Provenance {
     pub fn new(processes: Processes, cgroup2: PathBuf) -> Self {
         let host = ["1", "self"].iter().flat_map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
         let host = host.map(|namespace| namespace.ino()).collect();
-        Self { processes, cgroup2, host, hasher: Hasher::default() }
+        Self { processes, cgroup2, host, hasher: Hasher::default(), looks: Arc::new(Semaphore::new(LOOKS)) }
     }
 
     /// Describes the process behind a redirected connection.
@@ -81,7 +92,7 @@ impl Provenance {
 
     async fn digest(
         &self,
-        image: &Image,
+        image: &Arc<Image>,
         pid: u32,
         chain: &Chain,
         cgroup: Option<&str>,
@@ -91,9 +102,30 @@ impl Provenance {
             return Ok(digest.as_ref().to_owned());
         }
         let cgroup = cgroup.map(|path| self.cgroup2.join(path.trim_start_matches('/')));
-        let file = executable::open(image, pid, chain, cgroup.as_deref())?;
+        let file = self.look(image, pid, chain, cgroup).await?;
         let digest = self.hasher.digest(image.file, file).await;
         digest.map(|digest| digest.as_ref().to_owned()).map_err(|why| why.as_ref().to_owned())
+    }
+
+    /// Finds the file beside the sessions: whoever owns a directory on the way may have mounted something there that never
+    /// answers, and then only this look hangs.
+    async fn look(
+        &self,
+        image: &Arc<Image>,
+        pid: u32,
+        chain: &Chain,
+        cgroup: Option<PathBuf>,
+    ) -> Result<File, String> {
+        let hangs = || "looking for it took too long".to_owned();
+        let place = timeout(PATIENCE, Arc::clone(&self.looks).acquire_owned()).await;
+        let place = place.ok().and_then(Result::ok).ok_or_else(hangs)?;
+        let (image, chain) = (Arc::clone(image), chain.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let found = executable::open(&image, pid, &chain, cgroup.as_deref());
+            drop(place);
+            found
+        });
+        timeout(PATIENCE, looking).await.ok().and_then(Result::ok).ok_or_else(hangs)?
     }
 
     /// Nearest first. What a process was before an exec of its own counts: it led here as much as a parent did.

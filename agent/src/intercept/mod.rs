@@ -190,7 +190,7 @@ impl Intercept {
         pins.prepare()?;
 
         let mut ebpf = load_object(&pins, options.net_raw)?;
-        programs::load(&mut ebpf)?;
+        let traced = programs::load(&mut ebpf)?;
         let (host, host_inode) = netns::own()?;
         let listeners = listener::listen()?;
         listener::publish(&mut state::take(&mut ebpf, "LSOCK")?, &listeners)?;
@@ -203,9 +203,9 @@ impl Intercept {
         state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
         state.set_config(config(options, host, types.as_ref())?)?;
-        state.set_offsets(offsets(types.as_ref()))?;
+        state.set_offsets(if traced { offsets(types.as_ref()) } else { Offsets::default() })?;
         state.beat()?;
-        let attached = programs::attach(&mut ebpf, &pins, &places)?;
+        let attached = programs::attach(&mut ebpf, &pins, &places, traced)?;
         programs::guard_net_raw(&mut ebpf, &pins, options.net_raw != NetRaw::Off)?;
         let mut unix = unix::Guard::open(&pins)?;
         unix.attach(&pins, &places, types.as_ref())?;

@@ -63,11 +63,6 @@ const PROGRAMS: &[(&str, Place)] = &[
     ("egress", Place::Governed),
 ];
 
-/// Names of all links, as their pins are called.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().map(|(name, _)| *name)
-}
-
 /// Where the links go.
 pub(super) struct Places {
     pub(super) governed: OwnedFd,
@@ -88,21 +83,43 @@ pub struct Attached {
     pub moved: usize,
 }
 
-/// Loads every program into the kernel; nothing is attached yet.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), InterceptError> {
-    for name in names() {
+/// Loads every program into the kernel; nothing is attached yet. False when a tracepoint's program was refused: then
+/// none of them may run, because half of the notes would be wrong ones.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<bool, InterceptError> {
+    let mut traced = true;
+    for &(name, place) in PROGRAMS {
         let program = ebpf.program_mut(name).ok_or(InterceptError::Missing { name })?;
-        load_one(program).map_err(|source| InterceptError::LoadProgram { name, source })?;
+        match (load_one(program), place) {
+            (Ok(()), _) => {}
+            (Err(error), Place::Tracepoint(_)) => {
+                tracing::warn!(
+                    program = name,
+                    %error,
+                    "the kernel refused it: executables and ancestors will be unknown, and cgroups listed before they \
+                     exist governed until a reload"
+                );
+                traced = false;
+            }
+            (Err(source), _) => return Err(InterceptError::LoadProgram { name, source }),
+        }
     }
-    Ok(())
+    Ok(traced)
 }
 
 /// Attaches and pins all programs, or gives the pinned links the new ones. When this fails half-way, the links it made
 /// itself are taken back and those it found stay.
-pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, places: &Places) -> Result<Attached, InterceptError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    places: &Places,
+    traced: bool,
+) -> Result<Attached, InterceptError> {
     let mut attached = Attached::default();
     let mut fresh = Vec::new();
     for &(name, place) in PROGRAMS {
+        if !traced && matches!(place, Place::Tracepoint(_)) {
+            continue;
+        }
         let program = ebpf.program_mut(name).ok_or(InterceptError::Missing { name })?;
         match attach_one(program, name, place, pins, places) {
             Ok(Outcome::TakenOver) => attached.taken_over += 1,

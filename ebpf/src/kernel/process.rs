@@ -31,6 +31,10 @@ const TICK: u64 = 10_000_000;
 /// What a process runs now, by its id and its start; 0 when that is not known.
 #[inline(always)]
 pub(crate) fn current_node(tgid: u32, start_boottime: u64) -> u64 {
+    if task::offsets().is_none() {
+        // Nobody keeps the entries up to date.
+        return 0;
+    }
     // SAFETY: words of a map value are read; a concurrent exec of the same process cannot be, it is in connect.
     match unsafe { TASKS.get(tgid) } {
         Some(task) if task.start_boottime / TICK == start_boottime / TICK => task.node,

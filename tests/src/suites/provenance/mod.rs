@@ -1,23 +1,29 @@
 //! Who exactly connected: the executable as it was run, its digest, its ancestors, in the record and for policy; right
 //! also for processes, files and cgroups that are gone before anybody looks.
 
+mod tools;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use self::tools::{
+    copy_of, exes, port, program, psql, reload, settle, sha256, since, start, text, while_stopped,
+    with_policy, workload,
+};
 use crate::harness::report::{self, Case};
-use crate::harness::spawn::{Output, Program, wait_for};
-use crate::harness::trail::{self, Trail, holds};
+use crate::harness::spawn::{Program, wait_for};
+use crate::harness::trail::{self, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
 /// Ends at once: connect, write, exit.
-const HASTY: &str = include_str!("../../clients/hasty.pl");
+const HASTY: &str = include_str!("../../../clients/hasty.pl");
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut world = World::start("provenance", Wishes::default())?;
@@ -31,6 +37,8 @@ const CASES: &[Case<World>] = &[
         name: "100 clients that are gone at once are each recorded with their own executable",
         run: hasty,
     },
+    Case { name: "hashing a large executable holds nobody else up, and is done once", run: large },
+    Case { name: "a file system that never answers holds nobody else up", run: silent },
     Case { name: "sh, python, psql: the chain is recorded in order", run: chain },
     Case { name: "an orphan's ancestors are those that forked it", run: orphan },
     Case { name: "what a process executes after its connect is not what connected", run: changeling },
@@ -125,6 +133,83 @@ fn hasty(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+fn large(world: &mut World) -> Result<()> {
+    let before = trail::sessions(&world.agent)?.len();
+    let large = copy_of(world, Path::new("/usr/bin/perl"), "large")?;
+    fs::OpenOptions::new().write(true).open(&large)?.set_len(256 << 20)?;
+    settle();
+    let large_runs = || {
+        let client = program(world, &large)?;
+        // It waits for the agent's answer, which comes when its session begins.
+        let waiting = format!("{HASTY}\nsysread($s, my $answer, 1);");
+        let started = Instant::now();
+        client.args(["-e", &waiting, "127.0.0.1", &port(world), "large"]).run()?.ok()?;
+        anyhow::Ok(started.elapsed())
+    };
+    let (first, others) = std::thread::scope(|scope| {
+        let first = scope.spawn(large_runs);
+        let mut slowest = Duration::ZERO;
+        for _ in 0..5 {
+            let started = Instant::now();
+            world.client("beside").psql(&["select 1"])?.ok()?;
+            slowest = slowest.max(started.elapsed());
+        }
+        let first = first.join().map_err(|_panic| anyhow::anyhow!("the client's thread panicked"))??;
+        anyhow::Ok((first, slowest))
+    })?;
+    let second = large_runs()?;
+    eprintln!(
+        "        256 MiB: first {:.2} s, then {:.2} s; psql beside it at most {:.2} s",
+        first.as_secs_f64(),
+        second.as_secs_f64(),
+        others.as_secs_f64()
+    );
+    let digest = sha256(&large)?;
+    fs::remove_file(&large)?;
+    let workloads = since(world, before, 7)?;
+    let own: Vec<&Value> =
+        workloads.iter().filter(|workload| workload["exe"] == large.display().to_string()).collect();
+    ensure!(own.len() == 2 && own.iter().all(|workload| workload["exe_sha256"] == digest), "{own:?}");
+    ensure!(second < first, "the second was hashed again");
+    Ok(())
+}
+
+fn silent(world: &mut World) -> Result<()> {
+    let before = trail::sessions(&world.agent)?.len();
+    let folder = world.scratch.folder("silent", 0o755)?;
+    let client = folder.join("perl");
+    fs::copy("/usr/bin/perl", &client)?;
+    settle();
+    let ready = world.scratch.folder("go", 0o777)?.join("silent");
+    let agent = Pid::from_raw(i32::try_from(world.agent.pid()?)?);
+    kill(agent, Signal::SIGSTOP)?;
+    // As root, who may mount; a container's or a user namespace's would do.
+    let running = Program::new("/usr/bin/unshare")
+        .inside(&world.places.billing_bot)?
+        .limit(20)
+        .args(["-m", "/usr/bin/python3", "-c", include_str!("../../../clients/silent_fuse.py")])
+        .args([&folder, &ready, &client])
+        .args(["-e", HASTY, "127.0.0.1", &port(world), "silent"])
+        .start();
+    let mounted = running.and_then(|running| {
+        wait_for("the mount", Duration::from_secs(2), || Ok(ready.exists().then_some(())))?;
+        Ok(running)
+    });
+    kill(agent, Signal::SIGCONT)?;
+    let mut running = mounted?;
+    for _ in 0..4 {
+        let started = Instant::now();
+        world.client("undisturbed").psql(&["select 1"])?.ok()?;
+        ensure!(started.elapsed() < Duration::from_millis(1500), "held up for {:?}", started.elapsed());
+    }
+    let workloads = since(world, before, 5)?;
+    running.kill();
+    let exe = format!("elsewhere:{}", client.display());
+    let workload = workloads.iter().find(|workload| workload["exe"] == exe).context("no such workload")?;
+    ensure!(text(workload, "exe_unhashed").contains("took too long"), "{workload}");
+    Ok(())
+}
+
 fn chain(world: &mut World) -> Result<()> {
     let psql = format!("/usr/bin/psql -XAt -h 127.0.0.1 -p {} -U chain -d shop -c 'select 1'", port(world));
     let python =
@@ -145,7 +230,7 @@ fn chain(world: &mut World) -> Result<()> {
 
 fn orphan(world: &mut World) -> Result<()> {
     let copy = copy_of(world, Path::new("/usr/bin/perl"), "begetter")?;
-    let source = include_str!("../../clients/orphan.pl");
+    let source = include_str!("../../../clients/orphan.pl");
     start(world, &copy, &["-e", source, "127.0.0.1", &port(world), "orphan"])?.ok()?;
     let workload = workload(&world.trail("orphan")?)?;
     let begetter = copy.display().to_string();
@@ -163,7 +248,7 @@ fn orphan(world: &mut World) -> Result<()> {
 
 fn changeling(world: &mut World) -> Result<()> {
     let before = trail::sessions(&world.agent)?.len();
-    let source = include_str!("../../clients/changeling.pl");
+    let source = include_str!("../../../clients/changeling.pl");
     let agent = Pid::from_raw(i32::try_from(world.agent.pid()?)?);
     // While the agent stands still, the connection waits and its process becomes another.
     kill(agent, Signal::SIGSTOP)?;
@@ -212,7 +297,7 @@ fn unsettled(world: &mut World) -> Result<()> {
 fn nameless(world: &mut World) -> Result<()> {
     let before = trail::sessions(&world.agent)?.len();
     let client = world.client("nameless");
-    client.python(include_str!("../../clients/memfd.py"), &[HASTY])?.ok()?;
+    client.python(include_str!("../../../clients/memfd.py"), &[HASTY])?.ok()?;
     holds(&since(world, before, 1)?[0], &json!({ "exe": "nameless:/memfd:ghost" }))
 }
 
@@ -362,111 +447,4 @@ fn restarted(world: &mut World) -> Result<()> {
     let named = exes(&workload);
     ensure!(named.iter().any(|exe| exe.ends_with("/dash") || exe.ends_with("/sh")), "{named:?}");
     Ok(())
-}
-
-/// Runs something while the agent stands still, and returns the workload of the connection made meanwhile.
-fn while_stopped(world: &World, act: impl FnOnce(&World) -> Result<()>) -> Result<Value> {
-    let before = trail::sessions(&world.agent)?.len();
-    let agent = Pid::from_raw(i32::try_from(world.agent.pid()?)?);
-    kill(agent, Signal::SIGSTOP)?;
-    let done = act(world);
-    kill(agent, Signal::SIGCONT)?;
-    done?;
-    Ok(since(world, before, 1)?.remove(0))
-}
-
-/// The workloads of the sessions after the first `before`, refused ones included, once there are `wanted`.
-fn since(world: &World, before: usize, wanted: usize) -> Result<Vec<Value>> {
-    let sessions = wait_for(&format!("{wanted} more sessions"), Duration::from_secs(30), || {
-        let sessions = trail::sessions(&world.agent)?;
-        Ok((sessions.len() >= before + wanted).then_some(sessions))
-    })?;
-    let mut workloads = Vec::new();
-    for session in sessions.iter().skip(before) {
-        let id = text(session, "id");
-        let events = world.agent.command(&["replay", &id, "--events"])?.ok()?;
-        let stream = serde_json::Deserializer::from_str(&events).into_iter::<Value>();
-        let found = stream.filter_map(Result::ok).map(|record| record["event"]["workload"].clone());
-        let workload = found.into_iter().find(|workload| !workload.is_null());
-        workloads.push(workload.with_context(|| format!("no workload in {events}"))?);
-    }
-    ensure!(workloads.len() == wanted, "{} sessions where {wanted} were due", workloads.len());
-    Ok(workloads)
-}
-
-fn with_policy(world: &World, policy: &str, act: impl FnOnce(&World) -> Result<()>) -> Result<()> {
-    world.write_policy(policy)?;
-    let done = reload(world).and_then(|()| act(world));
-    world.write_policy(POLICY)?;
-    reload(world)?;
-    done
-}
-
-/// Until the agent says that it did.
-fn reload(world: &World) -> Result<()> {
-    let mark = world.agent.log().len();
-    world.agent.reload()?;
-    wait_for("the reload", Duration::from_secs(10), || {
-        let log = world.agent.log_since(mark);
-        ensure!(!log.contains("reload refused"), "{log}");
-        Ok(log.contains("reloaded").then_some(()))
-    })
-}
-
-fn workload(trail: &Trail) -> Result<Value> {
-    Ok(trail.first("session_start")?["workload"].clone())
-}
-
-fn exes(workload: &Value) -> Vec<String> {
-    let ancestors = workload["ancestors"].as_array().into_iter().flatten();
-    ancestors.map(|ancestor| text(ancestor, "exe")).collect()
-}
-
-fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_default().to_owned()
-}
-
-/// A program of the bot's.
-fn program(world: &World, path: &Path) -> Result<Program> {
-    Program::new(path).user("nobody")?.inside(&world.places.billing_bot).map(|program| program.limit(20))
-}
-
-fn start(world: &World, path: &Path, args: &[&str]) -> Result<Output> {
-    program(world, path)?.args(args).run()
-}
-
-fn port(world: &World) -> String {
-    world.postgres.port.to_string()
-}
-
-/// A copy with bytes of its own behind the end, so that its digest is its own too.
-fn copy_of(world: &World, original: &Path, name: &str) -> Result<PathBuf> {
-    let copy = world.scratch.folder("bin", 0o755)?.join(name);
-    let mut bytes = fs::read(original).with_context(|| format!("reading {}", original.display()))?;
-    bytes.extend_from_slice(name.as_bytes());
-    fs::write(&copy, bytes)?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
-    Ok(copy)
-}
-
-/// Longer than the agent takes a change for one that may not be the last.
-fn settle() {
-    std::thread::sleep(Duration::from_millis(120));
-}
-
-/// The real psql, which Debian's wrapper runs.
-fn psql() -> Result<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").context("no PostgreSQL of Debian's")?;
-    let mut found: Vec<PathBuf> = versions
-        .flatten()
-        .map(|version| version.path().join("bin/psql"))
-        .filter(|path| path.exists())
-        .collect();
-    found.sort();
-    found.pop().context("no psql")
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let said = Program::new("/usr/bin/sha256sum").args([path]).run()?.ok()?;
-    Ok(said.split(' ').next().unwrap_or_default().to_owned())
 }
