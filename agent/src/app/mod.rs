@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -50,6 +51,7 @@ struct Agent {
 /// When it cannot start. Once it runs, errors end sessions, not the agent.
 pub fn run(config_path: &Path) -> Result<()> {
     let config = Config::load(config_path)?;
+    raise_descriptor_limit();
     // For what is not a session: accepting, the heartbeat, the control socket. Sessions have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -185,7 +187,7 @@ impl Agent {
         // by a session that does not.
         {
             let mut intercept = self.intercept.lock().unwrap_or_else(PoisonError::into_inner);
-            intercept.reconfigure(&options.targets, &options.modes, &options.unix)?;
+            intercept.reconfigure(&options)?;
             intercept.inform(&self.namespaces);
         }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
@@ -259,10 +261,20 @@ fn operator(agent: &Agent, config: &Config) -> Operator {
                     .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
                     .chain([("flows".to_owned(), stats.flows as u64)])
+                    .chain(stats.guard_dropped.map(|dropped| ("guard_dropped".to_owned(), dropped)))
                     .collect(),
                 Err(_) => Vec::new(),
             }
         }),
+    }
+}
+
+/// Sessions take two descriptors each and network namespaces four: the soft limit of a shell, 1024, is soon reached.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the limit of open files");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::intercept::{Notice, OldConnection};
 use crate::record::Journal;
 use crate::record::event::{Event, OldConnection as Recorded};
 
-/// Runs until the thread behind the notices ends. `settled_tx` fires once the namespaces that existed at the start
+/// Runs until it is aborted, which closes the listeners. `settled_tx` fires once the namespaces that existed at the start
 /// are served.
 pub(super) async fn follow(
     mut notice_rx: mpsc::Receiver<Notice>,
@@ -37,6 +37,8 @@ pub(super) async fn follow(
             }
         }
     }
+    // Another agent took over, or the thread failed: what has arrived already is served to the end.
+    std::future::pending::<()>().await;
 }
 
 /// The accept loops by the cookie of their namespace.

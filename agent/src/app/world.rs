@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use chaperone_policy::{self as policy, PolicySet};
 
-use crate::config::{self, Config, Target};
+use crate::config::{self, Config, Guard, Target};
 use crate::gate;
 use crate::identity::{Identities, Tokens};
-use crate::intercept::{self, CgroupMode, NetRaw, Options, UnixSockets};
+use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
@@ -167,6 +167,12 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
             config::GuardNetRaw::Kill => NetRaw::Kill,
         },
         agent_cgroup_id: intercept::cgroup_id(&below(&own))?,
+        guard: match config.intercept.guard {
+            None => GuardMode::Auto,
+            Some(Guard::Nft) => GuardMode::Required,
+            Some(Guard::Off) => GuardMode::Off,
+        },
+        guard_exempt: config.intercept.guard_exempt.clone(),
     })
 }
 

@@ -14,7 +14,9 @@ use super::providers::{self, ProviderFile};
 use super::ssh::{self, SshFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
-use super::{Config, Grants, GuardNetRaw, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls};
+use super::{
+    Config, Grants, Guard, GuardNetRaw, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +60,8 @@ struct InterceptFile {
     listen_port: u16,
     unix_allow: Vec<String>,
     guard_net_raw: String,
+    guard: Option<String>,
+    guard_exempt: Vec<String>,
 }
 
 impl Default for InterceptFile {
@@ -71,6 +75,8 @@ impl Default for InterceptFile {
             listen_port: 15001,
             unix_allow: Vec::new(),
             guard_net_raw: "off".into(),
+            guard: None,
+            guard_exempt: Vec::new(),
         }
     }
 }
@@ -269,6 +275,27 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
     if typed.listen_port == 0 {
         problems.push("intercept.listen_port: 0 is not a port".into());
     }
+    let guard = match typed.guard.as_deref() {
+        None => None,
+        Some("nft") => Some(Guard::Nft),
+        Some("off") => Some(Guard::Off),
+        Some(other) => {
+            problems.push(format!("intercept.guard: `{other}` is not known; known: nft, off"));
+            None
+        }
+    };
+    for name in &typed.guard_exempt {
+        // What the kernel takes for an interface's name; nft would take `*` for a pattern.
+        let plain = !name.is_empty()
+            && name.len() < 16
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@'));
+        if !plain {
+            problems.push(format!("intercept.guard_exempt: `{}` is no interface", name.escape_debug()));
+        }
+        if guard == Some(Guard::Off) {
+            problems.push("intercept.guard_exempt: there is no guard to be exempted from".into());
+        }
+    }
     Intercept {
         cgroup: typed.cgroup,
         bypass: typed.bypass,
@@ -278,6 +305,8 @@ fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
         listen_port: typed.listen_port,
         unix_allow: typed.unix_allow,
         guard_net_raw,
+        guard,
+        guard_exempt: typed.guard_exempt,
     }
 }
 

@@ -71,6 +71,16 @@ pub struct Intercept {
     /// Unix sockets that governed processes may connect to although some are protected.
     pub unix_allow: Vec<String>,
     pub guard_net_raw: GuardNetRaw,
+    /// `None`: nft where it is possible.
+    pub guard: Option<Guard>,
+    pub guard_exempt: Vec<String>,
+}
+
+/// What stops packets of pods that have no socket behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    Nft,
+    Off,
 }
 
 /// What happens to a governed process that uses CAP_NET_RAW.

@@ -113,6 +113,15 @@ pub enum InterceptError {
     #[error("cannot {what} network namespace")]
     Netns { what: &'static str, source: io::Error },
 
+    #[error("nft is missing; install nftables, or say `guard = \"off\"`")]
+    NoNft,
+
+    #[error("cannot run nft")]
+    Nft { source: io::Error },
+
+    #[error("nft refused the rules: {said}")]
+    NftRefused { said: String },
+
     #[error("cannot read the clock")]
     Clock { source: nix::Error },
 }

@@ -15,6 +15,7 @@ mod btf;
 mod cgroup;
 mod error;
 mod events;
+mod guard;
 mod keeper;
 mod listener;
 mod netns;
@@ -27,7 +28,7 @@ mod state;
 mod unix;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -40,6 +41,7 @@ use nix::time::{ClockId, clock_getres};
 pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
 pub use error::InterceptError;
 pub use events::{Events, KernelLog, Refusal};
+pub use guard::GuardMode;
 pub use keeper::Keeper;
 pub use listener::Listeners;
 pub use netns::{Namespaces, Notice, OldConnection};
@@ -50,6 +52,7 @@ pub use sightings::{Sighting, Sightings, What};
 pub use unix::UnixSockets;
 
 use bpffs::Pins;
+use guard::Guard;
 use netns::{Governed, Inodes};
 use programs::Places;
 use state::State;
@@ -72,6 +75,20 @@ pub struct Target {
 }
 
 impl Target {
+    /// The address with its host bits cleared.
+    fn network(&self) -> IpAddr {
+        match self.addr {
+            IpAddr::V4(addr) => {
+                let host_bits = 32 - u32::from(self.prefix).min(32);
+                Ipv4Addr::from_bits(addr.to_bits() & u32::MAX.checked_shl(host_bits).unwrap_or(0)).into()
+            }
+            IpAddr::V6(addr) => {
+                let host_bits = 128 - u32::from(self.prefix).min(128);
+                Ipv6Addr::from_bits(addr.to_bits() & u128::MAX.checked_shl(host_bits).unwrap_or(0)).into()
+            }
+        }
+    }
+
     /// Whether this is one of the target's addresses. The address must not be a mapped one.
     fn contains(&self, destination: SocketAddr) -> bool {
         if destination.port() != self.port {
@@ -140,6 +157,9 @@ pub struct Options {
     pub net_raw: NetRaw,
     /// The cgroup this process is in, and stays in.
     pub agent_cgroup_id: u64,
+    pub guard: GuardMode,
+    /// Interfaces whose forwarded packets are let through, by name.
+    pub guard_exempt: Vec<String>,
 }
 
 /// What the kernel programs counted since they were first attached.
@@ -148,6 +168,8 @@ pub struct Stats {
     pub counters: Vec<(&'static str, u64)>,
     /// Connections announced to the agent whose handshake is not finished.
     pub flows: usize,
+    /// Packets the guard dropped; `None` without one.
+    pub guard_dropped: Option<u64>,
 }
 
 impl Stats {
@@ -167,6 +189,7 @@ pub struct Intercept {
     cgroup2: PathBuf,
     listen_port: u16,
     attached: Attached,
+    guard: Guard,
     governed: Governed,
     /// Taken by the thread that serves other network namespaces.
     targets: Vec<Target>,
@@ -186,6 +209,7 @@ impl Intercept {
         require_host_pids()?;
         unix::check(&options.unix)?;
         let places = places(options)?;
+        let guard = Guard::new(options.guard, &options.bpffs, &options.guard_exempt);
         let pins = Pins::new(&options.bpffs);
         pins.prepare()?;
 
@@ -202,6 +226,7 @@ impl Intercept {
         let types = btf::KernelTypes::load();
         state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
+        guard.apply(&options.targets)?;
         state.set_config(config(options, host, types.as_ref())?)?;
         state.set_offsets(if traced { offsets(types.as_ref()) } else { Offsets::default() })?;
         state.beat()?;
@@ -231,6 +256,7 @@ impl Intercept {
             unix,
             listen_port: options.listen_port,
             attached,
+            guard,
             pins,
             governed: governed(options, &cgroup2),
             cgroup2,
@@ -247,15 +273,15 @@ impl Intercept {
         self.attached
     }
 
-    /// Replaces targets and cgroup policy; nothing that stays is unprotected in between.
-    pub fn reconfigure(
-        &mut self,
-        targets: &[Target],
-        modes: &[CgroupMode],
-        unix: &UnixSockets,
-    ) -> Result<(), InterceptError> {
+    /// Replaces targets, cgroup policy, allowed unix sockets and the guard's exemptions; nothing that stays is
+    /// unprotected in between.
+    pub fn reconfigure(&mut self, options: &Options) -> Result<(), InterceptError> {
+        let Options { targets, modes, unix, .. } = options;
         unix::check(unix)?;
         state::check(targets, self.listen_port)?;
+        let guard = Guard::new(options.guard, &options.bpffs, &options.guard_exempt);
+        guard.apply(targets)?;
+        self.guard = guard;
         self.state.set_cgroups(modes, &self.cgroup2)?;
         self.unix.set(unix)?;
         self.state.set_targets(targets)?;
@@ -316,7 +342,7 @@ impl Intercept {
             .iter()
             .map(|stat| Ok((stat.name(), self.state.count(*stat)?)))
             .collect::<Result<_, InterceptError>>()?;
-        Ok(Stats { counters, flows: self.state.flows()? })
+        Ok(Stats { counters, flows: self.state.flows()?, guard_dropped: self.guard.dropped() })
     }
 
     /// The ring of refusals, once.
@@ -330,9 +356,12 @@ impl Intercept {
     }
 }
 
-/// Removes all pins, and with them the links: nothing is intercepted any more. Returns the number of links removed.
+/// Removes all pins, and with them the links, and the guard: nothing is intercepted any more. Returns the number of
+/// links removed. In the agent's network namespace.
 pub fn detach(bpffs: &Path) -> Result<usize, InterceptError> {
-    Pins::new(bpffs).remove()
+    let links = Pins::new(bpffs).remove()?;
+    guard::remove(bpffs)?;
+    Ok(links)
 }
 
 /// The pinned links by name, each with the id of the cgroup (for `lookup`: the inode of the network namespace) it is

@@ -9,7 +9,7 @@ use std::{fs, net::Ipv6Addr, os::unix::fs::MetadataExt as _, path::Path};
 use libbpf_sys as bpf;
 use nix::sys::utsname::uname;
 
-use super::{OBJECT, bpffs, cgroup2_mount, netns};
+use super::{OBJECT, bpffs, cgroup2_mount, guard, netns};
 
 /// Oldest kernel whose cgroup hooks behave as the design needs.
 const FLOOR: (u32, u32) = (5, 15);
@@ -99,6 +99,12 @@ fn host() -> Vec<Feature> {
             std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
             "IPv6 connects are redirected to ::1",
             "IPv6 connections to targets are refused",
+        ),
+        optional(
+            "nftables answers (the guard on the host's side)",
+            guard::is_possible(),
+            "stops what pods send to targets by AF_PACKET, TUN and forwarding, which no cgroup hook sees",
+            "install nftables; without it drop CAP_NET_RAW and CAP_NET_ADMIN from containers",
         ),
         optional(
             "sockets can be ended (CONFIG_INET_DIAG_DESTROY)",

@@ -39,7 +39,7 @@ pub(crate) static FLOW: HashMap<FlowKey, Origin, 65536> = HashMap::new();
 
 /// Network namespaces other than the host's that have, or wait for, a listener of the agent's.
 #[btf_map]
-pub(crate) static NETNS: HashMap<u64, Netns, 4096> = HashMap::new();
+pub(crate) static NETNS: HashMap<u64, Netns, 16384> = HashMap::new();
 
 /// The agent's listeners in one network namespace, each of which has its own instance of this map and of the program
 /// that reads it. A socket here is the listener, whatever port it has.

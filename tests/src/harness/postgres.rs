@@ -254,6 +254,11 @@ impl Postgres {
         self.admin("grant select on all tables in schema public to public").map(drop)
     }
 
+    /// One of the programs that came with the server.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// A file the server made: `ca.pem`, `other-ca.pem`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)

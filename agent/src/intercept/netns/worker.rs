@@ -35,6 +35,9 @@ const CENSUS_EVERY: Duration = Duration::from_secs(10);
 /// How long after a process came into or went out of a served namespace. Both come in bursts.
 const CENSUS_SOON: Duration = Duration::from_millis(100);
 
+/// Each takes four descriptors and a socket map: whoever may make namespaces must not exhaust what serves the others.
+const MAX_SERVED: usize = 4096;
+
 /// A question that was not answered for this long has nobody waiting for it: a held SYN asks again earlier.
 const FORGET_ASK: Duration = Duration::from_secs(60);
 
@@ -210,6 +213,8 @@ impl Worker {
                 Ok(namespace) => self.serve(namespace, Some(ask.tgid))?,
                 Err(error) => {
                     tracing::debug!(cookie, pid = ask.tgid, %error, "cannot find a network namespace");
+                    // Nobody is there to wait; or somebody asks again. Entries of the dead must not pile up.
+                    let _absent = self.parts.netns.remove(&cookie);
                 }
             }
         }
@@ -278,6 +283,15 @@ impl Worker {
     /// Serves the namespace that the thread has just entered.
     fn serve(&mut self, namespace: File, witness: Option<u32>) -> Result<(), Over> {
         self.still_in_charge()?;
+        if self.served.len() >= MAX_SERVED {
+            if self.failing.insert(0) {
+                tracing::warn!(
+                    MAX_SERVED,
+                    "too many network namespaces; connections from further ones are refused"
+                );
+            }
+            return Ok(());
+        }
         let served = match serve::open(&namespace, &self.parts.program, &self.parts.pins) {
             Ok(served) => served,
             Err(error) => {

@@ -38,6 +38,8 @@ pub(super) struct Lab {
     pub(super) billing_bot: Cgroup,
     pub(super) mail_bot: Cgroup,
     pub(super) bypassed: Cgroup,
+    /// Governed, and no identity.
+    pub(super) unknown: Cgroup,
     /// Beside what is governed.
     pub(super) outside: Cgroup,
     _top: Cgroup,
@@ -82,6 +84,7 @@ impl Lab {
             billing_bot: top.child("billing-bot")?,
             mail_bot: top.child("mail-bot")?,
             bypassed: top.child("bypassed")?,
+            unknown: top.child("unknown")?,
             outside,
             _top: top,
             scratch,
@@ -143,7 +146,7 @@ impl Lab {
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
         // The second target is the host's own loopback: what other namespaces call loopback is not it.
         for (name, addresses) in [
-            ("shop", format!("[{SERVER_V4:?}, {SERVER_V6:?}]")),
+            ("shop", "[\"10.213.0.0/24\", \"fd13::/64\"]".to_owned()),
             ("shop-local", "[\"127.0.0.1\", \"::1\"]".to_owned()),
         ] {
             write!(

@@ -60,7 +60,7 @@ fn proactive(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn counter(lab: &Lab, name: &str) -> Result<u64> {
+pub(super) fn counter(lab: &Lab, name: &str) -> Result<u64> {
     let status: Value = serde_json::from_str(&lab.agent.command(&["status", "--json"])?.ok()?)?;
     find(&status, name).with_context(|| format!("no {name} in {status}"))
 }

@@ -1,9 +1,12 @@
 //! Other network namespaces: served without anything installed in them, told apart, let go of, and no way around the
 //! agent.
 
+mod guard;
 mod lab;
 mod life;
+mod old;
 mod serve;
+mod storm;
 
 use anyhow::Result;
 
@@ -13,6 +16,10 @@ use lab::Lab;
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut lab = Lab::start()?;
-    let cases: Vec<Case<Lab>> = [serve::CASES, life::CASES].into_iter().flatten().copied().collect();
+    let cases: Vec<Case<Lab>> = [serve::CASES, life::CASES, old::CASES, guard::CASES, storm::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     report::run("netns", &mut lab, &cases, filter, |lab| lab.agent.log_tail())
 }

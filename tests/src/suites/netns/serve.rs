@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
+use crate::harness::container::{Container, Wish};
+use crate::harness::net::Netns;
 use crate::harness::report::Case;
 use crate::harness::spawn::Program;
 use crate::harness::trail::{Trail, holds, sessions};
@@ -21,6 +23,7 @@ pub(super) const CASES: &[Case<Lab>] = &[
     Case { name: "the server sees the agent's address, never the pod's", run: address },
     Case { name: "a client that makes its own namespace is served there", run: unshared },
     Case { name: "an unprivileged user's namespace is served too", run: unprivileged },
+    Case { name: "a container is served: root inside, with Docker's capabilities", run: container },
     Case { name: "the first connect of a new namespace is held until there is a listener", run: first },
     Case { name: "fifty new namespaces connect at once, and each gets its own session", run: parallel },
     Case { name: "the same addresses and ports in two namespaces are two clients", run: told_apart },
@@ -62,6 +65,23 @@ fn unprivileged(lab: &mut Lab) -> Result<()> {
     let rows = in_own_namespace(lab, &["-U", "-r", "-n"], "unprivileged", false)?;
     ensure!(rows == "7\n", "{rows:?}");
     Ok(())
+}
+
+fn container(lab: &mut Lab) -> Result<()> {
+    let cgroup = lab.billing_bot.child("container")?;
+    let netns = Netns::new("netns", "container")?;
+    lab.wire(&netns, 98)?;
+    let container = Container::start(&lab.scratch, "shop-client", &cgroup, &netns, &Wish::default())?;
+    // Not the wrapper of Debian's, which reads files that a container need not have.
+    let psql = lab.postgres.program("psql");
+    let port = PORT.to_string();
+    let args = ["-XAt", "-h", SERVER_V4, "-p", &port, "-U", "contained", "-d", "shop", "-c", "select 8"];
+    let rows = container.exec(&psql.to_string_lossy(), &args).limit(30).run()?.ok()?;
+    ensure!(rows == "8\n", "{rows:?}");
+    let trail = Trail::of(&lab.agent, "contained")?;
+    let start = trail.first("session_start")?;
+    holds(&start["identity"], &json!({"name": "billing-bot"}))?;
+    holds(&start["workload"], &json!({"netns_inode": netns.inode()?, "cgroup": cgroup.name()}))
 }
 
 /// psql below `unshare`, in a namespace that has nothing but a loopback.

@@ -1,0 +1,99 @@
+//! Packets that no socket of TCP's is behind: the host's side stops them. Each is shown to arrive without the guard.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::harness::report::Case;
+use crate::harness::spawn::Program;
+
+use super::lab::{Lab, PORT, SERVER_V4, SERVER_V6};
+use super::life::counter;
+
+const PACKETS: &str = include_str!("../../../clients/packets.py");
+
+pub(super) const CASES: &[Case<Lab>] = &[
+    Case { name: "AF_PACKET, past the queues or not, and TUN reach no target from a pod", run: stopped },
+    Case { name: "an exempted interface is let through, and only that", run: exempted },
+    Case { name: "the guard stays when the agent dies, and goes with `detach`", run: stays },
+];
+
+/// How, to which address, and the pod's address that it pretends to come from.
+const WAYS: [(&str, &str, &str); 5] = [
+    ("packet", SERVER_V4, "10.213.1.2"),
+    ("packet", SERVER_V6, "fd13:1::2"),
+    ("packet-bypass", SERVER_V4, "10.213.1.2"),
+    ("packet-bypass", SERVER_V6, "fd13:1::2"),
+    ("tun", SERVER_V4, ""),
+];
+
+fn attack(lab: &Lab, pod: usize, (way, server, source): (&str, &str, &str)) -> Result<String> {
+    let links = lab.host.ip_says(&["-o", "link", "show", &format!("pod{}", pod + 1)])?;
+    let gateway = links.split_once("link/ether ").and_then(|(_, rest)| rest.split(' ').next());
+    let gateway = gateway.with_context(|| links.clone())?;
+    let args = [way, server, &PORT.to_string(), gateway, source];
+    let said = lab.python(&lab.billing_bot, &lab.pods[pod], PACKETS, &args)?.limit(20).run()?.ok()?;
+    Ok(said.trim_end().to_owned())
+}
+
+fn all_ways(lab: &Lab, expected: &str) -> Result<()> {
+    for way in WAYS {
+        let said = attack(lab, 0, way)?;
+        ensure!(said == expected, "{way:?}: {said}, expected {expected}");
+    }
+    Ok(())
+}
+
+fn restart(lab: &mut Lab, more: &str) -> Result<()> {
+    lab.agent.stop()?;
+    lab.write_config(more)?;
+    lab.start_agent()
+}
+
+fn stopped(lab: &mut Lab) -> Result<()> {
+    restart(lab, "guard = \"off\"")?;
+    let without = all_ways(lab, "answered");
+    restart(lab, "guard = \"nft\"")?;
+    without.context("without the guard")?;
+    let before = counter(lab, "guard_dropped")?;
+    all_ways(lab, "silence").context("with the guard")?;
+    // A forged source gets no further; its answer would go elsewhere, so what is counted is the packet.
+    attack(lab, 0, ("packet", SERVER_V4, "10.213.2.2"))?;
+    let dropped = counter(lab, "guard_dropped")? - before;
+    // More when the server repeats an answer from before, which the pod's kernel rejects.
+    ensure!(dropped > WAYS.len() as u64, "only {dropped} packets were dropped");
+    // The front door is open as before.
+    lab.client(&lab.pods[0], SERVER_V4, "guarded").psql(&["select 1"])?.ok().map(drop)
+}
+
+fn exempted(lab: &mut Lab) -> Result<()> {
+    lab.write_config("guard_exempt = [\"pod1\"]")?;
+    lab.agent.reload()?;
+    let reloaded = crate::harness::spawn::wait_for("the exemption", Duration::from_secs(10), || {
+        Ok((attack(lab, 0, WAYS[0])? == "answered").then_some(()))
+    });
+    let other = attack(lab, 1, ("packet", SERVER_V4, "10.213.2.2"));
+    restart(lab, "")?;
+    reloaded?;
+    ensure!(other? == "silence", "the other pod was let through");
+    all_ways(lab, "silence")
+}
+
+fn tables(lab: &Lab) -> Result<String> {
+    let nft = Program::new("/usr/sbin/nft").args(["list", "tables"]).netns(&lab.host.path())?;
+    nft.run()?.ok()
+}
+
+fn stays(lab: &mut Lab) -> Result<()> {
+    ensure!(tables(lab)?.contains("table inet chaperone-"), "{}", tables(lab)?);
+    lab.agent.kill();
+    let dead = attack(lab, 0, WAYS[0]);
+    let detached = lab.agent.command_on_host(&["detach"]).and_then(|output| output.ok());
+    let (left, free) = (tables(lab), attack(lab, 0, WAYS[0]));
+    lab.start_agent()?;
+    ensure!(dead? == "silence", "reached with the agent dead");
+    detached?;
+    ensure!(!left?.contains("chaperone"), "the table is left after `detach`");
+    ensure!(free? == "answered", "not reached after `detach`");
+    Ok(())
+}
