@@ -7,11 +7,14 @@
 //! nothing of the cgroup it came from: pods that are not governed are stopped as well, unless their interface is
 //! exempted.
 //!
+//! A target with a loopback address is a server on this host, which may answer at the host's other addresses as well:
+//! from pods its port is closed at all of them.
+//!
 //! Not seen here: AF_PACKET in the host's own network namespace (which takes CAP_NET_RAW over the host), and devices
 //! that bypass the host's stack (macvlan, SR-IOV, Cilium's host routing).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
@@ -146,6 +149,9 @@ fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target]) -> Va
         commands.push(json!({"add": {"set": of(set)}}));
         commands.push(json!({"flush": {"set": named(name)}}));
     }
+    let local = json!({"name": "local", "type": "inet_service"});
+    commands.push(json!({"add": {"set": of(local)}}));
+    commands.push(json!({"flush": {"set": named("local")}}));
     commands.push(json!({"add": {"chain": named("judge")}}));
     let hooks: &[&str] = if family == "bridge" { &["forward"] } else { &["forward", "input"] };
     for hook in hooks {
@@ -156,7 +162,7 @@ fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target]) -> Va
     for chain in hooks.iter().chain(&["judge"]) {
         commands.push(json!({"flush": {"chain": named(chain)}}));
     }
-    for (name, elements) in [("targets4", v4), ("targets6", v6)] {
+    for (name, elements) in [("targets4", v4), ("targets6", v6), ("local", local_ports(targets))] {
         if !elements.is_empty() {
             let mut set = named(name);
             if let Some(members) = set.as_object_mut() {
@@ -188,6 +194,22 @@ fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target]) -> Va
                 {"drop": null},
             ]),
         );
+    }
+    if family != "bridge" {
+        // Behind the jump: exempted interfaces come back from it, and would be dropped here.
+        let mut expressions = vec![one_of("iifkind", &VIRTUAL)];
+        if !exempt.is_empty() {
+            let exempted = json!({"meta": {"key": "iifname"}});
+            expressions.push(json!({"match": {"op": "!=", "left": exempted, "right": {"set": exempt}}}));
+        }
+        let port = json!({"payload": {"protocol": "th", "field": "dport"}});
+        expressions.extend([
+            one_of("l4proto", &WITH_PORTS),
+            json!({"match": {"op": "==", "left": port, "right": "@local"}}),
+            json!({"counter": "dropped"}),
+            json!({"drop": null}),
+        ]);
+        rule("input", expressions.into());
     }
     json!({ "nftables": commands })
 }
@@ -221,6 +243,12 @@ fn networks(targets: &[Target]) -> (Vec<Value>, Vec<Value>) {
         }
     }
     (v4, v6)
+}
+
+/// Ports of targets that are servers on this host's loopback.
+fn local_ports(targets: &[Target]) -> Vec<Value> {
+    let local = targets.iter().filter(|target| target.addr.is_loopback()).map(|target| target.port);
+    local.collect::<BTreeSet<_>>().into_iter().map(Value::from).collect()
 }
 
 fn program() -> Option<&'static str> {

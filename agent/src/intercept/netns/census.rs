@@ -39,11 +39,6 @@ pub(super) fn namespace_of(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether a process is in a governed cgroup right now.
-pub(super) fn is_governed(pid: u32, census: &Census) -> bool {
-    census.pids.contains(&pid)
-}
-
 fn walk(directory: &Path, governed: &Governed, mut bypassed: bool, depth: u32, census: &mut Census) {
     let Ok(metadata) = fs::metadata(directory) else { return };
     let id = metadata.ino();

@@ -76,6 +76,7 @@ pub(super) struct Worker {
     /// Inodes of namespaces in which old connections have not been looked for yet.
     fresh: Vec<u64>,
     census_at: Instant,
+    rest_until: Instant,
 }
 
 struct Inhabited {
@@ -117,6 +118,7 @@ impl Worker {
             failing: HashSet::new(),
             fresh: Vec::new(),
             census_at: Instant::now() + CENSUS_EVERY,
+            rest_until: Instant::now(),
         })
     }
 
@@ -136,14 +138,14 @@ impl Worker {
             self.wait()?;
             self.obey()?;
             self.answer()?;
-            if Instant::now() >= self.census_at {
+            if Instant::now() >= self.next_census() {
                 self.census()?;
             }
         }
     }
 
     fn wait(&mut self) -> Result<(), Over> {
-        let left = self.census_at.saturating_duration_since(Instant::now());
+        let left = self.next_census().saturating_duration_since(Instant::now());
         // Rounded up: waking a moment early would mean spinning until it is time.
         let timeout = EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
         let mut events = [EpollEvent::empty(); 64];
@@ -179,10 +181,18 @@ impl Worker {
         self.census_at = self.census_at.min(Instant::now() + CENSUS_SOON);
     }
 
+    fn next_census(&self) -> Instant {
+        self.census_at.max(self.rest_until)
+    }
+
     fn obey(&mut self) -> Result<(), Over> {
         loop {
             match self.command_rx.try_recv() {
-                Ok(Command::Consider(pid)) => self.consider(pid)?,
+                // With a census of its own it would be too easy to keep the thread busy.
+                Ok(Command::Consider(pid)) => {
+                    self.known.remove(&pid);
+                    self.soon();
+                }
                 Ok(Command::Reconfigure { governed, targets }) => {
                     self.parts.governed = governed;
                     self.parts.targets = targets;
@@ -221,21 +231,12 @@ impl Worker {
         Ok(())
     }
 
-    fn consider(&mut self, pid: u32) -> Result<(), Over> {
-        let census = census::take(&self.parts.governed);
-        if !census::is_governed(pid, &census) {
-            return Ok(());
-        }
-        let Some(inode) = census::namespace_of(pid) else { return Ok(()) };
-        self.admit(inode, pid)?;
-        self.hunt(&census, &[pid])
-    }
-
     /// Goes through the governed processes: serves the namespaces they live in, lets go of those that nobody lives in
     /// any more, and ends connections that newcomers brought along.
     fn census(&mut self) -> Result<(), Over> {
+        let started = Instant::now();
         // First, because what follows may find reasons to look again soon.
-        self.census_at = Instant::now() + CENSUS_EVERY;
+        self.census_at = started + CENSUS_EVERY;
         let census = census::take(&self.parts.governed);
         for (inode, pid) in &census.dwellers {
             self.admit(*inode, *pid)?;
@@ -258,6 +259,8 @@ impl Worker {
             census.pids.iter().filter(|pid| !self.known.contains(pid)).copied().collect();
         self.hunt(&census, &newcomers)?;
         self.known = census.pids.into_iter().collect();
+        // On a host with very many processes it takes its time; most of the thread's is for connections that wait.
+        self.rest_until = Instant::now() + started.elapsed() * 4;
         Ok(())
     }
 
@@ -385,12 +388,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Ends connections to targets that these processes hold.
+    /// Ends connections to targets that these processes hold: of the host's namespace, and of the one they live in.
     fn hunt(&mut self, census: &Census, pids: &[u32]) -> Result<(), Over> {
         if pids.is_empty() {
             return Ok(());
         }
-        for inode in self.all_inodes() {
+        let mut inodes: HashSet<u64> = pids.iter().filter_map(|pid| census::namespace_of(*pid)).collect();
+        inodes.insert(self.parts.host);
+        for inode in inodes {
             self.hunt_in(inode, |hunt| hunt.held_by(pids), census)?;
         }
         Ok(())

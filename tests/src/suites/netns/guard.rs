@@ -15,6 +15,10 @@ const PACKETS: &str = include_str!("../../../clients/packets.py");
 pub(super) const CASES: &[Case<Lab>] = &[
     Case { name: "AF_PACKET, past the queues or not, and TUN reach no target from a pod", run: stopped },
     Case { name: "an exempted interface is let through, and only that", run: exempted },
+    Case {
+        name: "a target on the host's loopback is closed to pods at the host's other addresses",
+        run: local,
+    },
     Case { name: "the guard stays when the agent dies, and goes with `detach`", run: stays },
 ];
 
@@ -77,6 +81,31 @@ fn exempted(lab: &mut Lab) -> Result<()> {
     reloaded?;
     ensure!(other? == "silence", "the other pod was let through");
     all_ways(lab, "silence")
+}
+
+/// A server that listens everywhere on the host, where the configuration names its loopback address.
+fn local(lab: &mut Lab) -> Result<()> {
+    let server = "import socket, sys\n\
+        s = socket.create_server(('0.0.0.0', int(sys.argv[1])))\n\
+        print('ready', flush=True)\n\
+        while True:\n\
+        \x20   s.accept()[0].sendall(b'from the host')\n";
+    let client = "import socket, sys\n\
+        try:\n\
+        \x20   print(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2).recv(13).decode())\n\
+        except OSError as error:\n\
+        \x20   print('failed', error)\n";
+    let port = PORT.to_string();
+    let _server = lab.python(&lab.outside, &lab.host, server, &[&port])?.start()?;
+    let knock = |cgroup, netns, address: &str| {
+        lab.python(cgroup, netns, client, &[address, &port])?.limit(20).run()?.ok()
+    };
+    crate::harness::spawn::wait_for("the server on the host", Duration::from_secs(10), || {
+        Ok((knock(&lab.outside, &lab.host, "10.213.1.1")? == "from the host\n").then_some(()))
+    })?;
+    let said = knock(&lab.outside, &lab.pods[0], "10.213.1.1")?;
+    ensure!(said.starts_with("failed"), "a pod reached it: {said}");
+    Ok(())
 }
 
 fn tables(lab: &Lab) -> Result<String> {
