@@ -261,6 +261,7 @@ fn operator(agent: &Agent, config: &Config) -> Operator {
                     .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
                     .chain([("flows".to_owned(), stats.flows as u64)])
+                    .chain([("namespaces".to_owned(), stats.namespaces as u64)])
                     .chain(stats.guard_dropped.map(|dropped| ("guard_dropped".to_owned(), dropped)))
                     .collect(),
                 Err(_) => Vec::new(),

@@ -168,6 +168,8 @@ pub struct Stats {
     pub counters: Vec<(&'static str, u64)>,
     /// Connections announced to the agent whose handshake is not finished.
     pub flows: usize,
+    /// Network namespaces with a listener, the host's own among them.
+    pub namespaces: usize,
     /// Packets the guard dropped; `None` without one.
     pub guard_dropped: Option<u64>,
 }
@@ -342,7 +344,12 @@ impl Intercept {
             .iter()
             .map(|stat| Ok((stat.name(), self.state.count(*stat)?)))
             .collect::<Result<_, InterceptError>>()?;
-        Ok(Stats { counters, flows: self.state.flows()?, guard_dropped: self.guard.dropped() })
+        Ok(Stats {
+            counters,
+            flows: self.state.flows()?,
+            namespaces: self.inodes.count(),
+            guard_dropped: self.guard.dropped(),
+        })
     }
 
     /// The ring of refusals, once.

@@ -101,6 +101,12 @@ fn host() -> Vec<Feature> {
             "IPv6 connections to targets are refused",
         ),
         optional(
+            "capabilities CAP_SYS_ADMIN, CAP_SYS_PTRACE",
+            can_enter_namespaces(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            "entering the network namespaces of containers",
+            "connections from other network namespaces are refused",
+        ),
+        optional(
             "nftables answers (the guard on the host's side)",
             guard::is_possible(),
             "stops what pods send to targets by AF_PACKET, TUN and forwarding, which no cgroup hook sees",
@@ -275,13 +281,24 @@ fn has_capabilities(status: &str) -> bool {
     const SYS_ADMIN: u32 = 21;
     const PERFMON: u32 = 38;
     const BPF: u32 = 39;
+    let has = |capability: u32| has_capability(status, capability);
+    has(DAC_READ_SEARCH) && has(NET_ADMIN) && (has(SYS_ADMIN) || (has(PERFMON) && has(BPF)))
+}
+
+/// setns(2), and a look at another user's process.
+fn can_enter_namespaces(status: &str) -> bool {
+    const SYS_PTRACE: u32 = 19;
+    const SYS_ADMIN: u32 = 21;
+    has_capability(status, SYS_PTRACE) && has_capability(status, SYS_ADMIN)
+}
+
+fn has_capability(status: &str, capability: u32) -> bool {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let has = |capability: u32| (effective >> capability) & 1 == 1;
-    has(DAC_READ_SEARCH) && has(NET_ADMIN) && (has(SYS_ADMIN) || (has(PERFMON) && has(BPF)))
+    (effective >> capability) & 1 == 1
 }
 
 #[cfg(test)]

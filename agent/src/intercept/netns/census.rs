@@ -70,3 +70,39 @@ fn members(directory: &Path) -> Vec<u32> {
     // 0 stands for processes this pid namespace does not see.
     listed.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree that looks enough like cgroups: folders have inodes, and files that list who is in them.
+    #[test]
+    fn the_nearest_listed_ancestor_decides_and_the_agent_is_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for (path, file, pids) in [
+            ("", "cgroup.procs", "1\n"),
+            ("plain", "cgroup.procs", "2\n0\n3\n"),
+            ("plain/threads", "cgroup.threads", "4\n"),
+            ("free", "cgroup.procs", "5\n"),
+            ("free/inside", "cgroup.procs", "6\n"),
+            ("free/barred", "cgroup.procs", "7\n"),
+            ("agent", "cgroup.procs", "8\n"),
+        ] {
+            fs::create_dir_all(at(path)).unwrap();
+            fs::write(at(path).join(file), pids).unwrap();
+        }
+        let governed = Governed {
+            root: folder.path().to_owned(),
+            bypass: [at("free"), at("never-made")].into(),
+            deny: [at("free/barred")].into(),
+            agent: fs::metadata(at("agent")).unwrap().ino(),
+        };
+        let mut census = Census::default();
+        walk(&governed.root, &governed, false, 0, &mut census);
+        census.pids.sort_unstable();
+        assert_eq!(census.pids, [1, 2, 3, 4, 7]);
+        assert_eq!(census.cgroups.len(), 4);
+        assert!(!census.cgroups.contains(&governed.agent));
+    }
+}

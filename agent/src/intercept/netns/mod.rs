@@ -118,6 +118,10 @@ impl Inodes {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(cookie, inode);
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn forget(&self, cookie: u64) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
     }

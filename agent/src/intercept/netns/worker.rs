@@ -216,6 +216,7 @@ impl Worker {
         for (cookie, ask) in asked {
             if self.served.contains_key(&cookie) {
                 // Its mark was lost, or this was asked before it was made.
+                self.still_in_charge()?;
                 self.mark(cookie);
                 continue;
             }

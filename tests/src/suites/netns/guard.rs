@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::harness::net::Netns;
 use crate::harness::report::Case;
 use crate::harness::spawn::Program;
 
@@ -19,6 +20,7 @@ pub(super) const CASES: &[Case<Lab>] = &[
         name: "a target on the host's loopback is closed to pods at the host's other addresses",
         run: local,
     },
+    Case { name: "a pod does not reach a target on the same bridge past the host either", run: bridged },
     Case { name: "the guard stays when the agent dies, and goes with `detach`", run: stays },
 ];
 
@@ -32,12 +34,16 @@ const WAYS: [(&str, &str, &str); 5] = [
 ];
 
 fn attack(lab: &Lab, pod: usize, (way, server, source): (&str, &str, &str)) -> Result<String> {
-    let links = lab.host.ip_says(&["-o", "link", "show", &format!("pod{}", pod + 1)])?;
-    let gateway = links.split_once("link/ether ").and_then(|(_, rest)| rest.split(' ').next());
-    let gateway = gateway.with_context(|| links.clone())?;
-    let args = [way, server, &PORT.to_string(), gateway, source];
+    let gateway = mac(&lab.host.ip_says(&["-o", "link", "show", &format!("pod{}", pod + 1)])?)?;
+    let args = [way, server, &PORT.to_string(), &gateway, source];
     let said = lab.python(&lab.billing_bot, &lab.pods[pod], PACKETS, &args)?.limit(20).run()?.ok()?;
     Ok(said.trim_end().to_owned())
+}
+
+/// The hardware address in what `ip link show` says.
+fn mac(link: &str) -> Result<String> {
+    let address = link.split_once("link/ether ").and_then(|(_, rest)| rest.split(' ').next());
+    address.map(str::to_owned).with_context(|| link.to_owned())
 }
 
 fn all_ways(lab: &Lab, expected: &str) -> Result<()> {
@@ -106,6 +112,37 @@ fn local(lab: &mut Lab) -> Result<()> {
     let said = knock(&lab.outside, &lab.pods[0], "10.213.1.1")?;
     ensure!(said.starts_with("failed"), "a pod reached it: {said}");
     Ok(())
+}
+
+/// Two pods on one bridge: what goes between them is not forwarded by the host, only bridged.
+fn bridged(lab: &mut Lab) -> Result<()> {
+    let (one, server) = (Netns::new("netns", "bridged")?, Netns::new("netns", "served")?);
+    lab.host.ip(&["link", "add", "bridge0", "type", "bridge"])?;
+    lab.host.ip(&["link", "set", "bridge0", "up"])?;
+    let address = "10.213.0.78";
+    for (pod, port, own) in [(&one, "port1", "10.213.0.77/24"), (&server, "port2", "10.213.0.78/24")] {
+        lab.host.cable((port, &[]), pod, ("eth0", &[own]))?;
+        lab.host.ip(&["link", "set", port, "master", "bridge0"])?;
+    }
+    let listen = "import socket, sys\nsocket.create_server(('0.0.0.0', int(sys.argv[1]))).accept()\n";
+    let _server = lab.python(&lab.outside, &server, listen, &[&PORT.to_string()])?.start()?;
+    let gateway = mac(&server.ip_says(&["-o", "link", "show", "eth0"])?)?;
+    let knock = || -> Result<String> {
+        let args = ["packet", address, &PORT.to_string(), &gateway, "10.213.0.77"];
+        Ok(lab.python(&lab.billing_bot, &one, PACKETS, &args)?.limit(20).run()?.ok()?.trim_end().to_owned())
+    };
+    let with = knock();
+    // The same without the rules, so that it is them that stopped it.
+    let table = tables(lab)?;
+    let name =
+        table.lines().find_map(|line| line.strip_prefix("table bridge ")).context("no table for bridges")?;
+    let nft = |args: &[&str]| Program::new("/usr/sbin/nft").args(args).netns(&lab.host.path())?.run()?.ok();
+    nft(&["delete", "table", "bridge", name])?;
+    let without = knock();
+    lab.host.ip(&["link", "delete", "bridge0"])?;
+    ensure!(without? == "answered", "the pods cannot reach each other at all");
+    ensure!(with? == "silence", "reached over the bridge");
+    restart(lab, "")
 }
 
 fn tables(lab: &Lab) -> Result<String> {
