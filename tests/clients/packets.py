@@ -37,7 +37,7 @@ def is_answer(packet):
 
 
 def wait(descriptor, read, skip):
-    until = time.monotonic() + 1.5
+    until = time.monotonic() + 0.8
     while (left := until - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0] and is_answer(read()[skip:]):
             return "answered"
