@@ -51,7 +51,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         "a connect hook of our own beside the gate's, attached later",
         Root,
         Attack::Staged(own_hook),
-        &["refused by silence"],
+        // Whichever is first: its packets are dropped, and a socket towards a target that a new process holds is ended.
+        &["refused by silence", "refused ECONNABORTED"],
         &[Kernel("dropped_egress")],
     )
     .when(Beyond),
