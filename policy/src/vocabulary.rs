@@ -173,6 +173,8 @@ closed_list!(
     RecordMode, "recording mode", {
         /// The rows the client received, after masking.
         Rows = "rows",
+        /// Nothing more, where the target's configuration asks for rows.
+        Meta = "meta",
         /// A terminal session.
         Asciicast = "asciicast",
     }

@@ -115,8 +115,8 @@ fn policy_world(config: &Config) -> policy::World {
             .collect(),
         approver_groups: (!config.approvers.is_empty())
             .then(|| config.approvers.iter().flat_map(|person| person.groups.iter().cloned()).collect()),
-        // Rows are not recorded yet: a policy that asks for it must not look as if they were.
-        record_modes: Some(BTreeSet::new()),
+        // What is not recorded yet must not look as if it were.
+        record_modes: Some([policy::RecordMode::Rows, policy::RecordMode::Meta].into()),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
 }

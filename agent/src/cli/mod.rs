@@ -58,12 +58,8 @@ enum Command {
     Sessions {
         #[command(flatten)]
         place: Place,
-        /// Only sessions of this identity.
-        #[arg(long)]
-        identity: Option<String>,
-        /// Only sessions with this target.
-        #[arg(long)]
-        target: Option<String>,
+        #[command(flatten)]
+        wanted: journal::Wanted,
     },
     /// Show a recorded session, statement by statement.
     Replay {
@@ -71,9 +67,25 @@ enum Command {
         id: String,
         #[command(flatten)]
         place: Place,
-        /// The events as recorded, one JSON object per line.
+        #[command(flatten)]
+        shown: journal::Shown,
+    },
+    /// Find statements by their text, over all sessions.
+    Grep {
+        /// A regular expression; its case does not matter.
+        pattern: String,
+        /// Its case matters.
         #[arg(long)]
-        events: bool,
+        exact_case: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say who asked for a statement, who decided, why, and what came of it.
+    Why {
+        /// The statement: SESSION/NUMBER, as denials name it.
+        id: String,
+        #[command(flatten)]
+        place: Place,
     },
     /// Check that the journal is whole and unchanged.
     Verify {
@@ -238,13 +250,16 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Identify { pid, cgroup, json } => {
             identify::identify(config, *pid, cgroup.as_deref(), *json, out)
         }
-        Command::Sessions { place, identity, target } => {
-            journal::sessions(&place.dir(config)?, identity.as_deref(), target.as_deref(), place.json, out)
+        Command::Sessions { place, wanted } => {
+            journal::sessions(&place.dir(config)?, wanted, place.json, out)
         }
-        Command::Replay { id, place, events: true } => journal::events(&place.dir(config)?, id, out),
-        Command::Replay { id, place, events: false } => {
-            journal::replay(&place.dir(config)?, id, place.json, out)
+        Command::Replay { id, place, shown } => {
+            journal::replay(&place.dir(config)?, id, shown, place.json, out)
         }
+        Command::Grep { pattern, exact_case, place } => {
+            journal::grep(&place.dir(config)?, pattern, *exact_case, place.json, out)
+        }
+        Command::Why { id, place } => journal::why(&place.dir(config)?, id, place.json, out),
         Command::Verify { place, key, since } => {
             journal::verify(&place.dir(config)?, key.as_deref(), since.as_deref(), place.json, out)
         }

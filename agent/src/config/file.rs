@@ -146,11 +146,31 @@ struct TargetFile {
     /// Accounts at the target that belong to people or to other programs.
     #[serde(default)]
     accounts: Vec<String>,
+    record: Option<Recorded>,
+    durability: Option<Durability>,
     #[serde(default)]
     unix_sockets: Vec<String>,
     #[serde(default)]
     labels: Vec<LabelFile>,
     ssh: Option<SshFile>,
+}
+
+/// What is recorded of a target's sessions besides who, what and how it was decided.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Recorded {
+    Rows,
+    Meta,
+}
+
+/// When a record counts as made.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Durability {
+    /// The kernel has it: it survives the agent.
+    Written,
+    /// The disk has it: it survives the host.
+    Synced,
 }
 
 #[derive(Debug, Deserialize)]
@@ -347,14 +367,19 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     if typed.user.is_empty() {
         problems.push(format!("{key}.user: empty"));
     }
-    let of_postgres = typed.tls.is_some() || !typed.labels.is_empty();
+    let of_postgres = typed.tls.is_some()
+        || !typed.labels.is_empty()
+        || typed.record.is_some()
+        || typed.durability.is_some();
     let tls = match protocol {
         Some(Protocol::Ssh) => Tls::Disable,
         Some(Protocol::Postgres) | None => tls(&key, typed.tls, &addresses, problems),
     };
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
-            problems.push(format!("{key}: tls and labels do nothing with protocol = \"ssh\""));
+            problems.push(format!(
+                "{key}: tls, labels, record and durability do nothing with protocol = \"ssh\""
+            ));
             None
         }
         (Some(Protocol::Ssh), typed_ssh) => {
@@ -385,6 +410,8 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
             .collect(),
         labels,
         ssh,
+        record_rows: typed.record != Some(Recorded::Meta),
+        synced: typed.durability == Some(Durability::Synced),
     })
 }
 

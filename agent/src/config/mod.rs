@@ -136,6 +136,10 @@ pub struct Target {
     pub labels: Vec<Label>,
     /// With protocol `ssh`.
     pub ssh: Option<SshTarget>,
+    /// Record what clients are served, rows and all, where no policy says otherwise.
+    pub record_rows: bool,
+    /// What is recorded must be on disk, not only written, before it counts.
+    pub synced: bool,
 }
 
 /// What a target of protocol `ssh` has besides.

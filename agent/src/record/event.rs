@@ -112,6 +112,9 @@ pub enum Event {
         verdict: Verdict,
         /// Ids of the policies that decided.
         policies: Vec<String>,
+        /// The first 16 digits of the digest of the policies that were asked.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        policy: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
         /// Output columns that will be masked, `schema.table.column` each.
@@ -145,6 +148,9 @@ pub enum Event {
         tag: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sqlstate: Option<String>,
+        /// Where it ends in the recorded stream of what the session was served.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        served_to: Option<u64>,
     },
     /// What a program on a host was given and gave, written before its end is served.
     Streams {

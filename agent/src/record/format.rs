@@ -121,6 +121,8 @@ pub enum Kind {
     Checkpoint,
     /// The peaks of the tree over all records before it; the first record of every segment but the first.
     Tree,
+    /// Bytes a client was served: see [`super::served`].
+    Served,
 }
 
 impl Kind {
@@ -129,6 +131,7 @@ impl Kind {
             Self::Event => 1,
             Self::Checkpoint => 2,
             Self::Tree => 3,
+            Self::Served => 4,
         }
     }
 
@@ -137,6 +140,7 @@ impl Kind {
             1 => Some(Self::Event),
             2 => Some(Self::Checkpoint),
             3 => Some(Self::Tree),
+            4 => Some(Self::Served),
             _ => None,
         }
     }

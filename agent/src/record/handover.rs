@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::event::Event;
 use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
+use super::served::{Burst, Encoder};
 use super::{Appended, Checkpoint, Options, RecordError, Repaired};
 
 /// Longest wait for the successor: what takes longer was not recorded.
@@ -89,6 +90,18 @@ impl Journal {
         }
     }
 
+    /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; then it must not be served.
+    pub fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.append_served(burst, events),
+            Place::Away(away) => away.append_served(burst, events),
+            Place::Nowhere => Err(RecordError::Closed),
+        }
+    }
+
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
     /// `None` when nothing was appended, or another agent does it.
     ///
@@ -111,6 +124,19 @@ impl Journal {
         match &*self.place() {
             Place::Here(local) => local.sync(seq),
             Place::Away(away) => away.sync(seq),
+            Place::Nowhere => Err(RecordError::Closed),
+        }
+    }
+
+    /// Waits until everything recorded so far is on stable storage.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub fn sync_all(&self) -> Result<(), RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.sync_all(),
+            // What was recorded there before this was asked has a lower number than anything can have.
+            Place::Away(away) => away.sync(u64::MAX),
             Place::Nowhere => Err(RecordError::Closed),
         }
     }
@@ -192,6 +218,16 @@ impl Away {
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }
         Ok(all.unwrap_or(Appended { first_seq: 1, last_seq: 0 }))
+    }
+
+    fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
+        let mut encoder = Encoder::default();
+        for part in burst.parts() {
+            let mut payload = Vec::new();
+            encoder.put(part, &mut payload);
+            self.ask(APPEND, &[payload])?;
+        }
+        self.append(events)
     }
 
     fn sync(&self, seq: u64) -> Result<(), RecordError> {

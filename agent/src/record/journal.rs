@@ -9,9 +9,10 @@ use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
-use super::format::{CHECKPOINT_EVERY, JournalId};
+use super::format::{CHECKPOINT_EVERY, JournalId, Kind};
 use super::recover::{self, Recovered};
 use super::scan::Link;
+use super::served::{self, Burst};
 use super::tail::{self, Batch, Begun, Fixed, Mount, Tail};
 use super::tree::Tree;
 use super::{HEARTBEAT, HostKey, RecordError, Repaired, head, key};
@@ -110,7 +111,7 @@ impl Journal {
             _lock: lock,
         };
         let repairs = opened.repaired.iter().map(Repaired::event).collect::<Vec<_>>();
-        opened.write(&repairs, u64::MAX)?;
+        opened.write(None, &repairs, u64::MAX)?;
         Ok(opened)
     }
 
@@ -129,13 +130,21 @@ impl Journal {
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
     pub(super) fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
         let reserve = if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) };
-        self.write(events, self.max_bytes - reserve)
+        self.write(None, events, self.max_bytes - reserve)
     }
 
-    /// The same for events that another agent encoded; `last_words` when they may use the reserve.
+    /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way.
     ///
     /// # Errors
-    /// As [`Self::append`]; `Encode` when one is not an event as this journal holds them.
+    /// As [`Self::append`].
+    pub(super) fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
+        self.write(Some(burst), events, self.max_bytes - RESERVE.min(self.max_bytes / 16))
+    }
+
+    /// The same for what another agent encoded; `last_words` when they may use the reserve.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; `Encode` or `NotRecorded` when something is not as this journal holds it.
     pub(super) fn append_encoded(
         &self,
         payloads: &[&[u8]],
@@ -145,8 +154,14 @@ impl Journal {
         let mut batch = Batch::default();
         batch.clear();
         for payload in payloads {
-            let _named: Named = serde_json::from_slice(payload)?;
-            batch.push_encoded(payload)?;
+            if payload.first() == Some(&served::VERSION) {
+                served::decode(payload)
+                    .ok_or(RecordError::NotRecorded("served bytes of an unknown form".into()))?;
+                batch.push_encoded(Kind::Served, payload)?;
+            } else {
+                let _named: Named = serde_json::from_slice(payload)?;
+                batch.push_encoded(Kind::Event, payload)?;
+            }
         }
         lock(&self.tail)?.append(&self.fixed, &mut batch, self.max_bytes - reserve, false)
     }
@@ -176,6 +191,15 @@ impl Journal {
         self.sync_locked(&mut synced, seq)
     }
 
+    /// Waits until everything recorded so far is on stable storage.
+    ///
+    /// # Errors
+    /// As [`Self::sync`].
+    pub(super) fn sync_all(&self) -> Result<(), RecordError> {
+        let last = lock(&self.tail)?.link.seq - 1;
+        self.sync(last)
+    }
+
     /// Last checkpoint, sync, head; after it every append is refused.
     ///
     /// # Errors
@@ -201,13 +225,23 @@ impl Journal {
         self.append(&[Event::Heartbeat { used_bytes, max_bytes: self.max_bytes }]).map(drop)
     }
 
-    fn write(&self, events: &[Event], limit: u64) -> Result<Appended, RecordError> {
+    /// One write for every 1,024 records: what is served, then the events.
+    fn write(&self, burst: Option<Burst<'_>>, events: &[Event], limit: u64) -> Result<Appended, RecordError> {
         let mut all: Option<Appended> = None;
         let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
-        #[expect(clippy::cast_possible_truncation, reason = "1024")]
-        for chunk in events.chunks(CHECKPOINT_EVERY as usize) {
+        let mut parts = burst.into_iter().flat_map(Burst::parts).peekable();
+        let mut events = events.iter().peekable();
+        while parts.peek().is_some() || events.peek().is_some() {
             batch.clear();
-            chunk.iter().try_for_each(|event| batch.push(event))?;
+            while batch.records() < CHECKPOINT_EVERY {
+                if let Some(part) = parts.next() {
+                    batch.push_served(part)?;
+                } else if let Some(event) = events.next() {
+                    batch.push(event)?;
+                } else {
+                    break;
+                }
+            }
             let part = lock(&self.tail)?.append(&self.fixed, &mut batch, limit, false)?;
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }

@@ -19,6 +19,7 @@ pub mod reader;
 mod recover;
 pub mod render;
 mod scan;
+pub mod served;
 mod stamp;
 mod tail;
 pub mod tree;
@@ -31,6 +32,7 @@ pub use journal::{Appended, Options};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;
+pub use served::{Burst, Served};
 pub use stamp::Stamp;
 pub use verify::HEARTBEAT;
 

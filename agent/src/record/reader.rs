@@ -37,6 +37,8 @@ pub enum Body {
     Checkpoint(Box<Checkpoint>),
     /// The tree as it was before a segment.
     Tree,
+    /// Bytes a client was served; the payload as [`super::served`] decodes it.
+    Served(Vec<u8>),
     /// An event this version does not know: the JSON as it stands.
     Unknown(String),
 }
@@ -159,6 +161,7 @@ fn body(frame: &Frame<'_>) -> Body {
             Checkpoint::of_record(frame.payload).map(|checkpoint| Body::Checkpoint(Box::new(checkpoint)))
         }
         Kind::Tree => Some(Body::Tree),
+        Kind::Served => Some(Body::Served(frame.payload.to_vec())),
         Kind::Event => serde_json::from_slice(frame.payload).ok().map(Body::Event),
     };
     known.unwrap_or_else(|| Body::Unknown(String::from_utf8_lossy(frame.payload).into_owned()))

@@ -4,17 +4,22 @@
 //! visible characters, in text and in JSON alike.
 
 mod escape;
+mod export;
 mod json;
+mod receipt;
 mod table;
 mod transcript;
 
 use std::io::{self, Write};
 
 pub use escape::visible;
+pub use export::{asciicast, csv};
 pub use json::json;
+pub use receipt::receipt_text;
 pub use transcript::transcript_text;
 
-use super::query::{Listing, SessionState, SessionSummary};
+use super::event::Verdict;
+use super::query::{Hit, Listing, SessionState, SessionSummary};
 use super::stamp::Stamp;
 use super::verify::Report;
 use table::Table;
@@ -97,6 +102,22 @@ fn session_row(session: &SessionSummary) -> Vec<(Tone, String)> {
     ]
 }
 
+/// A statement that was found, on one line.
+///
+/// # Errors
+/// Those of `out`.
+pub fn hit_text(hit: &Hit, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let (tone, verdict) = match hit.verdict {
+        Verdict::Permit => (Tone::Good, "permit"),
+        Verdict::Deny => (Tone::Bad, "deny"),
+        Verdict::Hold => (Tone::Waiting, "hold"),
+    };
+    let verdict = paint.apply(tone, verdict);
+    let or_dash = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), visible);
+    let (identity, target) = (or_dash(hit.identity.as_deref()), or_dash(hit.target.as_deref()));
+    writeln!(out, "{} {} {identity} {target} {verdict} {}", visible(&hit.id), hit.time, visible(&hit.sql))
+}
+
 /// # Errors
 /// Those of `out`.
 pub fn report_text(report: &Report, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
@@ -109,10 +130,10 @@ pub fn report_text(report: &Report, paint: Paint, out: &mut dyn Write) -> io::Re
         paint.apply(Tone::Bad, &format!("{count} problem{}", if count == 1 { "" } else { "s" }))
     };
     writeln!(out, "{}: {verdict}", visible(&report.dir.to_string_lossy()))?;
-    let Report { records, events, checkpoints, segments, bytes, .. } = report;
+    let Report { records, events, served, checkpoints, segments, bytes, .. } = report;
     writeln!(
         out,
-        "  {records} records ({events} events, {checkpoints} good checkpoints), {segments} segments, {bytes} bytes"
+        "  {records} records ({events} events, {served} of served bytes, {checkpoints} good checkpoints), {segments} segments, {bytes} bytes"
     )?;
     match report.signed_time {
         Some(time) => writeln!(out, "  signed through record {} at {time}", report.signed_through)?,
@@ -161,7 +182,9 @@ pub fn report_text(report: &Report, paint: Paint, out: &mut dyn Write) -> io::Re
     Ok(())
 }
 
-pub(super) fn damage_text(damage: &[String], paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+/// # Errors
+/// Those of `out`.
+pub fn damage_text(damage: &[String], paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     for place in damage {
         writeln!(out, "{}: {}", paint.apply(Tone::Bad, "not readable"), visible(place))?;
     }

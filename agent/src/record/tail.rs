@@ -14,6 +14,7 @@ use super::format::{
     CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, payload_digest, seal,
 };
 use super::scan::Link;
+use super::served::{Burst, Encoder};
 use super::tree::Tree;
 use super::{Appended, HostKey, RecordError};
 
@@ -41,6 +42,7 @@ pub(super) struct Batch {
     frames: Vec<Draft>,
     /// Of the records as they were put into the chain.
     hashes: Vec<Hash>,
+    encoder: Encoder,
 }
 
 struct Draft {
@@ -64,11 +66,17 @@ impl Batch {
         self.end(Kind::Event, start)
     }
 
-    /// An event that is encoded already.
-    pub(super) fn push_encoded(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+    pub(super) fn push_served(&mut self, part: Burst<'_>) -> Result<(), RecordError> {
+        let start = self.begin();
+        self.encoder.put(part, &mut self.bytes);
+        self.end(Kind::Served, start)
+    }
+
+    /// What is encoded already.
+    pub(super) fn push_encoded(&mut self, kind: Kind, payload: &[u8]) -> Result<(), RecordError> {
         let start = self.begin();
         self.bytes.extend_from_slice(payload);
-        self.end(Kind::Event, start)
+        self.end(kind, start)
     }
 
     fn begin(&mut self) -> usize {
@@ -92,7 +100,7 @@ impl Batch {
         self.bytes.capacity()
     }
 
-    fn records(&self) -> u64 {
+    pub(super) fn records(&self) -> u64 {
         self.frames.len() as u64
     }
 }

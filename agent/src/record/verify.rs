@@ -40,6 +40,8 @@ pub struct Report {
     /// Whole records, those of checkpoints among them.
     pub records: u64,
     pub events: u64,
+    /// Records of bytes that clients were served.
+    pub served: u64,
     /// Checkpoints whose signature holds.
     pub checkpoints: u64,
     /// Incomplete ends that agents found and cut off when they started.
@@ -193,6 +195,7 @@ pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<
         bytes,
         records: 0,
         events: 0,
+        served: 0,
         checkpoints: 0,
         repairs: 0,
         last_seq: 0,

@@ -77,10 +77,6 @@ impl Agent {
         Ok(())
     }
 
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
-    }
-
     pub(crate) fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("the agent is not running")?.pid())
     }
@@ -161,6 +157,18 @@ impl Agent {
             .args(["--dir".as_ref(), copy, "--key".as_ref(), key.as_path()])
             .limit(20)
             .run()
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// What the client of a session was served, as the record has it, into a file.
+    pub(crate) fn served(&self, session: &str, file: &Path) -> Result<()> {
+        let command = "exec \"$0\" --config \"$1\" replay \"$2\" --served >\"$3\"";
+        let words = [self.binary.as_os_str(), self.config.as_os_str(), session.as_ref(), file.as_os_str()];
+        let program = Program::new("/bin/sh").args(["-c", command]).args(words);
+        program.limit(20).run()?.ok().map(drop)
     }
 
     pub(crate) fn journal(&self) -> PathBuf {

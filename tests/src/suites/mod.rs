@@ -9,6 +9,7 @@ mod identity;
 mod journal;
 mod netns;
 mod provenance;
+mod record;
 mod reload;
 mod ssh;
 mod unix;
@@ -22,6 +23,7 @@ const SUITES: &[Suite] = &[
     ("core", core::run),
     ("bad", bad::run),
     ("journal", journal::run),
+    ("record", record::run),
     ("reload", reload::run),
     ("drivers", drivers::run),
     ("holds", holds::run),

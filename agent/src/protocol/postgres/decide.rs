@@ -127,6 +127,16 @@ impl Decider {
         (MaskedOrigins(Arc::clone(&self.view)), self.guarded())
     }
 
+    /// Whether what is served is recorded where no policy says.
+    pub(super) fn rows_recorded(&self) -> bool {
+        self.backend.target.record_rows
+    }
+
+    /// Whether what is recorded has to be on disk before it counts.
+    pub(super) fn synced(&self) -> bool {
+        self.backend.target.synced
+    }
+
     /// Whether anything of this target is masked for the principal.
     fn guarded(&self) -> bool {
         !self.view.is_clear()
@@ -278,7 +288,7 @@ impl Decider {
                 NameOp::Prepare { inner, .. } | NameOp::DeclareCursor { inner, .. } => {
                     let inner = std::slice::from_ref(&**inner);
                     let decision = self.decision(Facts::of(inner, self.guarded()));
-                    Some(Arc::new(plan_of::decided(version, inner, &[], &decision)))
+                    Some(Arc::new(plan_of::decided(version, inner, &[], &decision, self.rows_recorded())))
                 }
                 _ => None,
             });
@@ -286,7 +296,7 @@ impl Decider {
         // Preparing runs nothing: what needs an approval is held when it is executed.
         let decision =
             self.decide_but(statements, |_, statement| matches!(statement.names, NameOp::Prepare { .. }));
-        plan_of::decided(version, statements, &inner, &decision)
+        plan_of::decided(version, statements, &inner, &decision, self.rows_recorded())
     }
 
     /// Decides on all of a text. A hold counts only if it is not for the statements of which `settled` is true alone.

@@ -22,6 +22,8 @@ pub struct Plan {
     pub linked: bool,
     /// The texts that defined those names.
     pub texts: Vec<Arc<str>>,
+    /// What the client is served for it is recorded, rows and all.
+    pub rows_recorded: bool,
 }
 
 impl Plan {

@@ -1,6 +1,9 @@
 //! The one loop that does a session's I/O: bytes into the machine, its questions to the decider, events to the
 //! journal, and only then bytes onward.
 
+mod recording;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -105,7 +108,9 @@ pub(super) struct Relay<'a, C, U> {
     wire: Wire<C, U>,
     machine: Machine<MaskedOrigins>,
     decider: Decider,
-    journal: &'a Journal,
+    journal: &'a Arc<Journal>,
+    /// What is recorded is on disk before it counts.
+    synced: bool,
     session: &'a str,
     staged: Staged,
     outcomes: Vec<Outcome>,
@@ -115,6 +120,8 @@ pub(super) struct Relay<'a, C, U> {
     pause: Pause,
     hearing: Hearing,
     rows: u64,
+    /// Bytes served so far that were recorded.
+    recorded: u64,
 }
 
 /// Whether more is to come from the client.
@@ -148,11 +155,17 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    pub(super) fn new(wire: Wire<C, U>, decider: Decider, journal: &'a Journal, session: &'a str) -> Self {
+    pub(super) fn new(
+        wire: Wire<C, U>,
+        decider: Decider,
+        journal: &'a Arc<Journal>,
+        session: &'a str,
+    ) -> Self {
         let (origins, guarded) = decider.origins();
         Self {
             wire,
-            machine: Machine::new(origins, guarded),
+            machine: Machine::new(origins, guarded, decider.rows_recorded()),
+            synced: decider.synced(),
             decider,
             journal,
             session,
@@ -164,6 +177,7 @@ where
             pause: Pause::None,
             hearing: Hearing::Open,
             rows: 0,
+            recorded: 0,
         }
     }
 
@@ -184,7 +198,16 @@ where
         if let Some(report) = end.report()
             && self.machine.at_boundary()
         {
-            report.put_fatal(&mut self.wire.to_client);
+            report.put_fatal(&mut self.served);
+            // Where nothing can be recorded any more, the client still learns that.
+            if let Err(error) = self.record_served() {
+                tracing::warn!(%error, "the last word to the client could not be recorded");
+            }
+            self.wire.to_client.extend_from_slice(&self.served);
+        }
+        if let Err(error) = self.settle().await {
+            tracing::warn!(%error, "what the session ends with could not be put on disk");
+            self.wire.to_client.clear();
         }
         let _ = tokio::time::timeout(GOODBYE, self.wire.finish()).await;
         let totals = Totals {
@@ -208,6 +231,7 @@ where
                 self.pause = self.read_client(question).await?;
             }
             self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+            self.settle().await?;
             // What the client asked for before its goodbye is still answered, as the server itself does it.
             if matches!(self.pause, Pause::Goodbye) && self.machine.idle() {
                 let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
@@ -313,55 +337,26 @@ where
         }
     }
 
-    /// What the end of the session leaves open: a statement that was held, and those that were running.
-    fn record_the_rest(&mut self, end: &End) -> Result<(), RecordError> {
-        if let Some(held) = self.take_held() {
-            self.staged = Staged::default();
-            self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
-            self.staged.commit(self.journal, &mut BytesMut::new())?;
-        }
-        self.record_outcomes()
-    }
-
-    /// Server bytes to the client, the outcomes among them recorded first.
+    /// Server bytes to the client; they, and the outcomes among them, are recorded first.
     fn serve_client(&mut self) -> Result<(), End> {
         if !self.wire.from_upstream.is_empty() && self.wire.to_client.len() < HIGH_WATER {
             self.machine.server(&mut self.wire.from_upstream, &mut self.served, &mut self.outcomes)?;
-            self.record_outcomes()?;
-            if self.wire.to_client.is_empty() {
-                std::mem::swap(&mut self.wire.to_client, &mut self.served);
-            } else {
-                self.wire.to_client.extend_from_slice(&self.served);
-            }
-            self.served.clear();
         }
         if !self.notices.is_empty() && self.machine.at_boundary() {
-            self.wire.to_client.extend_from_slice(&self.notices);
+            self.served.extend_from_slice(&self.notices);
             self.notices.clear();
         }
-        Ok(())
-    }
-
-    fn record_outcomes(&mut self) -> Result<(), RecordError> {
-        if self.outcomes.is_empty() {
+        if self.served.is_empty() && self.outcomes.is_empty() {
             return Ok(());
         }
-        for outcome in self.outcomes.drain(..) {
-            self.rows += outcome.rows;
-            self.decider.count_rows(outcome.rows);
-            self.events.push(Event::Result {
-                session: self.session.to_owned(),
-                op: outcome.op,
-                rows: outcome.rows,
-                bytes: outcome.bytes,
-                masked_cells: outcome.masked_cells,
-                tag: outcome.tag,
-                sqlstate: outcome.sqlstate,
-            });
+        self.record_served()?;
+        if self.wire.to_client.is_empty() {
+            std::mem::swap(&mut self.wire.to_client, &mut self.served);
+        } else {
+            self.wire.to_client.extend_from_slice(&self.served);
         }
-        let written = self.journal.append(&self.events);
-        self.events.clear();
-        written.map(drop)
+        self.served.clear();
+        Ok(())
     }
 
     /// Client messages up to the first that has to wait; `open` was asked before them and had to wait itself.
@@ -440,23 +435,6 @@ where
         self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled by the client".into()));
         let report = Report::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
         self.machine.deny(report, &mut self.staged);
-    }
-
-    fn record_hold(
-        &mut self,
-        held: &Held,
-        outcome: HoldOutcome,
-        by: Option<String>,
-        comment: Option<String>,
-    ) {
-        self.staged.record(Event::HoldResolved {
-            session: self.session.to_owned(),
-            op: held.question.op,
-            hold: held.ticket.info.id.clone(),
-            outcome,
-            by,
-            comment,
-        });
     }
 
     async fn policy_changed(&mut self) -> Result<(), End> {

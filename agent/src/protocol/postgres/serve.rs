@@ -156,7 +156,7 @@ impl Postgres {
     async fn session(
         &self,
         gate: &Arc<Gate>,
-        journal: &Journal,
+        journal: &Arc<Journal>,
         registry: &Arc<Registry>,
         admitted: Admitted,
         mut client: Client,

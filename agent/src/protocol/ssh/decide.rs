@@ -323,6 +323,7 @@ impl Decider {
             binds: Vec::new(),
             verdict,
             policies,
+            policy: self.policies.set.digest().chars().take(16).collect(),
             reason,
             masked: Vec::new(),
             hold,

@@ -306,6 +306,7 @@ where
                 masked_cells: 0,
                 tag: outcome.exit,
                 sqlstate: None,
+                served_to: None,
             });
         }
     }

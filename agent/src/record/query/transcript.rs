@@ -10,8 +10,9 @@ use super::super::RecordError;
 use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
 use super::super::format::{Kind, hex};
 use super::super::reader::{Check, Reader};
+use super::super::served::{self, Served};
 use super::super::stamp::Stamp;
-use super::events;
+use super::rows::{Stream, Table};
 use super::sessions::{Found, SessionSummary};
 
 /// Candidates named when a prefix fits several sessions.
@@ -25,6 +26,8 @@ pub struct Transcript {
     /// The connection as far as it was known, of a session that was refused.
     pub refused: Option<Event>,
     pub operations: Vec<Operation>,
+    /// Bytes that were served and are recorded.
+    pub served_bytes: u64,
     /// Places of the journal that could not be read; what was there may have been this session's.
     pub damage: Vec<String>,
 }
@@ -60,10 +63,14 @@ pub struct Operation {
     pub binds: Vec<Bind>,
     pub verdict: Verdict,
     pub policies: Vec<String>,
+    /// The first 16 digits of the digest of the policies that were asked.
+    pub policy: String,
     pub reason: Option<String>,
     pub masked: Vec<String>,
     pub hold: Option<Hold>,
     pub outcome: Option<Outcome>,
+    /// The rows as they were served, where they are recorded.
+    pub table: Option<Table>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,26 +107,26 @@ impl Outcome {
     }
 }
 
-/// The session whose id is, or alone begins with, `id`.
+/// The session whose id is, or alone begins with, `id`, with up to `rows` rows of each result.
 ///
 /// # Errors
 /// `NoSuchSession`, `Ambiguous`; otherwise when the directory cannot be listed.
-pub fn replay(dir: &Path, id: &str) -> Result<Transcript, RecordError> {
+pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordError> {
     let id = resolve(dir, id)?;
     let mut found = Found::new(None);
-    let mut builder = Builder::default();
-    let damage = events(dir, |seq, time, event| {
-        let about_it = event.session() == Some(&id);
-        if about_it || matches!(event, Event::AgentStart { .. }) {
+    let mut builder = Builder::new(rows);
+    let damage = about(dir, &id, |seq, time, part| match part {
+        Part::Event(event) => {
             found.take(time, &event);
+            if event.session() == Some(&id) {
+                builder.take(seq, time, *event);
+            }
         }
-        if about_it {
-            builder.take(seq, time, event);
-        }
+        Part::Served(served) => builder.served(&served),
     })?;
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
-    let Builder { start, refused, operations, .. } = builder;
-    Ok(Transcript { session, start, refused, operations, damage })
+    let Builder { start, refused, operations, served_bytes, .. } = builder;
+    Ok(Transcript { session, start, refused, operations, served_bytes, damage })
 }
 
 /// An event as the journal holds it.
@@ -137,12 +144,66 @@ pub struct Recorded {
 pub fn recorded(dir: &Path, id: &str) -> Result<Vec<Recorded>, RecordError> {
     let id = resolve(dir, id)?;
     let mut found = Vec::new();
-    events(dir, |seq, time, event| {
-        if event.session() == Some(&id) {
-            found.push(Recorded { seq, time, event });
+    about(dir, &id, |seq, time, part| {
+        if let Part::Event(event) = part
+            && event.session() == Some(&id)
+        {
+            found.push(Recorded { seq, time, event: *event });
         }
     })?;
     Ok(found)
+}
+
+/// Calls `each` with the parts of what the session was served, in their order: the bytes as they went out.
+///
+/// # Errors
+/// As [`replay`].
+pub fn served(dir: &Path, id: &str, mut each: impl FnMut(&[u8])) -> Result<(), RecordError> {
+    let id = resolve(dir, id)?;
+    about(dir, &id, |_, _, part| {
+        if let Part::Served(served) = part {
+            each(&served.bytes);
+        }
+    })
+    .map(drop)
+}
+
+/// Something a session left in the journal, or that says something about all sessions.
+enum Part<'a> {
+    Event(Box<Event>),
+    Served(Served<'a>),
+}
+
+/// Calls `each` with what the journal holds of a session, and with the beginnings of agents, which end what was open.
+fn about(
+    dir: &Path,
+    id: &str,
+    mut each: impl FnMut(u64, Stamp, Part<'_>),
+) -> Result<Vec<String>, RecordError> {
+    let named = memchr::memmem::Finder::new(id.as_bytes());
+    super::frames(dir, |frame| {
+        let time = Stamp(frame.time_ns);
+        match frame.kind {
+            Kind::Served if served::session(frame.payload) == Some(id) => {
+                if let Some(served) = served::decode(frame.payload) {
+                    each(frame.seq, time, Part::Served(served));
+                }
+            }
+            // An id that JSON would escape is not found by its bytes.
+            Kind::Event
+                if frame.payload.starts_with(br#"{"event":"agent_start""#)
+                    || named.find(frame.payload).is_some()
+                    || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') =>
+            {
+                if let Some(event) = super::event(frame)
+                    && (event.session() == Some(id) || matches!(event, Event::AgentStart { .. }))
+                {
+                    each(frame.seq, time, Part::Event(Box::new(event)));
+                }
+            }
+            Kind::Event | Kind::Served | Kind::Checkpoint | Kind::Tree => {}
+        }
+    })
 }
 
 /// Number of the record of a statement's decision; `id` is the session's id, or what alone begins with it, a slash and the
@@ -195,16 +256,34 @@ fn resolve(dir: &Path, prefix: &str) -> Result<String, RecordError> {
     }
 }
 
-#[derive(Default)]
 struct Builder {
     begin: Option<Stamp>,
     start: Option<Start>,
     refused: Option<Event>,
     operations: Vec<Operation>,
     places: HashMap<u64, usize>,
+    stream: Stream,
+    served_bytes: u64,
 }
 
 impl Builder {
+    fn new(rows: usize) -> Self {
+        Self {
+            begin: None,
+            start: None,
+            refused: None,
+            operations: Vec::new(),
+            places: HashMap::new(),
+            stream: Stream::new(rows),
+            served_bytes: 0,
+        }
+    }
+
+    fn served(&mut self, served: &Served<'_>) {
+        self.served_bytes += served.bytes.len() as u64;
+        self.stream.push(served);
+    }
+
     fn take(&mut self, seq: u64, time: Stamp, event: Event) {
         let offset_ms = millis(time, *self.begin.get_or_insert(time));
         match event {
@@ -238,11 +317,15 @@ impl Builder {
                 binds,
                 verdict,
                 policies,
+                policy,
                 reason,
                 masked,
                 hold,
                 ..
             } => {
+                if step == Step::Prepare && verdict == Verdict::Permit {
+                    self.stream.parses(op);
+                }
                 if let Some(origin) = prepared.and_then(|prepared| self.operation(prepared)) {
                     sql.clone_from(&origin.sql);
                     sql_sha256.clone_from(&origin.sql_sha256);
@@ -264,10 +347,12 @@ impl Builder {
                     binds,
                     verdict,
                     policies,
+                    policy,
                     reason,
                     masked,
                     hold,
                     outcome: None,
+                    table: None,
                 });
             }
             Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
@@ -276,8 +361,11 @@ impl Builder {
                     operation.hold = Some(Hold { id: hold, outcome: Some(outcome), by, comment, waited_ms });
                 }
             }
-            Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, .. } => {
+            Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, served_to, .. } => {
+                let prepared = self.operation(op).and_then(|operation| operation.prepared);
+                let table = served_to.and_then(|to| self.stream.table(prepared, to));
                 if let Some(operation) = self.operation(op) {
+                    operation.table = table.or(operation.table.take());
                     let outcome = Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate };
                     match &mut operation.outcome {
                         Some(sum) => sum.add(outcome),

@@ -14,17 +14,17 @@ pub(super) struct Table {
 }
 
 struct Column {
-    title: &'static str,
+    title: String,
     right: bool,
     width: usize,
 }
 
 impl Table {
     /// A title that begins with `>` makes a column of numbers.
-    pub(super) fn new(titles: &[&'static str]) -> Self {
-        let column = |title: &&'static str| {
+    pub(super) fn new(titles: &[&str]) -> Self {
+        let column = |title: &&str| {
             let (right, title) = title.strip_prefix('>').map_or((false, *title), |title| (true, title));
-            Column { title, right, width: title.width() }
+            Column { title: title.to_owned(), right, width: title.width() }
         };
         Self { columns: titles.iter().map(column).collect(), rows: Vec::new() }
     }
@@ -38,7 +38,12 @@ impl Table {
     }
 
     pub(super) fn write(&self, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-        let titles = self.columns.iter().map(|column| (Tone::Plain, column.title.to_owned())).collect();
+        self.write_behind("", paint, out)
+    }
+
+    /// With `margin` before each line.
+    pub(super) fn write_behind(&self, margin: &str, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+        let titles = self.columns.iter().map(|column| (Tone::Plain, column.title.clone())).collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
             let mut line = String::new();
             for (column, (tone, text)) in self.columns.iter().zip(row) {
@@ -48,7 +53,7 @@ impl Table {
                     if column.right { (fill, String::new()) } else { (String::new(), fill) };
                 line += &format!("{before}{text}{after}{GAP}");
             }
-            writeln!(out, "{}", line.trim_end())?;
+            writeln!(out, "{margin}{}", line.trim_end())?;
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
-use super::super::query::{Hold, Operation, Outcome, SessionState, Start, Transcript};
+use super::super::query::{Hold, Operation, Outcome, SessionState, Start, Table as Rows, Transcript};
 use super::escape::{visible, visible_lines};
+use super::table::Table;
 use super::{Paint, Tone, damage_text, moment, seconds};
 
 /// # Errors
@@ -54,14 +55,18 @@ fn start_text(start: &Start, out: &mut dyn Write) -> io::Result<()> {
     line(out, "login", &format!("as {claimed} to {database}{application}; at the target as {upstream}"))
 }
 
-fn workload_text(workload: &Workload, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn workload_text(workload: &Workload, out: &mut dyn Write) -> io::Result<()> {
     let exe = workload.exe.as_deref().map(|exe| format!(" {}", visible(exe))).unwrap_or_default();
     let cgroup = workload.cgroup.as_deref().map_or_else(|| workload.cgroup_id.to_string(), visible);
     let (pid, uid, comm) = (workload.pid, workload.uid, visible(&workload.comm));
     line(out, "process", &format!("pid {pid} {comm}{exe}, uid {uid}, cgroup {cgroup}"))
 }
 
-fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+/// One statement, as in a transcript.
+///
+/// # Errors
+/// Those of `out`.
+pub(super) fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let (tone, verdict) = match operation.verdict {
         Verdict::Permit => (Tone::Good, "permit"),
         Verdict::Deny => (Tone::Bad, "deny"),
@@ -93,7 +98,37 @@ fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn Write) -> i
         line(out, "masked", &joined(&operation.masked))?;
     }
     operation.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
+    operation.table.as_ref().map_or(Ok(()), |table| rows_text(table, out))?;
     operation.outcome.as_ref().map_or(Ok(()), |outcome| outcome_text(outcome, paint, out))
+}
+
+/// Longest cell that is shown whole.
+const CELL: usize = 60;
+
+/// The rows as they were served. NULL is a word of its own, which an empty text is not.
+fn rows_text(table: &Rows, out: &mut dyn Write) -> io::Result<()> {
+    let width = table.rows.first().map_or(table.columns.len(), Vec::len);
+    let named =
+        |at: usize| table.columns.get(at).map_or_else(|| format!("column {}", at + 1), |name| visible(name));
+    let titles = (0..width).map(named).collect::<Vec<_>>();
+    let mut shown = Table::new(&titles.iter().map(String::as_str).collect::<Vec<_>>());
+    for row in &table.rows {
+        shown.row(row.iter().map(|cell| (Tone::Plain, cell_text(cell.as_deref()))).collect());
+    }
+    shown.write_behind("    > ", Paint::Plain, out)?;
+    if table.omitted > 0 {
+        line(out, "more", &format!("{} rows are recorded and not shown here", table.omitted))?;
+    }
+    Ok(())
+}
+
+fn cell_text(cell: Option<&str>) -> String {
+    let Some(text) = cell else { return "NULL".to_owned() };
+    let text = visible(text);
+    match text.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}\u{2026}", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }
 
 fn bind_text(bind: &Bind) -> String {
@@ -105,7 +140,7 @@ fn bind_text(bind: &Bind) -> String {
     }
 }
 
-fn hold_text(hold: &Hold, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn hold_text(hold: &Hold, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let (tone, outcome) = match hold.outcome {
         None => (Tone::Waiting, "no decision recorded"),
         Some(HoldOutcome::Approved) => (Tone::Good, "approved"),
@@ -120,7 +155,7 @@ fn hold_text(hold: &Hold, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     line(out, "hold", &format!("{}, {}{by}{after}{comment}", visible(&hold.id), paint.apply(tone, outcome)))
 }
 
-fn outcome_text(outcome: &Outcome, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn outcome_text(outcome: &Outcome, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let answer = match &outcome.sqlstate {
         Some(sqlstate) => paint.apply(Tone::Bad, &format!("error {}", visible(sqlstate))),
         None => visible(&outcome.tag),
@@ -134,10 +169,10 @@ fn outcome_text(outcome: &Outcome, paint: Paint, out: &mut dyn Write) -> io::Res
     )
 }
 
-fn joined(names: &[String]) -> String {
+pub(super) fn joined(names: &[String]) -> String {
     names.iter().map(|name| visible(name)).collect::<Vec<_>>().join(", ")
 }
 
-fn line(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
+pub(super) fn line(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
     writeln!(out, "    {name:<10} {text}")
 }

@@ -85,7 +85,7 @@ impl State {
     fn events(&self) -> Vec<Event> {
         let event = |record: Record| match record.body {
             Body::Event(event) => Some(*event),
-            Body::Checkpoint(_) | Body::Tree => None,
+            Body::Checkpoint(_) | Body::Tree | Body::Served(_) => None,
             Body::Unknown(json) => panic!("unknown event {json}"),
         };
         self.records().unwrap().into_iter().filter_map(event).collect()
@@ -149,6 +149,7 @@ fn statement_in(session: &str, op: u64, sql: &str) -> Event {
         binds: vec![],
         verdict: Verdict::Permit,
         policies: vec!["read-shop".into()],
+        policy: String::new(),
         reason: None,
         masked: vec![],
         hold: None,

@@ -28,7 +28,7 @@ fn undated(text: &str) -> String {
 
 #[test]
 fn a_transcript_reads_from_top_to_bottom() {
-    let transcript = replay(day().journal_dir(), ONE).unwrap();
+    let transcript = replay(day().journal_dir(), ONE, 100).unwrap();
     let shown = undated(&text(|out| transcript_text(&transcript, Paint::Plain, out)));
     let expected = "\
 session 0198c0de-0000-7000-8000-000000000001
@@ -128,10 +128,11 @@ fn nothing_in_a_journal_reaches_the_terminal_but_visible_characters() {
         masked_cells: 0,
         tag: evil.into(),
         sqlstate: None,
+        served_to: None,
     });
     state.open().append(&events).unwrap();
     let listing = sessions(state.journal_dir(), &Filter::default()).unwrap();
-    let transcript = replay(state.journal_dir(), "x").unwrap();
+    let transcript = replay(state.journal_dir(), "x", 100).unwrap();
     let report = state.verify();
     let shown = [
         text(|out| sessions_text(&listing, Paint::Plain, out)),

@@ -78,6 +78,7 @@ fn judged(session: &str, op: u64, sql: &str, to: Verdict) -> Event {
         binds,
         verdict: to,
         policies,
+        policy: String::new(),
         reason,
         masked,
         hold,
@@ -93,6 +94,7 @@ fn result(session: &str, op: u64, rows: u64, sqlstate: Option<&str>) -> Event {
         masked_cells: rows,
         tag: format!("SELECT {rows}"),
         sqlstate: sqlstate.map(Into::into),
+        served_to: None,
     }
 }
 
@@ -202,7 +204,7 @@ fn filters_leave_the_sessions_that_meet_all_of_them() {
 #[test]
 fn a_replay_tells_what_became_of_every_statement() {
     let state = day();
-    let transcript = replay(state.journal_dir(), ONE).unwrap();
+    let transcript = replay(state.journal_dir(), ONE, 100).unwrap();
     assert_eq!(transcript.start.as_ref().unwrap().workload.pid, 4711);
     let [one, two, three] = &transcript.operations[..] else { panic!("{transcript:#?}") };
     assert_eq!((one.op, one.verdict, one.outcome.as_ref().unwrap().rows), (1, Verdict::Permit, 3));
@@ -220,21 +222,21 @@ fn an_id_may_be_the_beginning_of_one() {
     let state = day();
     let dir = state.journal_dir();
     for (prefix, expected) in [("02", THREE), (TWO, TWO), ("0398", "0398")] {
-        assert_eq!(replay(dir, prefix).unwrap().session.id, expected);
+        assert_eq!(replay(dir, prefix, 100).unwrap().session.id, expected);
     }
     for prefix in ["", "0", "0198c0de"] {
-        let error = replay(dir, prefix).unwrap_err();
+        let error = replay(dir, prefix, 100).unwrap_err();
         assert!(matches!(&error, RecordError::Ambiguous { ids, .. } if ids.len() > 1), "{error}");
     }
-    assert!(matches!(replay(dir, "04"), Err(RecordError::NoSuchSession(_))));
+    assert!(matches!(replay(dir, "04", 100), Err(RecordError::NoSuchSession(_))));
 }
 
 #[test]
 fn an_id_that_begins_another_is_still_its_own() {
     let state = State::new();
     state.open().append(&[start("aa", "x", "y"), start("a", "x", "y"), start("aaa", "x", "y")]).unwrap();
-    assert_eq!(replay(state.journal_dir(), "a").unwrap().session.id, "a");
-    assert!(matches!(replay(state.journal_dir(), ""), Err(RecordError::Ambiguous { .. })));
+    assert_eq!(replay(state.journal_dir(), "a", 100).unwrap().session.id, "a");
+    assert!(matches!(replay(state.journal_dir(), "", 100), Err(RecordError::Ambiguous { .. })));
 }
 
 #[test]
@@ -242,7 +244,7 @@ fn what_is_left_of_a_damaged_session_is_told_and_the_damage_too() {
     let state = day();
     let place = state.places().into_iter().find(|place| place.seq == 4).unwrap();
     edit(&place.file, |bytes| bytes[place.at + 100] ^= 1);
-    let transcript = replay(state.journal_dir(), ONE).unwrap();
+    let transcript = replay(state.journal_dir(), ONE, 100).unwrap();
     assert_eq!(transcript.operations.len(), 2);
     assert!(transcript.damage[0].contains("record 4"), "{:?}", transcript.damage);
     assert_eq!(sessions(state.journal_dir(), &Filter::default()).unwrap().damage.len(), 1);
@@ -256,5 +258,5 @@ fn a_cut_statement_is_told_by_its_digest() {
         "select a".clone_into(sql);
     }
     state.open().append(&[cut]).unwrap();
-    assert!(replay(state.journal_dir(), ONE).unwrap().operations[0].sql_cut);
+    assert!(replay(state.journal_dir(), ONE, 100).unwrap().operations[0].sql_cut);
 }

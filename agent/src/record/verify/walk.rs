@@ -44,6 +44,7 @@ pub(super) struct Walk<'a> {
     gaps: Vec<Gap>,
     records: u64,
     events: u64,
+    served: u64,
     checkpoints: u64,
     repairs: u64,
     /// The last checkpoint that holds: its own number and time.
@@ -91,6 +92,7 @@ impl<'a> Walk<'a> {
             gaps: Vec::new(),
             records: 0,
             events: 0,
+            served: 0,
             checkpoints: 0,
             repairs: 0,
             signed: None,
@@ -214,15 +216,15 @@ impl<'a> Walk<'a> {
         match frame.kind {
             Kind::Event => {
                 self.events += 1;
-                self.unsigned += 1;
                 self.repairs += u64::from(frame.payload.starts_with(br#"{"event":"repair""#));
-                if self.unsigned == CHECKPOINT_EVERY + 1 {
-                    let detail = format!("no checkpoint in more than {CHECKPOINT_EVERY} records");
-                    self.problem(ProblemKind::CheckpointMissing, offset, seq - CHECKPOINT_EVERY, seq, detail);
-                }
+                self.count(offset, seq);
             }
             Kind::Checkpoint => self.checkpoint(offset, frame),
             Kind::Tree => self.stated_tree(offset, frame),
+            Kind::Served => {
+                self.served += 1;
+                self.count(offset, seq);
+            }
         }
         if let Some(head) = self.head
             && head.seq == seq - 1
@@ -232,6 +234,15 @@ impl<'a> Walk<'a> {
             self.problem(ProblemKind::CheckpointMismatch, offset, self.signed_after(), seq - 1, detail);
         }
         self.accept(offset, seq, Some(frame.hash()));
+    }
+
+    /// A record that a checkpoint has to follow before too many others do.
+    fn count(&mut self, offset: u64, seq: u64) {
+        self.unsigned += 1;
+        if self.unsigned == CHECKPOINT_EVERY + 1 {
+            let detail = format!("no checkpoint in more than {CHECKPOINT_EVERY} records");
+            self.problem(ProblemKind::CheckpointMissing, offset, seq - CHECKPOINT_EVERY, seq, detail);
+        }
     }
 
     fn accept(&mut self, offset: u64, seq: u64, hash: Option<Hash>) {
@@ -412,6 +423,7 @@ impl<'a> Walk<'a> {
             ok: self.problems.is_empty(),
             records: self.records,
             events: self.events,
+            served: self.served,
             checkpoints: self.checkpoints,
             repairs: self.repairs,
             last_seq: self.expected - 1,

@@ -42,6 +42,7 @@ impl Decider {
             binds: binds(question).to_vec(),
             verdict,
             policies: plan.policies.clone(),
+            policy: self.policies.set.digest().chars().take(16).collect(),
             reason: plan.reason.clone(),
             masked: plan.statements.iter().flat_map(|statement| statement.masked.iter().cloned()).collect(),
             hold,

@@ -110,12 +110,14 @@ fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
 
 /// The plan of a text that policy decided on.
 ///
-/// `inner` has the plans of what PREPARE and DECLARE keep for later, by statement.
+/// `inner` has the plans of what PREPARE and DECLARE keep for later, by statement. `rows_recorded` is what the target says
+/// where no policy does.
 pub(super) fn decided(
     version: Version,
     statements: &[Statement],
     inner: &[Option<Arc<Plan>>],
     decision: &Decision,
+    rows_recorded: bool,
 ) -> Plan {
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
@@ -136,6 +138,9 @@ pub(super) fn decided(
         analysis: statements.into(),
         linked: false,
         texts: Vec::new(),
+        // Where policies differ, the record holds more.
+        rows_recorded: obligations.record.contains(&policy::RecordMode::Rows)
+            || (rows_recorded && !obligations.record.contains(&policy::RecordMode::Meta)),
     }
 }
 
@@ -163,6 +168,7 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
         analysis: Arc::default(),
         linked: false,
         texts: Vec::new(),
+        rows_recorded: true,
     }
 }
 

@@ -11,6 +11,7 @@ mod names;
 mod server;
 #[cfg(test)]
 mod tests;
+mod unrecorded;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -30,6 +31,7 @@ use crate::record::event::Bind;
 pub use self::client::Next;
 pub use self::named::Named;
 pub use self::names::Found;
+pub use self::unrecorded::Unrecorded;
 
 /// The session cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,8 @@ pub struct Outcome {
     pub masked_cells: u64,
     pub tag: String,
     pub sqlstate: Option<String>,
+    /// Where it ends in what was served with it.
+    pub at: usize,
 }
 
 /// A statement that is running on the server.
@@ -174,6 +178,7 @@ impl Run {
             masked_cells: std::mem::take(&mut self.masked_cells),
             tag,
             sqlstate,
+            at: 0,
         };
         self.cells = None;
         self.copy = None;
@@ -256,6 +261,11 @@ pub struct Machine<O> {
     client_rest: (usize, bool),
     /// Bytes of a server message that are still to come and go as they are.
     server_rest: usize,
+    /// Whether those are recorded.
+    rest_recorded: bool,
+    /// Whether what belongs to no statement is recorded.
+    recorded: bool,
+    unrecorded: Unrecorded,
     transaction: u8,
     /// A statement that touches a masked relation ran in this transaction: its deferred checks may quote values.
     strict_transaction: bool,
@@ -266,7 +276,7 @@ pub struct Machine<O> {
 }
 
 impl<O: Origins> Machine<O> {
-    pub fn new(origins: O, guarded: bool) -> Self {
+    pub fn new(origins: O, guarded: bool, recorded: bool) -> Self {
         Self {
             origins,
             guarded,
@@ -280,6 +290,9 @@ impl<O: Origins> Machine<O> {
             copy_in: CopyIn::No,
             client_rest: (0, false),
             server_rest: 0,
+            rest_recorded: recorded,
+            recorded,
+            unrecorded: Unrecorded::default(),
             transaction: b'I',
             strict_transaction: false,
             answers: 0,
@@ -311,6 +324,11 @@ impl<O: Origins> Machine<O> {
     /// Number of operations so far.
     pub fn ops(&self) -> u64 {
         self.ops
+    }
+
+    /// What of that which was served since the last time stays out of the record.
+    pub fn take_unrecorded(&mut self) -> Unrecorded {
+        std::mem::take(&mut self.unrecorded)
     }
 
     /// True once after a statement that changes the catalogue completed.

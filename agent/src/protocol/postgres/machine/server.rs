@@ -40,29 +40,74 @@ impl<O: Origins> Machine<O> {
         // Bytes at the front that go as they came: copied once, not once a message.
         let mut clean = self.server_rest.min(input.len());
         self.server_rest -= clean;
+        if clean > 0 && !self.rest_recorded {
+            self.leave_out(input, std::mem::take(&mut clean), out);
+        }
         while self.server_rest == 0 {
+            let recorded = self.records();
+            if !recorded {
+                codec::forward(input, std::mem::take(&mut clean), out);
+            }
             let rest = input.get(clean..).unwrap_or_default();
             let Some(header) = codec::header(rest).map_err(Fatal::Upstream)? else { break };
             let body = rest.get(HEADER..header.total);
             let mut replaced = BytesMut::new();
+            let before = outcomes.len();
             match self.server_message(header, body, &mut replaced, outcomes)? {
                 Act::Pass => {
                     let here = header.total.min(rest.len());
                     self.server_rest = header.total - here;
-                    clean += here;
+                    self.rest_recorded = recorded;
+                    if recorded {
+                        clean += here;
+                    } else {
+                        self.leave_out(input, here, out);
+                    }
                 }
                 Act::Replaced => {
                     codec::forward(input, clean, out);
                     clean = 0;
                     input.advance(header.total);
+                    let start = out.len();
                     out.extend_from_slice(&replaced);
+                    if !recorded {
+                        self.unrecorded.add(start..out.len());
+                    }
                 }
                 Act::Incomplete if header.total > ROW_MAX => return Err(Fatal::RowTooLong(header.total)),
                 Act::Incomplete => break,
             }
+            for outcome in outcomes.iter_mut().skip(before) {
+                outcome.at = out.len() + clean;
+            }
         }
         codec::forward(input, clean, out);
         Ok(())
+    }
+
+    /// Lets bytes go that are not recorded.
+    fn leave_out(&mut self, input: &mut BytesMut, count: usize, out: &mut BytesMut) {
+        let start = out.len();
+        codec::forward(input, count, out);
+        self.unrecorded.add(start..out.len());
+    }
+
+    /// Whether what the server says next is recorded: its statement's plan says so.
+    fn records(&self) -> bool {
+        match self.expect.front() {
+            Some(Expect::Execute(run) | Expect::Query { run, .. }) => run.plan.rows_recorded,
+            Some(Expect::DescribeLinked(plan)) => plan.rows_recorded,
+            Some(Expect::Parse { statement, .. } | Expect::DescribeStatement { statement, .. }) => {
+                statement.plan.rows_recorded
+            }
+            Some(Expect::Bind { portal, .. } | Expect::DescribePortal { portal, .. }) => {
+                portal.statement.plan.rows_recorded
+            }
+            Some(
+                Expect::CloseStatement(_) | Expect::ClosePortal(_) | Expect::Sync | Expect::Poison { .. },
+            )
+            | None => self.recorded,
+        }
     }
 
     fn server_message(

@@ -18,14 +18,22 @@ impl Origins for Table7 {
 }
 
 fn machine() -> Machine<Table7> {
-    Machine::new(Table7, true)
+    Machine::new(Table7, true, true)
 }
 
 fn plan(statements: Vec<StatementPlan>) -> Arc<Plan> {
     let version = Version::default();
-    let verdict = Verdict::Permit;
-    let (policies, reason, analysis) = (vec![], None, Arc::default());
-    Arc::new(Plan { version, verdict, statements, policies, reason, analysis, linked: false, texts: vec![] })
+    Arc::new(Plan {
+        version,
+        verdict: Verdict::Permit,
+        statements,
+        policies: vec![],
+        reason: None,
+        analysis: Arc::default(),
+        linked: false,
+        texts: vec![],
+        rows_recorded: true,
+    })
 }
 
 fn columns(masks: &[Option<Mask>]) -> Arc<Plan> {

@@ -1,0 +1,73 @@
+//! Statements that match a pattern, over all sessions.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::super::RecordError;
+use super::super::event::{Event, Verdict};
+use super::super::format::Kind;
+use super::super::stamp::Stamp;
+use super::frames;
+
+/// A statement that matches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hit {
+    /// As `replay`, `why` and `prove` take it.
+    pub id: String,
+    pub seq: u64,
+    pub time: Stamp,
+    pub identity: Option<String>,
+    pub target: Option<String>,
+    pub verdict: Verdict,
+    pub sql: String,
+}
+
+/// As much of a statement as is needed to see whether it matches; texts that JSON did not escape are not copied.
+#[derive(Deserialize)]
+struct Statement<'a> {
+    #[serde(borrow)]
+    session: Cow<'a, str>,
+    op: u64,
+    #[serde(borrow)]
+    sql: Cow<'a, str>,
+    verdict: Verdict,
+}
+
+/// Calls `each` with every statement whose text `pattern` matches somewhere, oldest first, and returns what could not be
+/// read. An execution has the text of what was prepared, and is not a statement of its own here.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn grep(dir: &Path, pattern: &Regex, mut each: impl FnMut(Hit)) -> Result<Vec<String>, RecordError> {
+    let mut sessions = HashMap::<String, (String, String)>::new();
+    frames(dir, |frame| {
+        if frame.kind != Kind::Event {
+            return;
+        }
+        if frame.payload.starts_with(br#"{"event":"session_start""#)
+            && let Some(Event::SessionStart { session, identity, target, .. }) = super::event(frame)
+        {
+            sessions.insert(session, (identity.name, target));
+        }
+        if frame.payload.starts_with(br#"{"event":"statement""#)
+            && let Ok(statement) = serde_json::from_slice::<Statement<'_>>(frame.payload)
+            && !statement.sql.is_empty()
+            && pattern.is_match(&statement.sql)
+        {
+            let known = sessions.get(statement.session.as_ref());
+            each(Hit {
+                id: format!("{}/{}", statement.session, statement.op),
+                seq: frame.seq,
+                time: Stamp(frame.time_ns),
+                identity: known.map(|(identity, _)| identity.clone()),
+                target: known.map(|(_, target)| target.clone()),
+                verdict: statement.verdict,
+                sql: statement.sql.into_owned(),
+            });
+        }
+    })
+}

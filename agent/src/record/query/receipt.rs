@@ -1,0 +1,111 @@
+//! The receipt of a decision: everything the journal knows about who asked what, who decided, and what came of it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::super::RecordError;
+use super::super::event::{Event, Identity, Step, Verdict, Workload};
+use super::super::format::Kind;
+use super::super::stamp::Stamp;
+use super::transcript::{Hold, Outcome, replay};
+
+/// Of one statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    pub id: String,
+    /// The record of the decision, for `prove`.
+    pub seq: u64,
+    pub time: Stamp,
+    pub identity: Option<Identity>,
+    pub workload: Option<Workload>,
+    pub client: Option<String>,
+    pub target: Option<String>,
+    pub original_destination: Option<String>,
+    pub database: Option<String>,
+    /// What the client said it was: a claim.
+    pub claimed_user: Option<String>,
+    pub upstream_user: Option<String>,
+    pub step: Step,
+    pub sql: String,
+    pub sql_sha256: String,
+    pub binds: usize,
+    pub verdict: Verdict,
+    pub policies: Vec<String>,
+    /// Digest of the policies that were asked: all of it where the journal says which were in force.
+    pub policy_sha256: String,
+    pub reason: Option<String>,
+    pub masked: Vec<String>,
+    pub hold: Option<Hold>,
+    pub outcome: Option<Outcome>,
+    /// Whether what was served is in the journal, or only that it was.
+    pub rows_recorded: bool,
+}
+
+/// The receipt of the statement `id`: SESSION/NUMBER, where the session's id may be cut as far as it stays the only one.
+///
+/// # Errors
+/// `NoSuchStatement`, and as [`replay`].
+pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
+    let missing = || RecordError::NoSuchStatement(id.to_owned());
+    let (session, number) = id.rsplit_once('/').ok_or_else(missing)?;
+    let number: u64 = number.parse().map_err(|_not_a_number| missing())?;
+    let transcript = replay(dir, session, 0)?;
+    let operation =
+        transcript.operations.into_iter().find(|operation| operation.op == number).ok_or_else(missing)?;
+    let (start, summary) = (transcript.start, transcript.session);
+    let (client, original_destination, workload, claimed_user, upstream_user) = match start {
+        Some(start) => (
+            Some(start.client),
+            Some(start.original_destination),
+            Some(start.workload),
+            Some(start.claimed_user),
+            Some(start.upstream_user),
+        ),
+        None => (None, None, None, None, None),
+    };
+    Ok(Receipt {
+        id: format!("{}/{number}", summary.id),
+        seq: operation.seq,
+        time: operation.time,
+        identity: summary.identity.map(|name| Identity { name, groups: summary.groups }),
+        workload,
+        client,
+        target: summary.target,
+        original_destination,
+        database: summary.database,
+        claimed_user,
+        upstream_user,
+        step: operation.step,
+        sql: operation.sql,
+        sql_sha256: operation.sql_sha256,
+        binds: operation.binds.len(),
+        verdict: operation.verdict,
+        policies: operation.policies,
+        policy_sha256: whole_digest(dir, &operation.policy)?.unwrap_or(operation.policy),
+        reason: operation.reason,
+        masked: operation.masked,
+        hold: operation.hold,
+        outcome: operation.outcome,
+        rows_recorded: operation.table.is_some(),
+    })
+}
+
+/// The digest of policies that were once in force, of which `beginning` is the beginning.
+fn whole_digest(dir: &Path, beginning: &str) -> Result<Option<String>, RecordError> {
+    let mut found = None;
+    let told: [&[u8]; 2] = [br#"{"event":"agent_start""#, br#"{"event":"reload""#];
+    super::frames(dir, |frame| {
+        if found.is_none()
+            && frame.kind == Kind::Event
+            && told.iter().any(|event| frame.payload.starts_with(event))
+            && let Some(Event::AgentStart { policy_sha256, .. } | Event::Reload { policy_sha256, .. }) =
+                super::event(frame)
+            && !beginning.is_empty()
+            && policy_sha256.starts_with(beginning)
+        {
+            found = Some(policy_sha256);
+        }
+    })?;
+    Ok(found)
+}
