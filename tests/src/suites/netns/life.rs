@@ -111,9 +111,11 @@ fn churn(lab: &mut Lab) -> Result<()> {
     until_served(lab, 0)?;
     settle(lab)?;
     let (after, grown) = (holdings(lab)?, memory_since(lab, memory)?);
-    ensure!(after == before, "(descriptors, threads, served, flows) were {before:?} and are {after:?}");
+    // Less is no leak: idle threads of the runtime end by themselves.
+    let grew = after.0 > before.0 || after.1 > before.1 || after.2 > before.2 || after.3 > before.3;
+    ensure!(!grew, "(descriptors, threads, served, flows) were {before:?} and are {after:?}");
     eprintln!(
-        "        {count} namespaces made and left: {after:?} held as before, {grown} KiB more resident"
+        "        {count} namespaces made and left: {before:?} held before and {after:?} after, {grown} KiB more resident"
     );
     Ok(())
 }
