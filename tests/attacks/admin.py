@@ -70,9 +70,9 @@ def inner_namespace():
     number = OTHER_PORT % 250
     inner = f"nsenter -t {child.pid} -U -n --preserve-credentials"
     try:
-        sh(f"ip link add in{number} type veth peer name up netns {child.pid}; "
+        sh(f"ip link add in{number} type veth peer name inner netns {child.pid}; "
            f"ip addr add 10.80.{number}.1/24 dev in{number}; ip link set in{number} up; "
-           f"{inner} ip link set lo up; {inner} ip addr add 10.80.{number}.2/24 dev up; {inner} ip link set up up; "
+           f"{inner} ip link set lo up; {inner} ip addr add 10.80.{number}.2/24 dev inner; {inner} ip link set inner up; "
            f"{inner} ip route add default via 10.80.{number}.1; echo 1 > /proc/sys/net/ipv4/ip_forward")
         nft(f"table ip TABLE {{ chain pre {{ type nat hook prerouting priority -100; "
             f"ip daddr {HARMLESS} tcp dport {OTHER_PORT} dnat to {V4}:{PORT}; }}\n"
@@ -115,27 +115,39 @@ def hardware_address(gateway):
     """Of the gateway, as the neighbour table has it."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     probe.sendto(b"", (gateway, 9))
-    time.sleep(0.2)
-    with open("/proc/net/arp") as rows:
-        found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
-    return bytes.fromhex(found[0].replace(":", ""))
+    for _ in range(50):
+        with open("/proc/net/arp") as rows:
+            found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
+        if found and found[0] != "00:00:00:00:00:00":
+            return bytes.fromhex(found[0].replace(":", ""))
+        time.sleep(0.02)
+    raise OSError(errno.EHOSTUNREACH, gateway)
 
 
 def default_gateway():
+    return route("0.0.0.0")[1]
+
+
+def route(address):
+    """The interface and the gateway that packets to an address go by."""
+    target = struct.unpack("<I", socket.inet_aton(address))[0]
     with open("/proc/net/route") as routes:
         rows = [line.split() for line in routes.readlines()[1:]]
-    return [socket.inet_ntoa(struct.pack("<I", int(row[2], 16))) for row in rows if row[1] == "00000000"][0]
+    fitting = [row for row in rows if target & int(row[7], 16) == int(row[1], 16)]
+    best = max(fitting, key=lambda row: int(row[7], 16).bit_count())
+    return best[0], socket.inet_ntoa(struct.pack("<I", int(best[2], 16)))
 
 
 def packet(bypass, source=None):
     """A frame written straight to the device."""
+    interface, gateway = route(V4)
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
     if bypass:
         sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-    sock.bind(("eth0", ETH_P_IP))
+    sock.bind((interface, ETH_P_IP))
     source = source or own_address()
     frame = ip(source, V4, syn(source, V4))
-    sock.sendto(frame, ("eth0", ETH_P_IP, 0, 0, hardware_address(default_gateway())))
+    sock.sendto(frame, (interface, ETH_P_IP, 0, 0, hardware_address(gateway)))
     sock.settimeout(PATIENCE)
     end = time.monotonic() + PATIENCE
     try:
@@ -199,19 +211,6 @@ def loopback_away():
     return dial(V4, sock)
 
 
-def own_target():
-    """A marked, accepted socket: we are the target's address for a moment, then send to the real one."""
-    sh(f"ip addr add {V4}/32 dev lo")
-    server = socket.create_server((own_address(), OTHER_PORT))
-    client = socket.socket()
-    client.bind((V4, PORT))
-    client.connect((own_address(), OTHER_PORT))
-    accepted, _ = server.accept()
-    sh(f"ip addr del {V4}/32 dev lo")
-    accepted.sendall(b"data for the target")
-    return ask(accepted, already_sent=True)
-
-
 main({
     "dnat-output": dnat_output,
     "dnat-listener": dnat_listener,
@@ -221,12 +220,12 @@ main({
     "tun": tunnel,
     "packet": lambda: packet(False),
     "packet-bypass": lambda: packet(True),
-    "packet-spoofed": lambda: packet(True, "10.66.0.1"),
+    "packet-spoofed": lambda: packet(True, "10.78.1.2"),
     "packet-pod": lambda: packet(True),
+    "packet-host": lambda: packet(True),
     "transparent": transparent,
     "source-route": source_route,
     "tcp-repair": repair,
     "marks": mark,
     "loopback-away": loopback_away,
-    "own-target": own_target,
 })

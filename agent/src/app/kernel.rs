@@ -8,7 +8,8 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::intercept::{
-    Events, Intercept, Keeper, KernelLog, Namespaces, Redirects, Refusal, Sighting, Sightings, What,
+    Events, GuardDrop, GuardLog, Intercept, Keeper, KernelLog, Namespaces, Redirects, Refusal, Sighting,
+    Sightings, What,
 };
 use crate::record::event::Event;
 use crate::session::Shared;
@@ -27,6 +28,7 @@ pub(super) struct Kernel {
     log: Option<KernelLog>,
     events: Option<Events>,
     sightings: Option<Sightings>,
+    guard: Option<GuardLog>,
     keeper: Keeper,
     namespaces: Arc<Namespaces>,
     beats: u64,
@@ -38,6 +40,7 @@ impl Kernel {
             log: intercept.log(),
             events: intercept.events(),
             sightings: intercept.sightings(),
+            guard: intercept.guard_log(),
             keeper: intercept.keeper()?,
             namespaces,
             beats: 0,
@@ -79,6 +82,7 @@ impl Kernel {
                 break;
             }
         }
+        refused.extend(self.guard.iter_mut().flat_map(GuardLog::drain).map(dropped));
         for pid in moved {
             self.namespaces.consider(pid);
         }
@@ -99,6 +103,15 @@ fn event(refusal: Refusal, shared: &Shared<Redirects>) -> Event {
         uid: refusal.uid,
         comm: refusal.comm,
         cgroup: shared.provenance.cgroup(refusal.cgroup_id),
+    }
+}
+
+fn dropped(drop: GuardDrop) -> Event {
+    Event::GuardDrop {
+        source: drop.source.to_string(),
+        destination: drop.destination.to_string(),
+        protocol: drop.protocol,
+        interface: drop.interface,
     }
 }
 

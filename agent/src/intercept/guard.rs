@@ -23,7 +23,13 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{InterceptError, Target};
+use super::{
+    InterceptError, Target,
+    guard_log::{self, GuardLog},
+};
+
+/// Dropped packets that are recorded per second.
+const LOGGED_PER_SECOND: u32 = 50;
 
 /// Kinds of interfaces behind which pods are, as `ip -d link` names them. Uplinks have other kinds, or none.
 const VIRTUAL: [&str; 4] = ["veth", "bridge", "tun", "netkit"];
@@ -62,7 +68,7 @@ impl Guard {
     pub(super) fn apply(&self, targets: &[Target]) -> Result<(), InterceptError> {
         let outcome = match self.mode {
             GuardMode::Off => return remove_table("inet", &self.table).or(Ok(())),
-            GuardMode::Auto | GuardMode::Required => nft(&rules("inet", &self.table, &self.exempt, targets)),
+            GuardMode::Auto | GuardMode::Required => self.put("inet", targets),
         };
         match outcome {
             Ok(_done) => {}
@@ -76,10 +82,32 @@ impl Guard {
             Err(error) => return Err(error),
         }
         // Pods and a target on one bridge: what is bridged is not forwarded.
-        if let Err(error) = nft(&rules("bridge", &self.table, &self.exempt, targets)) {
+        if let Err(error) = self.put("bridge", targets) {
             tracing::info!(%error, "no guard between the ports of a bridge");
         }
         Ok(())
+    }
+
+    /// With a log of what is dropped; on kernels that cannot log in nftables, without.
+    fn put(&self, family: &str, targets: &[Target]) -> Result<Vec<u8>, InterceptError> {
+        let rules = |log| rules(family, &self.table, &self.exempt, targets, log);
+        nft(&rules(Some(self.group()))).or_else(|error| {
+            let done = nft(&rules(None))?;
+            tracing::warn!(%error, "the guard's drops are counted, not recorded");
+            Ok(done)
+        })
+    }
+
+    /// What the guard drops, for the record.
+    pub(super) fn log(&self) -> Option<GuardLog> {
+        (self.mode != GuardMode::Off).then(|| GuardLog::new(self.group()))
+    }
+
+    /// The group of the log: one per table, so that agents beside each other do not read each other's.
+    fn group(&self) -> u16 {
+        let digest = Sha256::digest(self.table.as_bytes());
+        // Groups in use by others are small numbers.
+        digest.first_chunk::<2>().map_or(u16::MAX, |bytes| u16::from_be_bytes(*bytes) | 0x4000)
     }
 
     /// Packets dropped since the table was made; `None` without one.
@@ -130,7 +158,7 @@ fn table_name(bpffs: &Path) -> String {
     digest.iter().take(6).fold("chaperone-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
-fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target]) -> Value {
+fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target], log: Option<u16>) -> Value {
     let of = |mut object: Value| {
         if let Some(members) = object.as_object_mut() {
             members.insert("family".into(), family.into());
@@ -185,15 +213,20 @@ fn rules(family: &str, table: &str, exempt: &[String], targets: &[Target]) -> Va
             {"payload": {"protocol": protocol, "field": "daddr"}},
             {"payload": {"protocol": "th", "field": "dport"}},
         ]});
-        rule(
-            "judge",
-            json!([
-                one_of("l4proto", &WITH_PORTS),
-                {"match": {"op": "==", "left": destination, "right": set}},
-                {"counter": "dropped"},
-                {"drop": null},
-            ]),
-        );
+        let to_a_target = [
+            one_of("l4proto", &WITH_PORTS),
+            json!({"match": {"op": "==", "left": destination, "right": set}}),
+        ];
+        if let Some(group) = log {
+            // A flood must not drown the record; what is above the limit is dropped all the same.
+            let limit =
+                json!({"limit": {"rate": LOGGED_PER_SECOND, "per": "second", "burst": LOGGED_PER_SECOND}});
+            let log = json!({"log": {"group": group, "snaplen": guard_log::SNAPSHOT}});
+            let [protocol, target] = to_a_target.clone();
+            rule("judge", json!([protocol, target, limit, log]));
+        }
+        let [protocol, target] = to_a_target;
+        rule("judge", json!([protocol, target, {"counter": "dropped"}, {"drop": null}]));
     }
     if family != "bridge" {
         // Behind the jump: exempted interfaces come back from it, and would be dropped here.
@@ -311,9 +344,9 @@ mod tests {
 
     #[test]
     fn exempted_interfaces_return_before_anything_is_dropped() {
-        let text = rules("inet", "t", &["docker0".to_owned()], &[]).to_string();
+        let text = rules("inet", "t", &["docker0".to_owned()], &[], None).to_string();
         let (returns, drops) = (text.find("docker0").unwrap(), text.find("\"drop\"").unwrap());
         assert!(returns < drops);
-        assert!(!rules("inet", "t", &[], &[]).to_string().contains("iifname"));
+        assert!(!rules("inet", "t", &[], &[], None).to_string().contains("iifname"));
     }
 }

@@ -16,6 +16,7 @@ mod cgroup;
 mod error;
 mod events;
 mod guard;
+mod guard_log;
 mod keeper;
 mod listener;
 mod netns;
@@ -42,6 +43,7 @@ pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
 pub use error::InterceptError;
 pub use events::{Events, KernelLog, Refusal};
 pub use guard::GuardMode;
+pub use guard_log::{GuardDrop, GuardLog};
 pub use keeper::Keeper;
 pub use listener::Listeners;
 pub use netns::{Namespaces, Notice, OldConnection};
@@ -355,6 +357,11 @@ impl Intercept {
     /// The ring of refusals, once.
     pub fn events(&mut self) -> Option<Events> {
         state::take(&mut self.ebpf, "EVENTS").ok().map(Events::new)
+    }
+
+    /// What the guard drops; `None` without one.
+    pub fn guard_log(&self) -> Option<GuardLog> {
+        self.guard.log()
     }
 
     /// The programs' own log lines, once.

@@ -218,6 +218,16 @@ pub enum Event {
         /// Whose it is.
         belongs_to: String,
     },
+    /// A packet to a target that came to the host from a pod without having passed the agent. Evidence, as above.
+    GuardDrop {
+        /// As the packet claimed.
+        source: String,
+        destination: String,
+        /// IP protocol number.
+        protocol: u16,
+        /// The host's side of the pod's interface.
+        interface: String,
+    },
     /// Connections to targets that had not come through the agent, and were ended.
     OldConnections {
         connections: Vec<OldConnection>,
@@ -255,6 +265,7 @@ impl Event {
             | Self::KernelRefusal { .. }
             | Self::GrantIssued(_)
             | Self::GrantEnded { .. }
+            | Self::GuardDrop { .. }
             | Self::OldConnections { .. }
             | Self::Control { .. } => None,
         }

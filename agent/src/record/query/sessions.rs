@@ -223,6 +223,7 @@ impl Row {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }
             | Event::FileContent { .. }

@@ -387,6 +387,7 @@ impl Builder {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }
             | Event::FileContent { .. }

@@ -92,6 +92,10 @@ fn tells_of(event: &Value, record: &Record, cgroup: &Cgroup, at: &[String; 2], a
                         && connection["cgroup_id"].as_u64().is_some_and(|id| Some(id) == cgroup.id)
                 })
         }
+        Record::GuardDrop => {
+            let cable = format!("to{}", cgroup.name.rsplit('/').next().unwrap_or_default());
+            event["event"] == "guard_drop" && is_at("destination") && text(event, "interface") == cable
+        }
         Record::Kernel(kind) | Record::KernelPacket(kind) => refusal(kind) && is_at("destination"),
         Record::KernelListener(kind) => refusal(kind) && is_at("destination") && event["comm"] == aim.name,
         Record::KernelSocket(kind) => refusal(kind) && event["comm"] == aim.name,
@@ -114,6 +118,7 @@ fn destinations(yard: &Yard, record: &Record, aim: &Aim) -> [String; 2] {
 fn summary(event: &Value) -> String {
     match text(event, "event") {
         "session_refused" => format!("recorded: session of {} refused", text(&event["workload"], "comm")),
+        "guard_drop" => format!("recorded: dropped at {}", text(event, "interface")),
         "old_connections" => "recorded: ended by the agent".into(),
         _ => format!("recorded: {}", text(event, "kind")),
     }

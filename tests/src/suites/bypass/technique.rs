@@ -64,6 +64,8 @@ pub(super) enum Record {
     KernelListener(&'static str),
     /// A kernel program dropped a packet for this address whose ports it could not read.
     KernelPacket(&'static str),
+    /// The host's side dropped a packet that came over the container's cable.
+    GuardDrop,
     /// The agent ended a connection that stood before it came.
     OldConnection,
     /// A kernel program refused the socket, which had no destination yet.

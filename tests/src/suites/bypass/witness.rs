@@ -167,6 +167,8 @@ impl Sockets {
 }
 
 const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 struct Packet {
     from: IpAddr,
@@ -191,7 +193,7 @@ fn describe(packet: &[u8]) -> Option<Packet> {
     };
     let port = |at: usize| rest.get(at..)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
     let ports = format!("{} -> {}", port(0).unwrap_or_default(), port(2).unwrap_or_default());
-    if protocol == TCP && is_bare_reset(rest) {
+    if (protocol == TCP && is_bare_reset(rest)) || is_error(protocol, rest) {
         return None;
     }
     let line = format!("packet of protocol {protocol} from {from}, ports {ports}, {} bytes", packet.len());
@@ -203,4 +205,14 @@ fn is_bare_reset(segment: &[u8]) -> bool {
     const RST: u8 = 0x04;
     let (Some(offset), Some(flags)) = (segment.get(12), segment.get(13)) else { return false };
     flags & RST != 0 && segment.len() <= usize::from(offset >> 4) * 4
+}
+
+/// An ICMP error: the answer of some router to what the target said to somebody who has gone. It reaches no port.
+fn is_error(protocol: u8, message: &[u8]) -> bool {
+    match (protocol, message.first()) {
+        // Unreachable, time exceeded, parameter problem.
+        (ICMP, Some(kind)) => matches!(kind, 3 | 11 | 12),
+        (ICMPV6, Some(kind)) => (1..=4).contains(kind),
+        _ => false,
+    }
 }

@@ -322,6 +322,9 @@ impl Nets {
             pod: Netns::new(SUITE, "pod")?,
             admin: Netns::new(SUITE, "admin")?,
         };
+        for netns in [&nets.host, &nets.db] {
+            netns.sysctl("net.ipv4.conf.default.accept_source_route", "1")?;
+        }
         let Self { host, db, pod, admin } = &nets;
         host.cable(
             ("todb", &["10.66.0.1/24", "fd66::1/64"]),
@@ -338,6 +341,9 @@ impl Nets {
         for netns in [host, db, pod, admin] {
             // TCP Fast Open for everybody, without cookies: data in the very first SYN (ip-sysctl, tcp_fastopen).
             netns.sysctl("net.ipv4.tcp_fastopen", "0x607")?;
+        }
+        for netns in [host, db] {
+            netns.sysctl("net.ipv4.conf.all.accept_source_route", "1")?;
         }
         // The listener's port is among those the kernel hands out, and no connection that has ended keeps it.
         host.sysctl("net.ipv4.ip_local_port_range", "20000 60999")?;
