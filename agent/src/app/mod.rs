@@ -29,7 +29,7 @@ use crate::registry::{Command, Registry};
 use crate::session::Shared;
 use crate::workload::Provenance;
 
-pub use world::{checked_credentials, checked_policies};
+pub use world::{checked_credentials, checked_policies, ssh_host_keys};
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -126,6 +126,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     }
     let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
         .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
+    let hosts = control::serve_hosts(&config.run_dir, Arc::new(world::host_book(&shared, &config)))
+        .with_context(|| format!("cannot open the hosts socket in {}", config.run_dir.display()))?;
     notify_systemd("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 
@@ -137,6 +139,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     }
     drain(&registry).await;
     control.abort();
+    hosts.abort();
     warden.abort();
     announcing.abort();
     heartbeat.abort();

@@ -1,6 +1,7 @@
 //! From a configuration to the things that are made of it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,13 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use chaperone_policy::{self as policy, PolicySet};
 
 use crate::config::{self, Config, Guard, Target};
+use crate::control::HostBook;
 use crate::gate;
 use crate::identity::{Identities, Tokens};
 use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets};
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
-use crate::session::{Service, World};
+use crate::session::{Service, Shared, World};
 use crate::upstream::{Backend, Credentials};
 
 /// Reads the credentials and makes what sessions share. State of a target that was there before is kept.
@@ -60,6 +62,41 @@ fn fresh(target: &Target, state_dir: &Path) -> Result<Protocol> {
 fn load_ssh(target: &Target, keys: &Arc<HostKeys>) -> Result<Ssh> {
     let ssh = target.ssh.as_ref().context("a target of protocol ssh without its keys")?;
     Ssh::load(target, ssh, keys).with_context(|| format!("target \"{}\"", target.name))
+}
+
+/// The host keys that clients of SSH targets see, as known_hosts has them.
+///
+/// # Errors
+/// When they cannot be read or made.
+pub fn ssh_host_keys(config: &Config) -> Result<Vec<String>> {
+    Ok(ssh::host_keys(&config.state_dir)?.lines())
+}
+
+/// What ssh's questions about hosts are answered from; follows reloads.
+pub(super) fn host_book<L: Send + Sync + 'static>(shared: &Arc<Shared<L>>, config: &Config) -> HostBook {
+    let shared = Arc::clone(shared);
+    let keys = move |name: &str, port: u16, addresses: &[IpAddr]| {
+        let world = shared.world();
+        let meant = |target: &Target| {
+            let names = target.ssh.iter().flat_map(|ssh| &ssh.host_names);
+            let by_name = names.into_iter().any(|known| known.eq_ignore_ascii_case(name));
+            let at = |address: &IpAddr| target.addresses.iter().any(|network| network.contains(*address));
+            target.port == port && (by_name || addresses.iter().any(at))
+        };
+        let found = world.services.iter().filter(|service| meant(&service.backend.target));
+        found
+            .filter_map(|service| match &service.protocol {
+                Protocol::Ssh(ssh) => Some(ssh.host_key_lines()),
+                Protocol::Postgres(_) => None,
+            })
+            .next()
+            .unwrap_or_default()
+    };
+    HostBook {
+        governed: config.intercept.cgroup.clone(),
+        bypass: config.intercept.bypass.clone(),
+        keys: Box::new(keys),
+    }
 }
 
 /// Reads the files that targets' credentials are in, and forgets them.

@@ -3,6 +3,7 @@
 
 mod doctor;
 mod grants;
+mod hosts;
 mod identify;
 mod journal;
 mod operate;
@@ -144,6 +145,11 @@ enum Command {
     },
     /// Make a signing key for an approver, and print its public half.
     NewKey { file: PathBuf },
+    /// Let ssh on this host trust the keys that governed processes see at targets.
+    Hosts {
+        #[command(subcommand)]
+        what: hosts::Hosts,
+    },
     /// End a live session.
     Kill {
         id: String,
@@ -274,6 +280,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Grant(typed) => grants::grant(config, typed, out),
         Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),
         Command::NewKey { file } => sign::new_key(file, out),
+        Command::Hosts { what } => hosts::hosts(config, what, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
         Command::Detach => operate::detach(config, out),
     }

@@ -219,6 +219,12 @@ impl Network {
             && (shift >= 128 || (mine >> shift) == (theirs >> shift))
     }
 
+    /// Whether it is a single address.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
     fn is_loopback(&self) -> bool {
         match self.address {
             IpAddr::V4(v4) => v4.is_loopback() && self.prefix >= 8,

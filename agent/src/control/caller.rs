@@ -26,7 +26,7 @@ impl Callers {
     }
 }
 
-fn below(path: &str, root: &str) -> bool {
+pub(super) fn below(path: &str, root: &str) -> bool {
     root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

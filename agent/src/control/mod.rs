@@ -5,6 +5,7 @@
 
 mod caller;
 mod client;
+mod hosts;
 mod operator;
 mod server;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use caller::Callers;
 pub use client::{ClientError, call};
+pub use hosts::{HOSTS_SOCKET, HostBook, KeysOf, serve_hosts};
 pub use operator::{Known, Operator};
 pub use server::serve;
 

@@ -41,7 +41,7 @@ impl Sshd {
         let config = format!(
             "Port {port}\n{listen}HostKey {0}/host_ed25519\nHostKey {0}/host_ecdsa\nHostKey {0}/host_rsa\n\
              PidFile none\nPermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nUsePAM no\nAuthorizedKeysFile {0}/authorized_keys\n\
+             KbdInteractiveAuthentication no\nUsePAM yes\nAuthorizedKeysFile {0}/authorized_keys\n\
              TrustedUserCAKeys {0}/ca.pub\nAcceptEnv *\nAllowTcpForwarding yes\nX11Forwarding yes\n\
              AllowAgentForwarding yes\nPermitUserEnvironment no\nMaxStartups 100\nLogLevel VERBOSE\n\
              Subsystem sftp internal-sftp\n",

@@ -49,10 +49,10 @@ impl Analysis {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["rsync", "--server", rest @ ..] => rsync(rest),
-            ["git-upload-pack" | "git-upload-archive", repository] => {
+            ["git-upload-pack" | "git-upload-archive", repository] if !repository.starts_with('-') => {
                 Some(Template::Git { writes: false, repository: (*repository).to_owned() })
             }
-            ["git-receive-pack", repository] => {
+            ["git-receive-pack", repository] if !repository.starts_with('-') => {
                 Some(Template::Git { writes: true, repository: (*repository).to_owned() })
             }
             _ => None,
@@ -87,11 +87,15 @@ fn rsync(rest: &[&str]) -> Option<Template> {
         rest => (false, rest),
     };
     let [options @ .., ".", path] = rest else { return None };
-    // The letters say how to copy; `e` brings what the other side can, which looks like `e.iLsfxCIvu`.
+    // The letters say how to copy; `e` brings what the other side can, which looks like `e.iLsfxCIvu`. Not `s`, with
+    // which the paths come by another way than the command line, and not `R`, with which the client names folders.
     let harmless = |option: &&str| {
         KNOWN.contains(option)
             || option.strip_prefix('-').is_some_and(|letters| {
-                !letters.starts_with('-') && letters.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
+                let how = letters.split('e').next().unwrap_or_default();
+                !letters.starts_with('-')
+                    && letters.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
+                    && !how.contains(['s', 'R'])
             })
     };
     (options.iter().all(harmless) && !path.starts_with('-'))
@@ -142,7 +146,11 @@ fn read(text: &str, depth: usize, commands: &mut Vec<Vec<String>>) -> Result<(),
             '"' => double_quoted(&mut chars, word.get_or_insert_default())?,
             '>' | '<' => redirect(c, &mut chars, &mut word, &mut words)?,
             '#' if word.is_none() => return Err("a comment".to_owned()),
-            '~' | '=' if word.is_none() => return Err(format!("`{c}` at the beginning of a word expands")),
+            '=' if word.is_none() => return Err("`=` at the beginning of a word expands".to_owned()),
+            // Also behind the signs where bash expands it in the middle of a word.
+            '~' if word.as_ref().is_none_or(|word| word.is_empty() || word.ends_with(['=', ':'])) => {
+                return Err("`~` expands".to_owned());
+            }
             '$' | '`' | '*' | '?' | '[' | ']' | '{' | '}' | '(' | ')' | '!' | '^' => {
                 return Err(format!("`{c}` expands or groups"));
             }

@@ -142,8 +142,15 @@ where
         let end = match self.serve(command_rx, &mut policy_rx).await {
             Ok(end) | Err(end) => end,
         };
+        self.staged = Staged::default();
+        if matches!(end, End::Killed(_) | End::Revoked(_)) {
+            self.machine.kill_all(&mut self.staged);
+        }
         if let Err(error) = self.record_the_rest(&end) {
             tracing::warn!(%error, "what the session leaves open could not be recorded");
+        }
+        if !self.wire.to_upstream.is_empty() {
+            let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
         }
         if let Some((code, text)) = end.words() {
             self.down.disconnect(code, &text, &mut self.wire.to_client);
@@ -398,13 +405,20 @@ where
 
     /// What the end of the session leaves open: what was held, and what was running.
     fn record_the_rest(&mut self, end: &End) -> Result<(), RecordError> {
-        self.staged = Staged::default();
         for (_, held) in std::mem::take(&mut self.held) {
             self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
         }
         let outcomes = self.machine.abandoned();
         self.stage_outcomes(outcomes);
-        self.staged.commit(self.journal, &mut BytesMut::new())
+        self.released.clear();
+        self.staged.commit(self.journal, &mut self.released)?;
+        while let Some(message) = take_frame(&mut self.released) {
+            // The transport may be what broke.
+            if self.up.send(&message, &mut self.wire.to_upstream).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -62,6 +62,12 @@ impl Ssh {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The keys that clients see, algorithm and base64 each.
+    #[must_use]
+    pub fn host_key_lines(&self) -> Vec<String> {
+        self.shared.host_keys.lines()
+    }
+
     /// Serves one connection to its end.
     pub(in crate::protocol) async fn serve(
         &self,

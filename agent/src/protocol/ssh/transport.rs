@@ -50,7 +50,7 @@ pub(super) enum TransportError {
     HostKey(String),
     #[error("the host key's signature does not hold")]
     Signature,
-    #[error("disconnected: {text} (reason {code})")]
+    #[error("disconnected: {text:?} (reason {code})")]
     Disconnected { code: u32, text: String },
 }
 

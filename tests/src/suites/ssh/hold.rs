@@ -1,5 +1,6 @@
 //! Holds: the command waits, somebody outside decides, and it runs once or not at all.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a held command nobody decides on is denied after the time limit", run: expired },
     Case { name: "a client that is interrupted takes its held command with it", run: interrupted },
     Case { name: "other commands of the connection go on while one is held", run: others },
+    Case { name: "a session that is killed takes its program on the target with it", run: killed },
 ];
 
 fn held(stage: &Stage, login: &str, made: &str) -> Result<(Running, String)> {
@@ -86,6 +88,31 @@ fn interrupted(stage: &mut Stage) -> Result<()> {
     ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "a withdrawn hold was approved");
     ensure!(!Path::new(&made).exists(), "a withdrawn command ran");
     Ok(())
+}
+
+fn killed(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/killed");
+    std::fs::write(&made, "")?;
+    std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o666))?;
+    // An account that is asked for by name, and not root's, whose programs sshd sends no signals to. sleep would
+    // outlive its connection by itself.
+    let client = stage
+        .ssh_in(&stage.world.places.mail_bot, "postgres", "127.0.0.1")?
+        .args([&format!("id -un > {made}; echo $$ >> {made}; sleep 300")])
+        .start()?;
+    let text = wait_for("the program", Duration::from_secs(10), || {
+        Ok(std::fs::read_to_string(&made).ok().filter(|text| text.matches('\n').count() == 2))
+    })?;
+    let pid = text.strip_prefix("postgres\n").context("it runs as somebody else")?.trim();
+    let proc = format!("/proc/{pid}");
+    ensure!(Path::new(&proc).exists());
+    let started = |trail: &Trail| trail.first("session_start").is_ok();
+    let session = Trail::when(&stage.world.agent, "postgres", started)?.session;
+    stage.world.agent.command(&["kill", &session, "--reason", "enough"])?.ok()?;
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(255), "{output}");
+    let ended = || Ok((!Path::new(&proc).exists()).then_some(()));
+    wait_for("the end of the program", Duration::from_secs(10), ended)
 }
 
 fn others(stage: &mut Stage) -> Result<()> {

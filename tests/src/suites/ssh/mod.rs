@@ -6,6 +6,7 @@ mod hold;
 mod hostile;
 mod reach;
 mod streams;
+mod trust;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,8 +32,16 @@ pub(crate) struct Stage {
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut stage = Stage::start()?;
-    let cases: Vec<Case<Stage>> =
-        [reach::CASES, decide::CASES, streams::CASES, files::CASES, hold::CASES, hostile::CASES].concat();
+    let cases: Vec<Case<Stage>> = [
+        reach::CASES,
+        decide::CASES,
+        streams::CASES,
+        files::CASES,
+        hold::CASES,
+        trust::CASES,
+        hostile::CASES,
+    ]
+    .concat();
     report::run("ssh", &mut stage, &cases, filter, |stage| stage.world.agent.log_tail())
 }
 
@@ -114,7 +123,7 @@ fn targets(sshd: &Sshd) -> Result<String> {
         write!(
             text,
             "\n[[targets]]\nname = {name:?}\nprotocol = \"ssh\"\naddresses = [{address:?}]\nport = {}\nenv = \"prod\"\n\
-             user = \"root\"\n[targets.ssh]\n{credential}\nhost_keys = {keys}\nhost_names = [{:?}]\n",
+             user = \"root\"\n[targets.ssh]\nlogins = [\"postgres\"]\n{credential}\nhost_keys = {keys}\nhost_names = [{:?}]\n",
             sshd.port,
             format!("{name}.internal")
         )?;

@@ -79,6 +79,9 @@ fn what_a_text_does_not_say_is_dynamic() {
         "sed x",
         "ls ~",
         "~/x",
+        "cat x=~/y",
+        "cat a:~",
+        "\"\"~/x",
         "=ls",
         "ls # x",
         "ls \\",
@@ -117,6 +120,10 @@ fn transfers_are_told_from_their_command_lines() {
         ("rsync --server -vlogDtpre.iLsfxCIvu . /srv/x", rsync(false, "/srv/x")),
         ("rsync --server --sender -vlogDtpre.iLsfxCIvu . /srv/x", rsync(true, "/srv/x")),
         ("rsync --server -e.x --delete . x", rsync(false, "x")),
+        ("rsync --server -vlogDtprse.iLsfxCIvu .", None),
+        ("rsync --server -vlogDtprse.iLsfxCIvu . /srv/x", None),
+        ("rsync --server -logRe.x . /srv/x", None),
+        ("rsync --server -e.x -s . /srv/x", None),
         ("rsync --server --daemon .", None),
         ("rsync --server -e.x --log-file=/etc/x . x", None),
         ("rsync --server -e.x . --sender", None),
@@ -126,6 +133,7 @@ fn transfers_are_told_from_their_command_lines() {
         ),
         ("git-receive-pack 'x'", Some(Template::Git { writes: true, repository: "x".into() })),
         ("git-receive-pack x; ls", None),
+        ("git-upload-pack --strict", None),
         ("git-upload-pack --timeout=1 x", None),
     ] {
         assert_eq!(analyse(text).template(), expect, "{text:?}");

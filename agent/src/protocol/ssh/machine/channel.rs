@@ -165,6 +165,14 @@ pub(super) fn exit_status(recipient: u32, status: u32) -> Vec<u8> {
     out
 }
 
+pub(super) fn signal(recipient: u32, name: &str) -> Vec<u8> {
+    let mut out = simple(msg::CHANNEL_REQUEST, recipient);
+    put_string(&mut out, b"signal");
+    out.put_u8(0);
+    put_string(&mut out, name.as_bytes());
+    out
+}
+
 pub(super) fn open_failure(recipient: u32, code: u32, text: &str) -> Vec<u8> {
     let mut out = simple(msg::CHANNEL_OPEN_FAILURE, recipient);
     out.put_u32(code);

@@ -19,7 +19,7 @@ use super::codec::{Malformed, msg};
 use super::flow::FlowError;
 use super::sftp::{FileOp, SftpError};
 use crate::gate::{Permit, Staged};
-use channel::{Channel, Exit, Owed, Running, Stage, data, exit_status, simple};
+use channel::{Channel, Exit, Owed, Running, Stage, data, exit_status, signal, simple};
 
 /// Channels at once; far above what a server takes (OpenSSH's MaxSessions is 10).
 const CHANNELS_MAX: usize = 64;
@@ -306,6 +306,17 @@ impl Machine {
         if self.channels.get(&id).is_some_and(Channel::over) {
             self.forget_queue(id);
             self.channels.remove(&id);
+        }
+    }
+
+    /// Asks the target to end what runs (RFC 4254 section 6.9): whoever may not see its end shall not have it run.
+    pub(super) fn kill_all(&mut self, staged: &mut Staged) {
+        for channel in self.channels.values_mut() {
+            if matches!(channel.stage, Stage::Running(_)) && !channel.told_upstream_closed {
+                staged.continuation(&framed(&signal(channel.upstream, "KILL")));
+                channel.told_upstream_closed = true;
+                staged.continuation(&framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
+            }
         }
     }
 

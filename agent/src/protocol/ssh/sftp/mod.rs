@@ -81,6 +81,8 @@ pub(super) enum SftpError {
     NoInit,
     #[error("more than {FILES_MAX} files or requests open")]
     TooMany,
+    #[error("request number {0} is in use")]
+    Reused(u32),
 }
 
 /// What is done to a path.
@@ -355,6 +357,10 @@ impl Sftp {
                 let flags = reader.u32()?;
                 if self.files.len() + self.opening.len() >= FILES_MAX {
                     return Err(SftpError::TooMany);
+                }
+                // The answer could not be told apart, and a file would pass for one that is open for writing.
+                if self.opening.contains_key(&id) {
+                    return Err(SftpError::Reused(id));
                 }
                 let (reads, writes) = (flags & 1 != 0, flags & !1 != 0);
                 let mut wants = Vec::new();

@@ -120,6 +120,28 @@ fn links_and_unknown_requests_are_refused_without_a_question() {
 }
 
 #[test]
+fn a_file_open_for_reading_never_passes_for_one_open_for_writing() {
+    let mut sftp = begun();
+    let open = |flags: u32| packet(kind::OPEN, &[&id(), &text("/a"), &flags.to_be_bytes()]);
+    sftp.client(&open(1));
+    resolve(&mut sftp);
+    sftp.permit(1);
+    assert!(matches!(sftp.next(1 << 15), Ok(FileStep::Pass(_))));
+    // A second open under the same number, before the first is answered.
+    sftp.client(&open(2));
+    assert_eq!(sftp.next(1 << 15).map(|_| ()), Err(SftpError::Reused(5)));
+
+    let mut sftp = begun();
+    sftp.client(&open(1));
+    resolve(&mut sftp);
+    sftp.permit(1);
+    assert!(matches!(sftp.next(1 << 15), Ok(FileStep::Pass(_))));
+    sftp.server(&packet(kind::HANDLE, &[&id(), &text("h")])).unwrap();
+    sftp.client(&packet(kind::FSETSTAT, &[&id(), &text("h"), &[0; 4]]));
+    assert!(matches!(sftp.next(1 << 15), Ok(FileStep::Refuse { .. })));
+}
+
+#[test]
 fn a_path_the_target_does_not_resolve_is_refused() {
     for answer in ["relative", "/a/../b", ""] {
         let mut sftp = begun();
