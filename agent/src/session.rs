@@ -89,6 +89,7 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
     let span = info_span!("session", id, identity = tracing::field::Empty, target = tracing::field::Empty);
     async move {
         let _ = stream.set_nodelay(true);
+        let _unfinished = Unfinished { journal: Arc::clone(&shared.journal), session: id.clone() };
         let world = shared.world();
         let mut seen = Seen::default();
         match admit(&shared, &world, &stream, client, &id, &mut seen).await {
@@ -111,6 +112,31 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
     }
     .instrument(span)
     .await;
+}
+
+/// Ends the record of a session that ends by a panic: the others on its thread go on.
+struct Unfinished {
+    journal: Arc<Journal>,
+    session: String,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let event = Event::SessionEnd {
+            session: std::mem::take(&mut self.session),
+            reason: "the agent failed by a bug; its log says where".to_owned(),
+            statements: 0,
+            rows: 0,
+            client_bytes: 0,
+            upstream_bytes: 0,
+        };
+        if let Err(error) = self.journal.append(&[event]) {
+            warn!(%error, "the end of the session could not be recorded");
+        }
+    }
 }
 
 /// What was learned of a connection before it was refused.
@@ -189,4 +215,33 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Body, Check, Options, Reader};
+
+    #[test]
+    fn a_session_that_panics_has_an_end_in_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path(), 1 << 30);
+        let journal = Arc::new(Journal::open(&options).unwrap());
+        let begin = |id: &str| Unfinished { journal: Arc::clone(&journal), session: id.to_owned() };
+        drop(begin("well"));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _unfinished = begin("badly");
+            panic!("a bug");
+        }));
+        assert!(failed.is_err());
+        let events: Vec<Event> = Reader::open(&options.dir, Check::Chain)
+            .unwrap()
+            .filter_map(|record| match record.unwrap().body {
+                Body::Event(event) => Some(*event),
+                _ => None,
+            })
+            .collect();
+        let ended = |event: &Event| matches!(event, Event::SessionEnd { session, .. } if session == "badly");
+        assert!(events.len() == 1 && events.iter().all(ended), "{events:?}");
+    }
 }

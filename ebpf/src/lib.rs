@@ -10,7 +10,7 @@ pub mod process;
 pub mod unix;
 
 /// Version of the map layouts. Pinned maps of another version are refused, never reinterpreted.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 4;
 
 /// Deepest cgroup level the programs look at when they search a policy among a cgroup's ancestors.
 pub const MAX_CGROUP_DEPTH: u32 = 32;
@@ -86,6 +86,13 @@ pub struct Config {
     /// First SYN timeout, in jiffies, of sockets in a namespace without a listener yet; 0 for the kernel's own.
     pub syn_timeout: u32,
     pub flags: u32,
+    /// Process id of the agent before this one while its sessions live on, else 0. In the same cgroup, it is exempt
+    /// like the agent.
+    pub drain_tgid: u32,
+    /// [`LAYOUT`] of the agent that wrote this; 0 before the first.
+    pub layout: u32,
+    /// When that ends at the latest, nanoseconds since boot: its process id may be another's by then.
+    pub drain_until: u64,
 }
 
 /// Data of the key in `TARGETS`, behind the prefix length of the longest-prefix trie.
@@ -283,7 +290,7 @@ stats! {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 40);
+    assert!(size_of::<Config>() == 56);
     assert!(size_of::<TargetKey>() == 20);
     assert!(size_of::<TargetValue>() == 8);
     assert!(size_of::<CgroupPolicy>() == 8);

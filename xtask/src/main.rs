@@ -21,7 +21,7 @@ cargo xtask <command>
   lint                      fmt, clippy (host and BPF), tidy, licences and sources of dependencies
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
   test [unit|e2e]           everything, or one half
-  e2e <suite> [filter]      one end-to-end suite (core, bad, journal, reload, drivers, holds, bypass, netns, provenance, unix, ssh, identity), or the cases whose name holds filter
+  e2e <suite> [filter]      one end-to-end suite (core, bad, journal, reload, drivers, holds, bypass, netns, provenance, unix, ssh, identity, alive), or the cases whose name holds filter
   demo                      the main scenario with a throw-away PostgreSQL and plain psql
   bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
                             what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
+use super::alive::{Pulse, SESSION_THREAD};
 use crate::intercept::{Listeners, Lookup};
 use crate::session::{self, Shared};
 
@@ -35,15 +36,30 @@ struct Accepted {
 pub(super) struct Acceptor {
     accepted_tx: Vec<mpsc::Sender<Accepted>>,
     places: Arc<Semaphore>,
+    limit: usize,
+    pub(super) pulse: Pulse,
 }
 
 impl Acceptor {
     /// Starts the session threads. Connections beyond `limit` at once, logged in or not, are closed unanswered.
     pub(super) fn start<L: Lookup + 'static>(shared: &Arc<Shared<L>>, limit: usize) -> Result<Self> {
+        let shared = Arc::clone(shared);
+        Self::serving(limit, move |stream, peer| session::serve(Arc::clone(&shared), stream, peer))
+    }
+
+    fn serving<S, F>(limit: usize, serve: S) -> Result<Self>
+    where
+        S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let accepted_tx =
-            (0..threads).map(|number| session_thread(number, shared)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { accepted_tx, places: Arc::new(Semaphore::new(limit)) })
+        // The session threads, and the runtime of everything else.
+        let pulse = Pulse::new(threads + 1);
+        tokio::spawn(pulse.clone().tick(threads));
+        let accepted_tx = (0..threads)
+            .map(|number| session_thread(number, serve.clone(), &pulse))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { accepted_tx, places: Arc::new(Semaphore::new(limit)), limit, pulse })
     }
 
     /// Starts a loop per listener; they end when aborted, and close their listeners then.
@@ -54,33 +70,43 @@ impl Acceptor {
         });
         loops.collect()
     }
+
+    /// Connections that were accepted and have not ended, logged in or not.
+    pub(super) fn connections(&self) -> usize {
+        self.limit.saturating_sub(self.places.available_permits())
+    }
 }
 
 /// A thread with a runtime of its own; it ends with the process.
-fn session_thread<L: Lookup + 'static>(
-    number: usize,
-    shared: &Arc<Shared<L>>,
-) -> Result<mpsc::Sender<Accepted>> {
+fn session_thread<S, F>(number: usize, serve: S, pulse: &Pulse) -> Result<mpsc::Sender<Accepted>>
+where
+    S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let (accepted_tx, mut accepted_rx) = mpsc::channel::<Accepted>(QUEUE);
-    let shared = Arc::clone(shared);
+    let pulse = pulse.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
     std::thread::Builder::new()
-        .name(format!("sessions-{number}"))
+        .name(format!("{SESSION_THREAD}{number}"))
         .stack_size(STACK)
         .spawn(move || {
             runtime.block_on(async move {
+                tokio::spawn(pulse.tick(number));
                 while let Some(Accepted { stream, peer, place }) = accepted_rx.recv().await {
-                    let shared = Arc::clone(&shared);
-                    tokio::spawn(async move {
-                        match TcpStream::from_std(stream) {
-                            Ok(stream) => session::serve(shared, stream, peer).await,
-                            Err(error) => error!(%peer, %error, "cannot use the connection"),
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => {
+                            let session = serve(stream, peer);
+                            // A panic in it ends the task, and gives the place back.
+                            tokio::spawn(async move {
+                                session.await;
+                                drop(place);
+                            });
                         }
-                        drop(place);
-                    });
+                        Err(error) => error!(%peer, %error, "cannot use the connection"),
+                    }
                 }
                 // No more connections; those that live are drained until the process ends, and this thread with it.
                 std::future::pending::<()>().await;
@@ -116,3 +142,6 @@ async fn accept(listener: TcpListener, accepted_tx: Vec<mpsc::Sender<Accepted>>,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

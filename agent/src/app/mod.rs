@@ -1,55 +1,75 @@
-//! Wiring: the only place that constructs. Starts the agent, reloads it, ends it.
+//! Wiring: the only place that constructs. Starts the agent, reloads it, replaces it, ends it.
 
 mod accept;
+mod alive;
 mod announce;
+mod beat;
 mod kernel;
 mod namespaces;
+mod systemd;
+mod takeover;
 mod warden;
 mod world;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tokio::task::JoinHandle;
+use tracing::{debug, error, info, warn};
 
 use self::kernel::Kernel;
 use crate::config::Config;
 use crate::control::{self, Callers, Known, Operator};
 use crate::gate::{self, Gate, Grants};
+use crate::identity::Identities;
 use crate::intercept::{self, Intercept, Namespaces, Redirects};
-
 use crate::record::event::Event;
 use crate::record::{self, Journal};
 use crate::registry::{Command, Registry};
 use crate::session::Shared;
 use crate::workload::Provenance;
 
-pub use world::{checked_credentials, checked_policies, ssh_host_keys};
+use accept::Acceptor;
+use takeover::{Phase, Predecessor, Takeover};
+pub use world::{checked_credentials, checked_policies, own_cgroup, ssh_host_keys};
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long the start waits for the network namespaces that exist. Their first connections wait by themselves.
 const SETTLE: Duration = Duration::from_secs(10);
+/// How long a replaced agent goes on accepting: for connections that were on their way to it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Everything a running agent holds.
 struct Agent {
     config_path: PathBuf,
     shared: Arc<Shared<Redirects>>,
     intercept: Arc<Mutex<Intercept>>,
-    namespaces: Arc<Namespaces>,
+    /// `None` before the start is done, and when another agent has taken over.
+    namespaces: Mutex<Option<Arc<Namespaces>>>,
+    takeover: Takeover,
 }
 
-/// Runs the agent until it is told to stop.
+/// Why an agent ends.
+enum Ended {
+    Signal(&'static str),
+    /// Another one serves in its place.
+    HandedOver,
+}
+
+/// Runs the agent until it is told to stop, or another one took over and its sessions have ended.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, errors end sessions, not the agent.
 pub fn run(config_path: &Path) -> Result<()> {
+    alive::contain_panics();
+    spare_from_oom();
     let config = Config::load(config_path)?;
     raise_descriptor_limit();
     // For what is not a session: accepting, the heartbeat, the control socket. Sessions have threads of their own.
@@ -61,31 +81,52 @@ pub fn run(config_path: &Path) -> Result<()> {
         .context("cannot start the runtime")?;
     // On a worker, not on this thread: its stack is whatever the shell gave it.
     let path = config_path.to_owned();
-    runtime.block_on(async move { tokio::spawn(start_and_serve(path, config)).await? })
+    let outcome = runtime.block_on(async move { tokio::spawn(start_and_serve(path, config)).await? });
+    // Not waiting for what blocks: the process ends.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// While the agent is dead nothing is served: the kernel should find somebody else when memory runs out.
+fn spare_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        debug!(%error, "cannot lower the agent's OOM score");
+    }
 }
 
 async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
-    // The record first: from here on, what happens is written.
-    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
-        .context("cannot open the journal")?;
-    let journal = Arc::new(journal);
+    // First whatever can fail without touching what a running agent has.
     let policies = checked_policies(&config)?;
     let policy_sha256 = policies.digest().to_owned();
+    let world = world::build(config.clone(), None)?;
+    let options = world::intercept_options(&config)?;
+    let own = own_cgroup()?;
+    let cgroup2 = intercept::cgroup2_mount()?;
+    let prepared = Intercept::prepare(&options).context("cannot use the kernel")?;
+    let socket = control::Socket::bind(&config.run_dir)
+        .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
+
+    let mut predecessor = Predecessor::find(&config.run_dir)?;
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.begin()?;
+    }
     let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
     let hooks = config.webhooks.iter().map(announce::Hook::load).collect::<Result<Vec<_>>>()?;
     let (announce_tx, announce_rx) = tokio::sync::mpsc::channel(announce::QUEUE);
     let announce_tx = (!hooks.is_empty()).then_some(announce_tx);
     let announcing = tokio::spawn(announce::run(hooks, hostname(), announce_rx));
-    let options = gate::Options {
+    let gate_options = gate::Options {
         hold_timeout: config.hold.timeout,
         longest_grant: config.grants.longest,
         approvers: config.approvers.clone(),
         announce_tx,
     };
-    let gate = Arc::new(Gate::new(policies, grants, options));
-    let world = world::build(config.clone(), None)?;
+    let gate = Arc::new(Gate::new(policies, grants, gate_options));
+    // The record before anything is served: from here on, what happens is written.
+    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
+        .context("cannot open the journal")?;
+    let journal = Arc::new(journal);
     let registry = Arc::new(Registry::default());
-
     journal
         .append(&[Event::AgentStart {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,16 +134,13 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
             pid: std::process::id(),
             config_sha256: config.sha256.clone(),
             policy_sha256,
-            predecessor: None,
+            predecessor: predecessor.as_ref().map(|predecessor| predecessor.pid),
         }])
         .context("cannot record")?;
 
-    let options = world::intercept_options(&config)?;
-    let (mut intercept, listeners) = Intercept::attach(&options).context("cannot attach to the kernel")?;
-    let (namespaces, notice_rx) = intercept.namespaces().context("cannot serve network namespaces")?;
-    let namespaces = Arc::new(namespaces);
-    let kernel = Kernel::new(&mut intercept, Arc::clone(&namespaces))?;
-    let provenance = Provenance::new(intercept.processes()?, intercept::cgroup2_mount()?);
+    let draining = predecessor.as_ref().map(Predecessor::draining);
+    let (intercept, listeners) = prepared.attach(draining).context("cannot attach to the kernel")?;
+    let provenance = Provenance::new(intercept.processes()?, cgroup2);
     let shared = Arc::new(Shared {
         lookup: intercept.redirects(),
         provenance,
@@ -111,61 +149,140 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         registry: Arc::clone(&registry),
         world: RwLock::new(Arc::new(world)),
     });
-    let intercept = Arc::new(Mutex::new(intercept));
-    let agent =
-        Agent { config_path, shared: Arc::clone(&shared), intercept: Arc::clone(&intercept), namespaces };
-
-    let heartbeat = tokio::spawn(beat(Arc::clone(&intercept), Arc::clone(&shared), kernel));
+    let agent = Arc::new(Agent {
+        config_path,
+        shared: Arc::clone(&shared),
+        intercept: Arc::new(Mutex::new(intercept)),
+        namespaces: Mutex::new(None),
+        takeover: Takeover::new()?,
+    });
     let warden = tokio::spawn(warden::watch(Arc::clone(&shared)));
     let acceptor = accept::Acceptor::start(&shared, config.limits.sessions)?;
     let mut accepting = acceptor.listen(listeners)?;
+    if let Some(predecessor) = predecessor {
+        info!(pid = predecessor.pid, "taking over");
+        predecessor.serving(&agent)?;
+    }
+    beat::start(&agent, acceptor.pulse.clone())?;
+    let control =
+        socket.serve(Arc::new(operator(&agent, &config, own))).context("cannot use the control socket")?;
+    // Only now, when nobody takes anything back: the listeners of other network namespaces change hands. Until each
+    // does, first packets from there are held.
     let (settled_tx, settled_rx) = oneshot::channel();
-    accepting.push(tokio::spawn(namespaces::follow(notice_rx, acceptor, Arc::clone(&journal), settled_tx)));
+    let (namespaces, notice_rx) = agent.serve_namespaces()?;
+    let kernel = Kernel::new(&mut agent.intercept(), namespaces)?;
+    let keeper = tokio::spawn(beat::keep(Arc::clone(&agent), kernel));
+    accepting.push(tokio::spawn(namespaces::follow(
+        notice_rx,
+        acceptor.clone(),
+        Arc::clone(&journal),
+        settled_tx,
+    )));
     if tokio::time::timeout(SETTLE, settled_rx).await.is_err() {
         warn!("the network namespaces of governed processes are not all served yet");
     }
-    let control = control::serve(&config.run_dir, Arc::new(operator(&agent, &config)))
-        .with_context(|| format!("cannot open the control socket in {}", config.run_dir.display()))?;
     let hosts = control::serve_hosts(&config.run_dir, Arc::new(world::host_book(&shared, &config)))
         .with_context(|| format!("cannot open the hosts socket in {}", config.run_dir.display()))?;
-    notify_systemd("READY=1");
+    systemd::notify("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 
-    let reason = wait_for_signals(&agent).await?;
-    info!(reason, "stopping");
-    notify_systemd("STOPPING=1");
-    for task in accepting {
-        task.abort();
-    }
-    drain(&registry).await;
+    let reason = match wait_for_the_end(&agent).await? {
+        Ended::Signal(name) => {
+            info!(reason = name, "stopping");
+            systemd::notify("STOPPING=1");
+            stop(&accepting);
+            drain(&registry).await;
+            name
+        }
+        Ended::HandedOver => {
+            see_off(&agent, &acceptor, &accepting).await?;
+            let _ = std::fs::remove_file(config.run_dir.join(control::DRAINING));
+            "another agent took over"
+        }
+    };
     control.abort();
     hosts.abort();
     warden.abort();
     announcing.abort();
-    heartbeat.abort();
+    keeper.abort();
     journal.append(&[Event::AgentStop { reason: reason.to_owned() }]).context("cannot record the stop")?;
     journal.close().context("cannot close the journal")?;
     Ok(())
 }
 
-/// Serves SIGHUP until SIGTERM or SIGINT.
-async fn wait_for_signals(agent: &Agent) -> Result<&'static str> {
+/// Serves SIGHUP until it is time to end.
+async fn wait_for_the_end(agent: &Agent) -> Result<Ended> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         tokio::select! {
             _ = hangup.recv() => agent.reload(),
-            _ = terminate.recv() => return Ok("SIGTERM"),
-            _ = interrupt.recv() => return Ok("SIGINT"),
+            _ = terminate.recv() => return Ok(Ended::Signal("SIGTERM")),
+            _ = interrupt.recv() => return Ok(Ended::Signal("SIGINT")),
+            () = agent.takeover.handed_over.notified() => return Ok(Ended::HandedOver),
         }
     }
 }
 
+/// Brings a replaced agent's sessions to their ends: their own, until the time is up.
+async fn see_off(agent: &Arc<Agent>, acceptor: &Acceptor, accepting: &[JoinHandle<()>]) -> Result<()> {
+    let limit = agent.shared.world().config.limits.drain;
+    info!(sessions = acceptor.connections(), seconds = limit.as_secs(), "another agent took over; draining");
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::time::sleep(LINGER).await;
+    stop(accepting);
+    agent.intercept().retire();
+    agent.namespaces().take();
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    while acceptor.connections() > 0 {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = tokio::time::sleep_until(deadline) => {
+                warn!(sessions = acceptor.connections(), "the time to drain is up");
+                break;
+            }
+        }
+        if agent.takeover.successor_is_gone() {
+            error!("the agent that records for this one is gone: nothing more may be served");
+            break;
+        }
+    }
+    drain(&agent.shared.registry).await;
+    Ok(())
+}
+
+/// Closes the listeners.
+fn stop(accepting: &[JoinHandle<()>]) {
+    for task in accepting {
+        task.abort();
+    }
+}
+
 impl Agent {
+    fn namespaces(&self) -> MutexGuard<'_, Option<Arc<Namespaces>>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve_namespaces(&self) -> Result<(Arc<Namespaces>, tokio::sync::mpsc::Receiver<intercept::Notice>)> {
+        let (namespaces, notice_rx) =
+            self.intercept().namespaces().context("cannot serve network namespaces")?;
+        let namespaces = Arc::new(namespaces);
+        *self.namespaces() = Some(Arc::clone(&namespaces));
+        Ok((namespaces, notice_rx))
+    }
+
+    fn intercept(&self) -> MutexGuard<'_, Intercept> {
+        self.intercept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads configuration and policies again; on any error everything stays as it was.
     fn reload(&self) {
-        notify_systemd("RELOADING=1");
+        systemd::notify("RELOADING=1");
         let outcome = self.try_reload();
         let policy_sha256 = self.shared.gate.policies().set.digest().to_owned();
         let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
@@ -176,53 +293,43 @@ impl Agent {
         if let Err(error) = self.shared.journal.append(&[Event::Reload { policy_sha256, error }]) {
             warn!(%error, "the reload could not be recorded");
         }
-        notify_systemd("READY=1");
+        systemd::notify("READY=1");
     }
 
     fn try_reload(&self) -> Result<()> {
         let config = Config::load(&self.config_path)?;
+        let policies = checked_policies(&config)?;
+        if self.takeover.phase() == Phase::Draining {
+            // Its sessions obey new policies; the kernel and new sessions are the successor's.
+            self.shared.gate.replace_approvers(config.approvers.clone());
+            warden::end_changed(&self.shared.registry, &Identities::new(config.identities.clone()));
+            self.shared.gate.replace(policies);
+            return Ok(());
+        }
         let before = self.shared.world();
         world::may_change(&before.config, &config)?;
-        let policies = checked_policies(&config)?;
         let options = world::intercept_options(&config)?;
+        let run_dir = config.run_dir.clone();
         let next = world::build(config, Some(&before))?;
         // The kernel first: a target it does not know yet is not redirected, and one it knows is refused
         // by a session that does not.
         {
-            let mut intercept = self.intercept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut intercept = self.intercept();
             intercept.reconfigure(&options)?;
-            intercept.inform(&self.namespaces);
+            if let Some(namespaces) = &*self.namespaces() {
+                intercept.inform(namespaces);
+            }
         }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
         let next = Arc::new(next);
         *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         warden::end_changed(&self.shared.registry, &next.identities);
         self.shared.gate.replace(policies);
+        // Sessions of the agent before this one, if there are any left.
+        if let Err(error) = control::call_draining(&run_dir, &control::Request::Reload) {
+            warn!(%error, "the agent that is being replaced did not reload: its sessions keep the policies they had");
+        }
         Ok(())
-    }
-}
-
-/// Once a second: the kernel learns that the agent lives, the journal gets a signature.
-async fn beat(intercept: Arc<Mutex<Intercept>>, shared: Arc<Shared<Redirects>>, mut kernel: Kernel) {
-    let mut interval = tokio::time::interval(Duration::from_secs(1));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let watchdog = std::env::var_os("WATCHDOG_USEC").is_some();
-    loop {
-        interval.tick().await;
-        if let Err(error) = intercept.lock().unwrap_or_else(PoisonError::into_inner).beat() {
-            error!(%error, "heartbeat failed; the kernel will refuse connections");
-        }
-        kernel.drain(&shared);
-        kernel.tend();
-        let journal = Arc::clone(&shared.journal);
-        match tokio::task::spawn_blocking(move || journal.checkpoint()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(%error, "checkpoint failed"),
-            Err(error) => warn!(%error, "checkpoint panicked"),
-        }
-        if watchdog {
-            notify_systemd("WATCHDOG=1");
-        }
     }
 }
 
@@ -237,39 +344,37 @@ async fn drain(registry: &Registry) {
     }
 }
 
-fn operator(agent: &Agent, config: &Config) -> Operator {
-    let intercept = Arc::clone(&agent.intercept);
+fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
     let shared = Arc::clone(&agent.shared);
     let known = Arc::clone(&agent.shared);
+    let identified = move |cgroup: &str| shared.world().identities.claimed(cgroup);
+    let [stats, draining, take_over, upgrade, reload] = std::array::from_fn(|_| Arc::clone(agent));
     Operator {
         gate: Arc::clone(&agent.shared.gate),
         journal: Arc::clone(&agent.shared.journal),
         registry: Arc::clone(&agent.shared.registry),
-        callers: Callers {
-            governed: config.intercept.cgroup.clone(),
-            bypass: config.intercept.bypass.clone(),
-            operators: config.intercept.operators.clone(),
-            identified: Box::new(move |cgroup| shared.world().identities.claimed(cgroup)),
-        },
+        callers: callers(config, own, Box::new(identified)),
         known: Box::new(move |name| {
             let world = known.world();
             let owner = world.identities.owner(name).map(str::to_owned);
             world.identities.has(name).then_some(Known { owner })
         }),
         stats: Box::new(move || {
-            let intercept = intercept.lock().unwrap_or_else(PoisonError::into_inner);
-            match intercept.stats() {
-                Ok(stats) => stats
-                    .counters
-                    .into_iter()
-                    .map(|(name, value)| (name.to_owned(), value))
-                    .chain([("flows".to_owned(), stats.flows as u64)])
-                    .chain([("namespaces".to_owned(), stats.namespaces as u64)])
-                    .chain(stats.guard_dropped.map(|dropped| ("guard_dropped".to_owned(), dropped)))
-                    .collect(),
-                Err(_) => Vec::new(),
-            }
+            let stats = stats.intercept().stats();
+            let Ok(stats) = stats else { return Vec::new() };
+            stats
+                .counters
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .chain([("flows".to_owned(), stats.flows as u64)])
+                .chain([("namespaces".to_owned(), stats.namespaces as u64)])
+                .chain(stats.guard_dropped.map(|dropped| ("guard_dropped".to_owned(), dropped)))
+                .collect()
         }),
+        draining: Box::new(move || draining.takeover.phase() == Phase::Draining),
+        take_over: Box::new(move |successor| takeover::begin(&take_over, successor)),
+        upgrade: Box::new(move || takeover::upgrade(&upgrade)),
+        reload: Box::new(move || reload.reload()),
     }
 }
 
@@ -282,23 +387,35 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn hostname() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "?".to_owned(), |name| name.to_string_lossy().into_owned())
+fn callers(config: &Config, own: String, identified: Box<dyn Fn(&str) -> bool + Send + Sync>) -> Callers {
+    Callers {
+        governed: config.intercept.cgroup.clone(),
+        bypass: config.intercept.bypass.clone(),
+        operators: config.intercept.operators.clone(),
+        own,
+        identified,
+    }
 }
 
-/// Tells systemd, when it started us with Type=notify (sd_notify(3)).
-fn notify_systemd(state: &str) {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
+/// Whether this process may do what an operator does without asking a running agent: let go of the kernel.
+///
+/// # Errors
+/// Says why not: it is not root, or in a governed cgroup, whatever capabilities it has.
+pub fn require_operator(config: &Config) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "only root may do this");
+    ensure!(
+        intercept::in_initial_cgroup_namespace(),
+        "this process has a cgroup namespace of its own, as in a container: what it is cannot be told; use a shell of \
+         the host"
+    );
+    let own = own_cgroup()?;
+    let identities = Identities::new(config.identities.clone());
+    let identified = move |cgroup: &str| identities.claimed(cgroup);
+    let allowed = callers(config, own.clone(), Box::new(identified)).allows(&own);
+    ensure!(allowed, "cgroup {own} is governed; use a shell outside of it");
+    Ok(())
+}
 
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let name = path.as_encoded_bytes();
-    let address = match name.strip_prefix(b"@") {
-        Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = sent {
-        warn!(%error, "cannot notify systemd");
-    }
+fn hostname() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "?".to_owned(), |name| name.to_string_lossy().into_owned())
 }

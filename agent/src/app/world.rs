@@ -174,7 +174,6 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
     if !cgroup.is_dir() {
         bail!("intercept.cgroup: {} does not exist", cgroup.display());
     }
-    let own = own_cgroup()?;
     let mut targets = Vec::new();
     for (index, target) in config.targets.iter().enumerate() {
         for network in &target.addresses {
@@ -203,7 +202,7 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
             config::GuardNetRaw::Record => NetRaw::Record,
             config::GuardNetRaw::Kill => NetRaw::Kill,
         },
-        agent_cgroup_id: intercept::cgroup_id(&below(&own))?,
+        agent_cgroup_id: own_cgroup_id()?,
         guard: match config.intercept.guard {
             None => GuardMode::Auto,
             Some(Guard::Nft) => GuardMode::Required,
@@ -213,8 +212,17 @@ pub(super) fn intercept_options(config: &Config) -> Result<Options> {
     })
 }
 
-/// The agent's own cgroup, below the cgroup2 mount.
-fn own_cgroup() -> Result<String> {
+/// Id of the cgroup this process is in now.
+pub(super) fn own_cgroup_id() -> Result<u64> {
+    let mount = intercept::cgroup2_mount()?;
+    Ok(intercept::cgroup_id(&mount.join(own_cgroup()?.trim_start_matches('/')))?)
+}
+
+/// This process's own cgroup, below the cgroup2 mount.
+///
+/// # Errors
+/// When it has none in the unified hierarchy.
+pub fn own_cgroup() -> Result<String> {
     procfs::process::Process::myself()?
         .cgroups()?
         .into_iter()

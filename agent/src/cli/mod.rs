@@ -156,6 +156,8 @@ enum Command {
         #[arg(long, default_value = "an operator ended the session")]
         reason: String,
     },
+    /// Replace the running agent by its program as it is on disk now: nothing is refused or unprotected meanwhile.
+    Upgrade,
     /// Let go of the kernel: nothing is intercepted any more. Refused while the agent runs.
     Detach,
 }
@@ -282,6 +284,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::NewKey { file } => sign::new_key(file, out),
         Command::Hosts { what } => hosts::hosts(config, what, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
+        Command::Upgrade => operate::upgrade(config, out),
         Command::Detach => operate::detach(config, out),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Failure, sign};
 use crate::app;
 use crate::config::Config;
-use crate::control::{ClientError, Request, Response, call};
+use crate::control::{ClientError, Request, Response, call, call_draining};
 use crate::gate::{AccessTerms, Held, HoldInfo};
 use crate::identity;
 use crate::intercept;
@@ -43,6 +43,9 @@ pub(super) fn status(path: &Path, json: bool, out: &mut dyn Write) -> Result<(),
     writeln!(out, "sessions   {}", status.sessions)?;
     writeln!(out, "held       {}", status.holds)?;
     writeln!(out, "journal    {:.1} % of its ceiling", status.journal_percent)?;
+    if let Some(Response::Status(before)) = ask_draining(path, &Request::Status)? {
+        writeln!(out, "draining   pid {} ({}), {} sessions", before.pid, before.version, before.sessions)?;
+    }
     for (name, value) in status.kernel {
         writeln!(out, "kernel     {name} {value}")?;
     }
@@ -50,7 +53,10 @@ pub(super) fn status(path: &Path, json: bool, out: &mut dyn Write) -> Result<(),
 }
 
 pub(super) fn approvals(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let Response::Approvals { holds } = ask(path, &Request::Approvals)? else { return Err(unexpected()) };
+    let Response::Approvals { mut holds } = ask(path, &Request::Approvals)? else { return Err(unexpected()) };
+    if let Some(Response::Approvals { holds: before }) = ask_draining(path, &Request::Approvals)? {
+        holds.extend(before);
+    }
     if json {
         return print_json(&holds, out);
     }
@@ -155,19 +161,66 @@ pub(super) fn kill(path: &Path, id: &str, reason: &str, out: &mut dyn Write) -> 
 
 pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
+    let by = format!("uid {} pid {}", nix::unistd::getuid(), std::process::id());
+    if let Err(why) = app::require_operator(&config) {
+        let why = format!("{why:#}");
+        // Where an agent runs it has the journal, and is not let go of anyway.
+        if let Ok(journal) = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
+        {
+            journal.append(&[Event::Control { by, action: format!("refused: detach: {why}") }])?;
+            journal.close()?;
+        }
+        return Err(Failure::Failed(why));
+    }
     // The journal's lock is the proof that no agent runs, and the act is recorded like any other.
     let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))?;
     let removed =
         intercept::detach(&config.intercept.bpffs).map_err(|error| Failure::Failed(error.to_string()))?;
-    let by = format!("uid {} pid {}", nix::unistd::getuid(), std::process::id());
     journal.append(&[Event::Control { by, action: format!("detach: {removed} links removed") }])?;
     journal.close()?;
     writeln!(out, "{removed} links removed; nothing is intercepted any more")?;
     Ok(())
 }
 
+/// Longest wait for the new agent to serve; reading the end of a long journal takes most of it.
+const UPGRADE: Duration = Duration::from_secs(60);
+
+pub(super) fn upgrade(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let Response::Done { what: pid } = ask(path, &Request::Upgrade)? else { return Err(unexpected()) };
+    let process = Path::new("/proc").join(&pid);
+    let started = Instant::now();
+    while started.elapsed() < UPGRADE {
+        if let Ok(Response::Status(status)) = ask(path, &Request::Status)
+            && status.pid.to_string() == pid
+        {
+            writeln!(out, "chaperone {} runs as pid {pid}", status.version)?;
+            if let Some(Response::Status(before)) = ask_draining(path, &Request::Status)? {
+                writeln!(out, "pid {} still has {} sessions to end", before.pid, before.sessions)?;
+            }
+            return Ok(());
+        }
+        if !process.exists() {
+            let why = "the new agent ended before it served; why is in its log, and the old one goes on";
+            return Err(Failure::Failed(why.to_owned()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(Failure::Failed(format!("the new agent (pid {pid}) does not serve yet; its log tells more")))
+}
+
 pub(super) fn done(path: &Path, request: &Request, out: &mut dyn Write) -> Result<(), Failure> {
-    let Response::Done { what } = ask(path, request)? else { return Err(unexpected()) };
+    // What the agent does not know may be one of the agent before it, while that one has sessions left.
+    let response = match ask(path, request) {
+        Err(failure) => ask_draining(path, request).ok().flatten().ok_or(failure)?,
+        Ok(response) => {
+            if matches!(request, Request::Revoke { .. } | Request::Signed { .. }) {
+                // A grant may have sessions there, too; one that it does not know is no failure.
+                let _ = ask_draining(path, request);
+            }
+            response
+        }
+    };
+    let Response::Done { what } = response else { return Err(unexpected()) };
     writeln!(out, "{}", what.escape_debug())?;
     Ok(())
 }
@@ -175,6 +228,11 @@ pub(super) fn done(path: &Path, request: &Request, out: &mut dyn Write) -> Resul
 pub(super) fn ask(path: &Path, request: &Request) -> Result<Response, Failure> {
     let config = Config::load(path)?;
     call(&config.run_dir, request).map_err(|error: ClientError| Failure::Failed(error.to_string()))
+}
+
+fn ask_draining(path: &Path, request: &Request) -> Result<Option<Response>, Failure> {
+    let config = Config::load(path)?;
+    call_draining(&config.run_dir, request).map_err(|error: ClientError| Failure::Failed(error.to_string()))
 }
 
 pub(super) fn unexpected() -> Failure {

@@ -122,11 +122,12 @@ impl Default for GrantsFile {
 struct LimitsFile {
     sessions: usize,
     login_s: u64,
+    drain_s: u64,
 }
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { sessions: 4096, login_s: 15 }
+        Self { sessions: 4096, login_s: 15, drain_s: 300 }
     }
 }
 
@@ -258,7 +259,11 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         intercept,
         record: Record { max_bytes: file.record.max_bytes },
         hold: Hold { timeout: Duration::from_secs(file.hold.timeout_s) },
-        limits: Limits { sessions: file.limits.sessions, login: Duration::from_secs(file.limits.login_s) },
+        limits: Limits {
+            sessions: file.limits.sessions,
+            login: Duration::from_secs(file.limits.login_s),
+            drain: Duration::from_secs(file.limits.drain_s),
+        },
         grants: Grants { longest: Duration::from_secs(file.grants.longest_s) },
         identities,
         approvers,

@@ -113,6 +113,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Time from accept to a finished login.
     pub login: Duration,
+    /// How long sessions may go on after another agent took over.
+    pub drain: Duration,
 }
 
 /// What is protected, and how to log in to it.

@@ -11,6 +11,8 @@ pub struct Callers {
     pub governed: String,
     pub bypass: Vec<String>,
     pub operators: Vec<String>,
+    /// The agent's own, in which its successor is.
+    pub own: String,
     /// True for a cgroup that belongs to an identity.
     pub identified: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
@@ -18,7 +20,8 @@ pub struct Callers {
 impl Callers {
     /// What is governed may not ask. Where the whole host is governed, somebody has to: the cgroups that the
     /// configuration names for operators, and never those of an identity.
-    pub(super) fn allows(&self, cgroup: &str) -> bool {
+    #[must_use]
+    pub fn allows(&self, cgroup: &str) -> bool {
         let any = |roots: &[String]| roots.iter().any(|root| below(cgroup, root));
         let outside = !below(cgroup, &self.governed) || any(&self.bypass);
         let operator = self.governed == "/" && (cgroup == "/" || any(&self.operators));
@@ -84,6 +87,7 @@ mod tests {
                 governed: governed.into(),
                 bypass: vec!["/agents/bypassed".into()],
                 operators: vec!["/user.slice".into()],
+                own: "/chaperone.slice/chaperone.service".into(),
                 identified: Box::new(|cgroup| {
                     below(cgroup, "/agents/bot") || below(cgroup, "/user.slice/ai")
                 }),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Request, Response, SOCKET};
+use super::{DRAINING, Request, Response, SOCKET};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,7 +28,23 @@ pub enum ClientError {
 /// # Errors
 /// When there is no agent, or it refuses.
 pub fn call(run_dir: &Path, request: &Request) -> Result<Response, ClientError> {
-    let path = run_dir.join(SOCKET);
+    call_at(run_dir.join(SOCKET), request)
+}
+
+/// Asks the agent that was taken over from, while it still has sessions; `None` when there is none.
+///
+/// # Errors
+/// When it refuses.
+pub fn call_draining(run_dir: &Path, request: &Request) -> Result<Option<Response>, ClientError> {
+    match call_at(run_dir.join(DRAINING), request) {
+        Ok(response) => Ok(Some(response)),
+        // None, or just gone.
+        Err(ClientError::Connect { .. } | ClientError::Io(_) | ClientError::Answer(_)) => Ok(None),
+        Err(error @ ClientError::Refused(_)) => Err(error),
+    }
+}
+
+fn call_at(path: PathBuf, request: &Request) -> Result<Response, ClientError> {
     let mut stream =
         UnixStream::connect(&path).map_err(|source| ClientError::Connect { path: path.clone(), source })?;
     stream.set_read_timeout(Some(TIMEOUT))?;

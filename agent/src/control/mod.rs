@@ -12,10 +12,10 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use caller::Callers;
-pub use client::{ClientError, call};
+pub use client::{ClientError, call, call_draining};
 pub use hosts::{HOSTS_SOCKET, HostBook, KeysOf, serve_hosts};
-pub use operator::{Known, Operator};
-pub use server::serve;
+pub use operator::{Known, Operator, Successor};
+pub use server::Socket;
 
 use crate::gate::approvers::Signed;
 use crate::gate::{AccessTerms, Given, Grant, HoldInfo, Hours, Terms};
@@ -23,6 +23,9 @@ use crate::registry::SessionInfo;
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "control.sock";
+
+/// Where the socket of an agent is that another one took over from, until its last session has ended.
+pub const DRAINING: &str = "draining.sock";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -57,18 +60,44 @@ pub enum Request {
     Signed {
         signed: Signed,
     },
+    /// From a new agent: what follows on this connection is between the two of them.
+    TakeOver {
+        version: String,
+        layout: u32,
+    },
+    /// Start the agent's program again, to take over from this process.
+    Upgrade,
+    /// From the agent that took over, to the one it took over from: read the policies again.
+    Reload,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Response {
     Status(Status),
-    Approvals { holds: Vec<HoldInfo> },
-    Sessions { sessions: Vec<SessionInfo> },
-    Grants { grants: Vec<GrantInfo> },
-    Granted { grant: GrantInfo },
-    Done { what: String },
-    Refused { why: String },
+    Approvals {
+        holds: Vec<HoldInfo>,
+    },
+    Sessions {
+        sessions: Vec<SessionInfo>,
+    },
+    Grants {
+        grants: Vec<GrantInfo>,
+    },
+    Granted {
+        grant: GrantInfo,
+    },
+    /// The answer to `TakeOver`: the agent that would be replaced, and how long its sessions may go on after that.
+    Offer {
+        pid: u32,
+        drain_s: u64,
+    },
+    Done {
+        what: String,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +108,9 @@ pub struct Status {
     pub policies: usize,
     pub sessions: usize,
     pub holds: usize,
+    /// Another agent has taken over; this one only brings its sessions to their ends.
+    #[serde(default)]
+    pub draining: bool,
     /// Share of the journal's ceiling, in percent.
     pub journal_percent: f64,
     /// What the kernel programs counted.

@@ -21,6 +21,11 @@ pub struct Operator {
     pub registry: Arc<Registry>,
     pub callers: Callers,
     pub stats: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+    pub draining: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Begins to hand over to the process at the other end.
+    pub take_over: Box<dyn Fn(Successor) + Send + Sync>,
+    pub upgrade: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
+    pub reload: Box<dyn Fn() + Send + Sync>,
     /// The identity of this name in the configuration.
     pub known: Lookup,
 }
@@ -30,6 +35,15 @@ type Lookup = Box<dyn Fn(&str) -> Option<Known> + Send + Sync>;
 /// An identity, as far as grants go.
 pub struct Known {
     pub owner: Option<String>,
+}
+
+/// A new agent that asked to take over, and may.
+pub struct Successor {
+    /// Blocking; nothing was answered on it yet.
+    pub stream: std::os::unix::net::UnixStream,
+    pub pid: i32,
+    pub version: String,
+    pub layout: u32,
 }
 
 /// Who speaks: the caller of the socket, and the person whose signature it brought, if it did.
@@ -57,10 +71,8 @@ impl Voice<'_> {
 }
 
 impl Operator {
+    /// What somebody who may asks.
     pub(super) fn answer(&self, caller: &Caller, request: Request) -> Response {
-        if let Err(why) = self.may(caller, &request) {
-            return self.refuse(caller, why);
-        }
         let Request::Signed { signed } = request else {
             return self.act(&Voice { caller, person: None, binding: None }, request);
         };
@@ -94,6 +106,16 @@ impl Operator {
             Request::Grant { terms } => self.grant(voice, terms),
             Request::Revoke { id, reason } => self.revoke(voice, &id, &reason),
             Request::Signed { .. } => Response::Refused { why: "a signature around a signature".into() },
+            Request::Upgrade => self.record_then(voice, "upgrade".to_owned(), || match (self.upgrade)() {
+                Ok(what) => Response::Done { what },
+                Err(why) => Response::Refused { why },
+            }),
+            Request::Reload => {
+                (self.reload)();
+                Response::Done { what: "reloaded".to_owned() }
+            }
+            // Handled where the connection is at hand, and never behind a signature.
+            Request::TakeOver { .. } => Response::Refused { why: "not here".into() },
         }
     }
 
@@ -246,7 +268,7 @@ impl Operator {
         }
     }
 
-    fn refuse(&self, caller: &Caller, why: String) -> Response {
+    pub(super) fn refuse(&self, caller: &Caller, why: String) -> Response {
         warn!(caller = %caller.describe(), why, "control request refused");
         let event = Event::Control { by: caller.describe(), action: format!("refused: {why}") };
         let _ = self.journal.append(&[event]);
@@ -254,9 +276,21 @@ impl Operator {
     }
 
     /// A governed process may ask nothing here, root or not, whatever signature it brings.
-    fn may(&self, caller: &Caller, request: &Request) -> Result<(), String> {
+    pub(super) fn may(&self, caller: &Caller, request: &Request) -> Result<(), String> {
         if caller.uid != 0 {
             return Err("only root may use the control socket".into());
+        }
+        // Whoever is in the agent's own cgroup was put there by root on the host, as systemd does with its children.
+        // Elsewhere a second agent was started by mistake.
+        if matches!(request, Request::TakeOver { .. } | Request::Reload) {
+            if caller.cgroup == self.callers.own {
+                return Ok(());
+            }
+            return Err(format!(
+                "an agent runs already, in cgroup {}; a successor must be started there (`chaperone upgrade` does), and \
+                 not in {}",
+                self.callers.own, caller.cgroup
+            ));
         }
         if matches!(request, Request::Status) || self.callers.allows(&caller.cgroup) {
             return Ok(());
@@ -273,6 +307,7 @@ impl Operator {
             policies: policies.set.ids().count(),
             sessions: self.registry.len(),
             holds: self.gate.holds().list().len(),
+            draining: (self.draining)(),
             journal_percent: self.journal.usage() * 100.0,
             kernel: (self.stats)(),
         }

@@ -92,6 +92,12 @@ pub(super) fn is_bpffs(path: &Path) -> bool {
 }
 
 fn mount_bpffs(path: &Path) -> Result<(), InterceptError> {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    if let (Some(own), Some(hosts)) = (namespace("self"), namespace("1"))
+        && own != hosts
+    {
+        return Err(InterceptError::BpffsNotShared { path: path.to_owned() });
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
     mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
         .map_err(|source| InterceptError::MountBpffs { path: path.to_owned(), source })?;

@@ -65,12 +65,25 @@ pub enum InterceptError {
     #[error("{} is not on a bpf file system; choose a directory below /sys/fs/bpf or mount one there", path.display())]
     NotBpffs { path: PathBuf },
 
+    #[error(
+        "{} is not mounted, and this process has a mount namespace of its own: what it mounted and pinned there would \
+         end with it; mount a bpf file system there in the host's namespace", path.display()
+    )]
+    BpffsNotShared { path: PathBuf },
+
+    #[error(
+        "kernel {release} is older than {}.{}, the oldest Chaperone runs on: it loses a socket's cgroup once a v1 net \
+         controller is used; boot a newer one, 6.1 or later is recommended", floor.0, floor.1
+    )]
+    KernelTooOld { release: String, floor: (u32, u32) },
+
     #[error("cannot prepare pin directory {}", path.display())]
     PinDirectory { path: PathBuf, source: io::Error },
 
     #[error(
-        "pinned map {name} has another layout than this version's; run `chaperone detach` and start again \
-         (nothing is intercepted in between)"
+        "pinned map {name} has another layout than this version's, which therefore cannot take over; what runs and \
+         is pinned stays in force. Stop the agent, run `chaperone detach` and start this version (nothing is \
+         intercepted in between)"
     )]
     PinnedMapDiffers { name: &'static str },
 
@@ -103,6 +116,9 @@ pub enum InterceptError {
 
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: io::Error },
+
+    #[error("cannot hold the listener")]
+    ListenAgain { source: io::Error },
 
     #[error("target {addr}/{prefix} port {port}: {reason}")]
     Target { addr: std::net::IpAddr, prefix: u8, port: u16, reason: &'static str },

@@ -20,6 +20,16 @@ pub struct Listeners {
     pub v6: Option<TcpListener>,
 }
 
+impl Listeners {
+    /// The same sockets once more.
+    pub(super) fn again(&self) -> Result<Self, InterceptError> {
+        let again = |listener: &TcpListener| {
+            listener.try_clone().map_err(|source| InterceptError::ListenAgain { source })
+        };
+        Ok(Self { v4: again(&self.v4)?, v6: self.v6.as_ref().map(again).transpose()? })
+    }
+}
+
 pub(super) fn listen() -> Result<Listeners, InterceptError> {
     let v4 = listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), false)?;
     let v6 = match listen_on(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), false) {

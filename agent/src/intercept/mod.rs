@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod guard;
 mod guard_log;
+mod keep;
 mod keeper;
 mod listener;
 mod netns;
@@ -35,7 +36,11 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, EbpfLoader, maps::Map};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, SockMap},
+};
+pub use chaperone_ebpf::LAYOUT;
 use chaperone_ebpf::{Config, MODE_BYPASS, MODE_DENY, Stat, process::Offsets};
 use nix::time::{ClockId, clock_getres};
 
@@ -55,12 +60,16 @@ pub use unix::UnixSockets;
 
 use bpffs::Pins;
 use guard::Guard;
+use keep::Held;
 use netns::{Governed, Inodes};
 use programs::Places;
 use state::State;
 
 /// The kernel programs, or nothing when this binary was built without them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CHAPERONE_EBPF_OBJECT"));
+
+/// PROC_CGROUP_INIT_INO, include/linux/proc_ns.h.
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
 
 /// PROC_PID_INIT_INO, include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
@@ -183,29 +192,65 @@ impl Stats {
     }
 }
 
+/// Programs, maps and listeners, loaded and checked, with nothing of them in force yet.
+pub struct Prepared {
+    ebpf: Ebpf,
+    pins: Pins,
+    places: Places,
+    state: State,
+    slots: SockMap<MapData>,
+    redirects: Redirects,
+    listeners: Listeners,
+    inodes: Inodes,
+    host_inode: u64,
+    config: Config,
+    cgroup2: PathBuf,
+    offsets: Offsets,
+    /// Whether this kernel takes the tracepoints' programs.
+    traced: bool,
+    guard: Guard,
+    options: Options,
+}
+
+/// An agent whose sessions live on after another one took over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draining {
+    /// In the host's pid namespace, and in the agent's cgroup.
+    pub tgid: u32,
+    /// How long it may go on at most.
+    pub limit: Duration,
+}
+
 /// The attached programs.
 pub struct Intercept {
     ebpf: Ebpf,
-    state: State,
-    redirects: Redirects,
     unix: unix::Guard,
     pins: Pins,
+    places: Places,
+    state: State,
+    slots: SockMap<MapData>,
+    redirects: Redirects,
+    /// The listeners once more, to put back into their slots; `None` when another agent has taken over.
+    listeners: Option<Listeners>,
+    held: Held,
     cgroup2: PathBuf,
-    listen_port: u16,
-    attached: Attached,
+    offsets: Offsets,
+    traced: bool,
     guard: Guard,
     governed: Governed,
-    /// Taken by the thread that serves other network namespaces.
-    targets: Vec<Target>,
     inodes: Inodes,
     host_inode: u64,
+    /// What is in the kernel's while nobody drains.
+    config: Config,
+    options: Options,
+    attached: Attached,
 }
 
 impl Intercept {
-    /// Puts the programs in force, or takes over those of an agent before this one, and returns the listeners.
-    ///
-    /// From the first heartbeat, made here, connections are redirected; [`Self::beat`] must follow every second.
-    pub fn attach(options: &Options) -> Result<(Self, Listeners), InterceptError> {
+    /// Loads and checks everything, and puts nothing in force: what runs and is pinned goes on as it was, also when
+    /// this fails.
+    pub fn prepare(options: &Options) -> Result<Prepared, InterceptError> {
+        probe::require_floor()?;
         if OBJECT.is_empty() {
             return Err(InterceptError::NoObject);
         }
@@ -218,31 +263,63 @@ impl Intercept {
         pins.prepare()?;
 
         let mut ebpf = load_object(&pins, options.net_raw)?;
+        let state = State::take(&mut ebpf)?;
+        state.check_layout()?;
         let traced = programs::load(&mut ebpf)?;
+        let slots = state::take(&mut ebpf, "LSOCK")?;
         let (host, host_inode) = netns::own()?;
-        let listeners = listener::listen()?;
-        listener::publish(&mut state::take(&mut ebpf, "LSOCK")?, &listeners)?;
         let inodes = Inodes::default();
         inodes.set(host, host_inode);
         let redirects = Redirects::new(state::take(&mut ebpf, "SKS")?, inodes.clone(), host);
-        let mut state = State::take(&mut ebpf)?;
+        let listeners = listener::listen()?;
         let cgroup2 = cgroup2_mount()?;
         let types = btf::KernelTypes::load();
+        let config = config(options, host, types.as_ref())?;
+        let offsets = if traced { offsets(types.as_ref()) } else { Offsets::default() };
+        Ok(Prepared {
+            ebpf,
+            pins,
+            places,
+            state,
+            slots,
+            redirects,
+            listeners,
+            inodes,
+            host_inode,
+            config,
+            cgroup2,
+            offsets,
+            traced,
+            guard,
+            options: options.clone(),
+        })
+    }
+}
+
+impl Prepared {
+    /// Puts the programs in force, or takes over those of an agent before this one, and returns the listeners.
+    ///
+    /// From the first heartbeat, made here, connections are redirected; [`Intercept::beat`] must follow every second.
+    pub fn attach(self, draining: Option<Draining>) -> Result<(Intercept, Listeners), InterceptError> {
+        let Self { mut ebpf, pins, places, mut state, mut slots, redirects, listeners, options, .. } = self;
+        let Self { inodes, host_inode, config, cgroup2, offsets, traced, guard, .. } = self;
+        listener::publish(&mut slots, &listeners)?;
         state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
         guard.apply(&options.targets)?;
-        state.set_config(config(options, host, types.as_ref())?)?;
-        state.set_offsets(if traced { offsets(types.as_ref()) } else { Offsets::default() })?;
+        announce(&mut state, config, draining)?;
+        state.set_offsets(offsets)?;
         state.beat()?;
         let attached = programs::attach(&mut ebpf, &pins, &places, traced)?;
         programs::guard_net_raw(&mut ebpf, &pins, options.net_raw != NetRaw::Off)?;
         let mut unix = unix::Guard::open(&pins)?;
-        unix.attach(&pins, &places, types.as_ref())?;
+        unix.attach(&pins, &places, btf::KernelTypes::load().as_ref())?;
         unix.set(&options.unix)?;
         // Once more: one made before the tracepoint was there found nobody to apply its rule.
         state.set_cgroups(&options.modes, &cgroup2)?;
         let found = Keeper::open(&pins)?.find();
         tracing::debug!(found, "processes that ran before");
+        let held = Held::take(&pins)?;
         if attached.taken_over > 0 {
             tracing::info!(links = attached.taken_over, fresh = attached.fresh, "took over pinned links");
         }
@@ -253,24 +330,33 @@ impl Intercept {
                 "the pinned links were attached elsewhere, or their cgroup is gone: attached anew"
             );
         }
-        let intercept = Self {
+        let again = Some(listeners.again()?);
+        let intercept = Intercept {
             ebpf,
-            state,
-            redirects,
             unix,
-            listen_port: options.listen_port,
-            attached,
+            traced,
             guard,
             pins,
-            governed: governed(options, &cgroup2),
+            places,
+            state,
+            slots,
+            redirects,
+            listeners: again,
+            held,
+            governed: governed(&options, &cgroup2),
             cgroup2,
-            targets: options.targets.clone(),
+            offsets,
             inodes,
             host_inode,
+            config,
+            options,
+            attached,
         };
         Ok((intercept, listeners))
     }
+}
 
+impl Intercept {
     /// How many links were new, and how many an earlier agent had left.
     #[must_use]
     pub fn attached(&self) -> Attached {
@@ -282,7 +368,7 @@ impl Intercept {
     pub fn reconfigure(&mut self, options: &Options) -> Result<(), InterceptError> {
         let Options { targets, modes, unix, .. } = options;
         unix::check(unix)?;
-        state::check(targets, self.listen_port)?;
+        state::check(targets, self.options.listen_port)?;
         let guard = Guard::new(options.guard, &options.bpffs, &options.guard_exempt);
         guard.apply(targets)?;
         self.guard = guard;
@@ -290,7 +376,9 @@ impl Intercept {
         self.unix.set(unix)?;
         self.state.set_targets(targets)?;
         self.governed.set(modes, &self.cgroup2);
-        targets.clone_into(&mut self.targets);
+        self.options.targets = targets.to_vec();
+        self.options.modes = modes.to_vec();
+        self.options.unix = unix.clone();
         Ok(())
     }
 
@@ -305,7 +393,7 @@ impl Intercept {
             program: netns::LookupProgram::link(OBJECT, &self.pins)?,
             pins: self.pins.clone(),
             governed: self.governed.clone(),
-            targets: self.targets.clone(),
+            targets: self.options.targets.clone(),
             inodes: self.inodes.clone(),
             host: self.host_inode,
         })
@@ -313,7 +401,61 @@ impl Intercept {
 
     /// Tells the thread what [`Self::reconfigure`] changed: connections older than a target are ended.
     pub fn inform(&self, namespaces: &Namespaces) {
-        namespaces.reconfigure(self.governed.clone(), self.targets.clone());
+        namespaces.reconfigure(self.governed.clone(), self.options.targets.clone());
+    }
+
+    /// Looks whether everything is still in force and pinned, and puts back what is not. What was found is in
+    /// `found`, also when it could not be mended.
+    pub fn mend(&mut self, found: &mut Vec<String>) -> Result<(), InterceptError> {
+        self.held.mend(&mut self.ebpf, &self.pins, &self.places, found)
+    }
+
+    /// Puts everything in force again after another agent began to take over and failed.
+    pub fn reassert(&mut self) -> Result<(), InterceptError> {
+        if let Some(listeners) = &self.listeners {
+            listener::publish(&mut self.slots, listeners)?;
+        }
+        self.state.set_cgroups(&self.options.modes, &self.cgroup2)?;
+        self.state.set_targets(&self.options.targets)?;
+        self.state.set_config(self.config)?;
+        self.state.set_offsets(self.offsets)?;
+        self.state.beat()?;
+        self.attached = programs::attach(&mut self.ebpf, &self.pins, &self.places, self.traced)?;
+        programs::guard_net_raw(&mut self.ebpf, &self.pins, self.options.net_raw != NetRaw::Off)?;
+        self.unix.attach(&self.pins, &self.places, btf::KernelTypes::load().as_ref())?;
+        self.unix.set(&self.options.unix)?;
+        self.held = Held::take(&self.pins)?;
+        Ok(())
+    }
+
+    /// The agent that was taken over from is gone: nobody but this process is exempt.
+    pub fn drained(&mut self) -> Result<(), InterceptError> {
+        let config = Config { drain_tgid: 0, drain_until: 0, ..self.state.config()? };
+        self.state.set_config(config)
+    }
+
+    /// Another agent has taken over: what is pinned is its business. A tracepoint's link would run this one's program
+    /// beside its own for as long as it is held.
+    pub fn let_go(&mut self) {
+        self.held = Held::nothing();
+    }
+
+    /// The listeners may close.
+    pub fn retire(&mut self) {
+        self.listeners = None;
+    }
+
+    #[must_use]
+    pub fn agent_cgroup_id(&self) -> u64 {
+        self.options.agent_cgroup_id
+    }
+
+    /// The agent was moved into another cgroup, and stays exempt there.
+    pub fn follow(&mut self, agent_cgroup_id: u64) -> Result<(), InterceptError> {
+        self.options.agent_cgroup_id = agent_cgroup_id;
+        self.config.agent_cgroup = agent_cgroup_id;
+        let config = Config { agent_cgroup: agent_cgroup_id, ..self.state.config()? };
+        self.state.set_config(config)
     }
 
     /// Says that the agent is alive; without it for three seconds, governed connects to targets get EPERM.
@@ -423,6 +565,16 @@ fn syn_timeout() -> Result<u32, InterceptError> {
     Ok(u32::try_from(ticks).unwrap_or(0))
 }
 
+/// Makes this process the agent, and in a way that leaves the one before it exempt at every instant: a map's value is
+/// not replaced in one step.
+fn announce(state: &mut State, own: Config, draining: Option<Draining>) -> Result<(), InterceptError> {
+    let Some(draining) = draining else { return state.set_config(own) };
+    let limit = u64::try_from(draining.limit.as_nanos()).unwrap_or(u64::MAX);
+    let (drain_tgid, drain_until) = (draining.tgid, state::boottime_ns()?.saturating_add(limit));
+    state.set_config(Config { drain_tgid, drain_until, ..state.config()? })?;
+    state.set_config(Config { drain_tgid, drain_until, ..own })
+}
+
 /// All zero, and the tracepoints idle, when the kernel does not tell them all.
 fn offsets(types: Option<&btf::KernelTypes>) -> Offsets {
     let Some(types) = types else {
@@ -460,6 +612,9 @@ fn config(
         start_offset,
         syn_timeout: syn_timeout()?,
         flags: 0,
+        drain_tgid: 0,
+        layout: LAYOUT,
+        drain_until: 0,
     })
 }
 
@@ -470,6 +625,12 @@ fn places(options: &Options) -> Result<Places, InterceptError> {
     let failed = |source| InterceptError::Cgroup { path: options.cgroup.clone(), source };
     let governed: OwnedFd = std::fs::File::open(&options.cgroup).map_err(failed)?.into();
     Ok(Places { governed, governed_id: cgroup_id(&options.cgroup)?, agent, agent_id })
+}
+
+/// Whether paths in /proc/self/cgroup are those of the host.
+#[must_use]
+pub fn in_initial_cgroup_namespace() -> bool {
+    std::fs::metadata("/proc/self/ns/cgroup").is_ok_and(|metadata| metadata.ino() == INITIAL_CGROUP_NAMESPACE)
 }
 
 /// The programs compare process ids of the initial pid namespace.

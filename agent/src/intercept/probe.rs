@@ -9,7 +9,7 @@ use std::{fs, net::Ipv6Addr, os::unix::fs::MetadataExt as _, path::Path};
 use libbpf_sys as bpf;
 use nix::sys::utsname::uname;
 
-use super::{OBJECT, bpffs, cgroup2_mount, guard, netns};
+use super::{InterceptError, OBJECT, bpffs, cgroup2_mount, guard, netns};
 
 /// Oldest kernel whose cgroup hooks behave as the design needs.
 const FLOOR: (u32, u32) = (5, 15);
@@ -36,6 +36,19 @@ pub fn features() -> Vec<Feature> {
     features
 }
 
+/// Refuses kernels on which the design does not hold.
+pub(super) fn require_floor() -> Result<(), InterceptError> {
+    let release = release();
+    if version(&release).is_some_and(|version| version >= FLOOR) {
+        return Ok(());
+    }
+    Err(InterceptError::KernelTooOld { release, floor: FLOOR })
+}
+
+fn release() -> String {
+    uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// bpf_set_retval for sock_create (5.18).
 pub(super) fn can_set_retval() -> bool {
     silence_libbpf();
@@ -43,7 +56,7 @@ pub(super) fn can_set_retval() -> bool {
 }
 
 fn host() -> Vec<Feature> {
-    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release = release();
     let (major, minor) = FLOOR;
     vec![
         required(

@@ -28,7 +28,7 @@ use super::{InterceptError, bpffs::Pins};
 
 /// What a program's link is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// The root of the governed tree.
     Governed,
     /// The agent's own cgroup.
@@ -62,6 +62,11 @@ const PROGRAMS: &[(&str, Place)] = &[
     ("connect6", Place::Governed),
     ("egress", Place::Governed),
 ];
+
+/// All links, by the names of their pins, with their places.
+pub(super) fn all() -> impl Iterator<Item = (&'static str, Place)> {
+    PROGRAMS.iter().copied()
+}
 
 /// Where the links go.
 pub(super) struct Places {
@@ -197,6 +202,24 @@ fn attach_one(
         Some(_elsewhere) => true,
         None => false,
     };
+    attach_anew(program, name, place, pins, places, stale)?;
+    Ok(match (stale, place) {
+        (true, Place::Tracepoint(_)) => Outcome::TakenOver,
+        (true, _) => Outcome::Moved,
+        (false, _) => Outcome::Fresh,
+    })
+}
+
+/// Makes a link and pins it; `replace` when something is pinned there that is no use.
+pub(super) fn attach_anew(
+    program: &mut Program,
+    name: &'static str,
+    place: Place,
+    pins: &Pins,
+    places: &Places,
+    replace: bool,
+) -> Result<(), InterceptError> {
+    let pin = pins.link(name);
     let link = match place {
         Place::Governed => attach_to(program, places.governed.as_fd()),
         Place::Agent => attach_to(program, places.agent.as_fd()),
@@ -204,19 +227,15 @@ fn attach_one(
         Place::Tracepoint(tracepoint) => attach_to_tracepoint(program, tracepoint),
     }
     .map_err(|source| InterceptError::Attach { name, source })?;
-    if stale && matches!(place, Place::Tracepoint(_)) {
+    if replace && matches!(place, Place::Tracepoint(_)) {
         // Such a link cannot change its program: for a moment both run, and the later one's word counts.
         fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
-        pin_link(link, &pin, name)?;
-        return Ok(Outcome::TakenOver);
-    }
-    if stale {
+    } else if replace {
         // Only now, with the new link in force, so that there is no instant with neither.
         tracing::debug!(program = name, "its link was attached elsewhere: attached anew");
         fs::remove_file(&pin).map_err(|source| InterceptError::Unpin { path: pin.clone(), source })?;
     }
-    pin_link(link, &pin, name)?;
-    Ok(if stale { Outcome::Moved } else { Outcome::Fresh })
+    pin_link(link, &pin, name)
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {
@@ -284,7 +303,9 @@ pub(super) fn guard_net_raw(ebpf: &mut Ebpf, pins: &Pins, wanted: bool) -> Resul
     let pin = pins.link(NAME);
     let link = if wanted {
         let program = ebpf.program_mut(NAME).ok_or(InterceptError::Missing { name: NAME })?;
-        load_one(program).map_err(|source| InterceptError::LoadProgram { name: NAME, source })?;
+        if program_fd(program).is_err() {
+            load_one(program).map_err(|source| InterceptError::LoadProgram { name: NAME, source })?;
+        }
         let link = attach_to_tracepoint(program, "cap_capable");
         Some(link.map_err(|source| InterceptError::NoCapabilityTracepoint { source })?)
     } else {
@@ -352,7 +373,7 @@ fn own_netns() -> Result<File, InterceptError> {
 }
 
 /// `None` when nothing is pinned there.
-fn open_link(pin: &Path) -> Result<Option<OwnedFd>, InterceptError> {
+pub(super) fn open_link(pin: &Path) -> Result<Option<OwnedFd>, InterceptError> {
     let failed = |source| InterceptError::OpenLink { path: pin.to_owned(), source };
     let path = CString::new(pin.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
     // SAFETY: `path` is a terminated string that outlives the call.
@@ -368,7 +389,12 @@ fn open_link(pin: &Path) -> Result<Option<OwnedFd>, InterceptError> {
 }
 
 /// Whether the link is attached where the program belongs. One whose cgroup was removed is attached nowhere.
-fn is_at(link: &OwnedFd, place: Place, places: &Places, pin: &Path) -> Result<bool, InterceptError> {
+pub(super) fn is_at(
+    link: &OwnedFd,
+    place: Place,
+    places: &Places,
+    pin: &Path,
+) -> Result<bool, InterceptError> {
     if place == Place::Netns {
         return is_in_namespace(link, &own_netns()?, pin);
     }
@@ -390,7 +416,7 @@ fn is_in_namespace(link: &OwnedFd, namespace: &File, pin: &Path) -> Result<bool,
     Ok(info.type_ == bpf::BPF_LINK_TYPE_NETNS && u64::from(inode) == wanted)
 }
 
-fn link_info(link: &OwnedFd) -> io::Result<bpf::bpf_link_info> {
+pub(super) fn link_info(link: &OwnedFd) -> io::Result<bpf::bpf_link_info> {
     let mut info = bpf::bpf_link_info::default();
     let mut length = size_of::<bpf::bpf_link_info>() as u32;
     // SAFETY: `info` has `length` bytes and both outlive the call; all zero asks for no strings.

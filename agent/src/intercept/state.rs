@@ -14,7 +14,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, lpm_trie::Key},
 };
 use chaperone_ebpf::{
-    CgroupPolicy, Config, FlowKey, Origin, PORT_WORDS, Stat, TARGET_PREFIX_BITS, TargetKey, TargetValue,
+    CgroupPolicy, Config, FlowKey, LAYOUT, Origin, PORT_WORDS, Stat, TARGET_PREFIX_BITS, TargetKey,
+    TargetValue,
     process::{CgroupPath, Image, Node, Offsets, Task},
     unix::{UnixConfig, UnixName, UnixRule},
 };
@@ -46,6 +47,11 @@ const PINNED: &[(&str, usize, usize)] = &[
     ("UNIXALLOW", 4 + size_of::<UnixName>(), size_of::<UnixRule>()),
     ("CGRULES", size_of::<CgroupPath>(), size_of::<CgroupPolicy>()),
 ];
+
+/// Names of the maps that are pinned.
+pub(super) fn pinned_names() -> impl Iterator<Item = &'static str> {
+    PINNED.iter().map(|(name, ..)| *name)
+}
 
 /// Tells the loader to take each map from its pin, or to pin the one it makes.
 pub(super) fn use_pins(loader: &mut EbpfLoader<'_>, pins: &Pins) -> Result<(), InterceptError> {
@@ -91,15 +97,26 @@ impl State {
         })
     }
 
+    /// Refuses maps that an agent of another layout filled: sizes alone do not show what the words mean.
+    pub(super) fn check_layout(&self) -> Result<(), InterceptError> {
+        let layout = self.config.get(&0, 0).map_err(failed("CFG"))?.layout;
+        if layout == 0 || layout == LAYOUT {
+            return Ok(());
+        }
+        Err(InterceptError::PinnedMapDiffers { name: "CFG" })
+    }
+
+    pub(super) fn config(&self) -> Result<Config, InterceptError> {
+        self.config.get(&0, 0).map_err(failed("CFG"))
+    }
+
     pub(super) fn set_config(&mut self, config: Config) -> Result<(), InterceptError> {
         self.config.set(0, config, 0).map_err(failed("CFG"))
     }
 
     /// The kernel lets governed connects through to the agent only while the beat is fresh.
     pub(super) fn beat(&self) -> Result<(), InterceptError> {
-        let now =
-            clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|source| InterceptError::Clock { source })?;
-        let ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+        let ns = boottime_ns()?;
         let mut beat = self.beat.lock().unwrap_or_else(PoisonError::into_inner);
         beat.set(0, ns, 0).map_err(failed("BEAT"))
     }
@@ -206,6 +223,11 @@ where
 
 pub(super) fn open_pinned(pins: &Pins, name: &'static str) -> Result<MapData, InterceptError> {
     MapData::from_pin(pins.map(name)).map_err(failed(name))
+}
+
+pub(super) fn boottime_ns() -> Result<u64, InterceptError> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|source| InterceptError::Clock { source })?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 /// Takes a map out of the object as what it is used as.

@@ -11,7 +11,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::Duration;
 
 use super::event::Event;
@@ -36,6 +36,8 @@ const REFUSED: u8 = 1;
 pub struct Journal {
     options: Options,
     place: RwLock<Place>,
+    /// Share of the ceiling in use when it was last handed over or failed to be, as bits.
+    usage_then: AtomicU64,
 }
 
 enum Place {
@@ -62,7 +64,11 @@ impl Journal {
     }
 
     fn holding(options: &Options, local: Local) -> Self {
-        Self { options: options.clone(), place: RwLock::new(Place::Here(Box::new(local))) }
+        Self {
+            options: options.clone(),
+            place: RwLock::new(Place::Here(Box::new(local))),
+            usage_then: AtomicU64::new(0),
+        }
     }
 
     /// What opening had to cut off. Already recorded.
@@ -152,10 +158,16 @@ impl Journal {
         }
     }
 
-    /// Share of the ceiling that is used, 0 to 1.
+    /// Share of the ceiling that is used, 0 to 1. Never waits.
     #[must_use]
     pub fn usage(&self) -> f64 {
-        match &*self.place() {
+        let place = match self.place.try_read() {
+            Ok(place) => place,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Just being handed over.
+            Err(TryLockError::WouldBlock) => return f64::from_bits(self.usage_then.load(Ordering::Relaxed)),
+        };
+        match &*place {
             Place::Here(local) => local.usage(),
             Place::Away(away) => f64::from_bits(away.usage.load(Ordering::Relaxed)),
             Place::Nowhere => 1.0,
@@ -175,6 +187,7 @@ impl Journal {
         let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
         let Place::Here(local) = &*place else { return Err(RecordError::Closed) };
         let usage = local.usage();
+        self.usage_then.store(usage.to_bits(), Ordering::Relaxed);
         local.close()?;
         // Dropping it lets go of the directory's lock.
         *place = Place::Nowhere;

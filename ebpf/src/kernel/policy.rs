@@ -5,7 +5,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
+            bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns,
+            bpf_skb_ancestor_cgroup_id,
         },
     },
 };
@@ -44,11 +45,21 @@ pub(crate) fn of_packet(skb: *mut __sk_buff) -> Standing {
 #[inline(always)]
 pub(crate) fn is_agent(config: &Config) -> bool {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if tgid != config.agent_tgid {
+    if tgid != config.agent_tgid && !is_draining(config, tgid) {
         return false;
     }
     // SAFETY: the helper takes nothing.
     unsafe { bpf_get_current_cgroup_id() == config.agent_cgroup }
+}
+
+/// The agent that was taken over from, until its last session has ended: not for longer than was agreed, and never
+/// outside of the agent's cgroup, so that its process id alone is worth nothing to who gets it next.
+#[inline(always)]
+fn is_draining(config: &Config, tgid: u32) -> bool {
+    // SAFETY: a helper without arguments.
+    config.drain_tgid != 0
+        && tgid == config.drain_tgid
+        && unsafe { bpf_ktime_get_boot_ns() } < config.drain_until
 }
 
 /// Goes from the root down, so that the deepest entry is the last one seen.

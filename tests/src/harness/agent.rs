@@ -61,6 +61,62 @@ impl Agent {
         .with_context(|| format!("log of the agent:\n{}", self.log_tail()))
     }
 
+    /// Starts a second `chaperone run` beside the running one and waits until it has taken over; gives the old one.
+    pub(crate) fn succeed(&mut self, cgroup: &Cgroup) -> Result<Option<Running>> {
+        let old = self.process.take();
+        self.launch(cgroup)?;
+        let pid = self.pid()?;
+        wait_for("the new agent having taken over", Duration::from_secs(30), || {
+            let process = self.process.as_mut().context("the agent is not started")?;
+            ensure!(!process.exited()?, "the new agent ended");
+            Ok((self.status()?.is_some_and(|status| status["pid"] == pid)).then_some(()))
+        })
+        .with_context(|| format!("log of the agents:\n{}", self.log_tail()))?;
+        Ok(old)
+    }
+
+    /// Starts a second `chaperone run` without waiting; the running one stays the agent.
+    pub(crate) fn launch_beside(&mut self, cgroup: &Cgroup) -> Result<Running> {
+        let old = self.process.take();
+        let launched = self.launch(cgroup);
+        let new = std::mem::replace(&mut self.process, old);
+        launched?;
+        new.context("the second agent is not started")
+    }
+
+    /// What `chaperone status --json` says; `None` when nobody answers.
+    pub(crate) fn status(&self) -> Result<Option<serde_json::Value>> {
+        let output = self.command(&["status", "--json"])?;
+        if output.code != Some(0) {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&output.stdout).with_context(|| format!("{output}"))?))
+    }
+
+    /// Forgets the agent's process, which ends by itself, and gives it.
+    pub(crate) fn part(&mut self) -> Option<Running> {
+        self.process.take()
+    }
+
+    /// A process started beside has become the agent; the old one ends by itself.
+    pub(crate) fn adopt(&mut self, process: Running) -> Option<Running> {
+        self.process.replace(process)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("the agent is not running")?.signal(signal)
+    }
+
+    /// From now on the program is a copy in the scratch folder, which a test may replace or remove.
+    pub(crate) fn use_copy(&mut self, scratch: &Scratch) -> Result<PathBuf> {
+        let copy = scratch.path().join("chaperone");
+        if self.binary != copy {
+            fs::copy(&self.binary, &copy)?;
+            self.binary.clone_from(&copy);
+        }
+        Ok(copy)
+    }
+
     /// Starts `chaperone run` without waiting, for a configuration that should be refused.
     pub(crate) fn launch(&mut self, cgroup: &Cgroup) -> Result<()> {
         let mut process = Program::new(&self.binary)

@@ -100,6 +100,12 @@ impl<'a> Client<'a> {
         program.args(self.where_to()).args([self.database.as_str()]).run()
     }
 
+    /// The same, still running.
+    pub(crate) fn start_pgbench(&self, script: &Path, args: &[&str]) -> Result<Running> {
+        let program = self.prepare("/usr/bin/pgbench")?.args(["-n", "-f"]).args([script]).args(args);
+        program.args(self.where_to()).args([self.database.as_str()]).start()
+    }
+
     /// pgbench with a script of its own.
     pub(crate) fn pgbench_builtin(&self, args: &[&str]) -> Result<Output> {
         self.prepare("/usr/bin/pgbench")?.args(args).args(self.where_to()).args([&self.database]).run()

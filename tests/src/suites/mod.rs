@@ -1,5 +1,6 @@
 //! The end-to-end suites.
 
+mod alive;
 mod bad;
 mod bypass;
 mod core;
@@ -33,6 +34,7 @@ const SUITES: &[Suite] = &[
     ("ssh", ssh::run),
     ("unix", unix::run),
     ("identity", identity::run),
+    ("alive", alive::run),
 ];
 
 /// Runs the named suite, or all; a failing suite does not keep the next from running.

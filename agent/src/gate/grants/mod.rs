@@ -33,6 +33,8 @@ pub enum GrantError {
     Damaged { path: PathBuf, what: String },
     #[error("{path} was written by a newer version (format {version}; this one knows {known})")]
     Newer { path: PathBuf, version: usize, known: usize },
+    #[error("{path} is another agent's by now: nothing new is granted here")]
+    HandedOver { path: PathBuf },
     #[error("no grant {0} is in force")]
     Unknown(String),
     #[error("grant {0} has no use left")]
@@ -161,6 +163,36 @@ impl Grants {
         Ok(Self { inner, version: watch::Sender::new(0) })
     }
 
+    /// Lets go of the file, for an agent that takes over. Sessions that live on grants live on, until these end by
+    /// themselves or are revoked here, too; nothing is granted or used any more, and nothing stored.
+    ///
+    /// # Errors
+    /// When rows that were served could not be stored before.
+    pub fn release(&self) -> Result<(), GrantError> {
+        let mut inner = self.lock();
+        let Inner { store, live, .. } = &mut *inner;
+        for (id, one) in live.iter_mut().filter(|(_, one)| one.rows_to_store) {
+            one.rows_to_store = false;
+            store.set_rows(id, one.grant.rows)?;
+        }
+        store.release();
+        Ok(())
+    }
+
+    /// Takes the file back when nobody took over after all.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn reclaim(&self) -> Result<(), GrantError> {
+        let mut inner = self.lock();
+        if !inner.store.is_released() {
+            return Ok(());
+        }
+        let path = inner.store.path().to_owned();
+        inner.store = Store::open(&path)?;
+        Ok(())
+    }
+
     /// Changes whenever a grant begins or ends.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
@@ -209,7 +241,7 @@ impl Grants {
         let live = live.ok_or_else(|| GrantError::Unknown(id.to_owned()))?;
         live.grant.ended = Some(why.to_owned());
         let grant = live.grant.clone();
-        let stored = inner.store.end(id, why);
+        let stored = if inner.store.is_released() { Ok(true) } else { inner.store.end(id, why) };
         drop(inner);
         self.changed();
         stored.map(|_| grant)
@@ -264,12 +296,14 @@ impl Grants {
         let mut failed = None;
         let mut inner = self.lock();
         let Inner { store, live, latest_ms } = &mut *inner;
-        if now.wall_ms.saturating_sub(*latest_ms) >= LATEST_EVERY_MS {
+        // What ends in the hands of another agent is stored and recorded there.
+        let ours = !store.is_released();
+        if ours && now.wall_ms.saturating_sub(*latest_ms) >= LATEST_EVERY_MS {
             *latest_ms = now.wall_ms;
             failed = store.set_latest_ms(now.wall_ms).err();
         }
         for (id, one) in live.iter_mut() {
-            if one.rows_to_store {
+            if ours && one.rows_to_store {
                 one.rows_to_store = false;
                 failed = store.set_rows(id, one.grant.rows).err().or(failed);
             }
@@ -278,8 +312,10 @@ impl Grants {
             let is_end = one.grant.hours.is_none_or(|hours| hours.hold(now.minute_of_day()));
             if one.grant.ended.is_none() && (is_end || one.grant.deadline.has_passed(now, *latest_ms)) {
                 one.grant.ended = Some(why.clone());
-                failed = store.end(id, &why).err().or(failed);
-                swept.ended.push(one.grant.clone());
+                if ours {
+                    failed = store.end(id, &why).err().or(failed);
+                    swept.ended.push(one.grant.clone());
+                }
             }
             swept
                 .cut

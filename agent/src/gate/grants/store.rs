@@ -36,7 +36,8 @@ const MIGRATIONS: [&str; 1] = ["
 
 #[derive(Debug)]
 pub(super) struct Store {
-    connection: Connection,
+    /// `None` while another agent has the file, which stores what ends from then on.
+    connection: Option<Connection>,
     path: PathBuf,
 }
 
@@ -44,37 +45,55 @@ impl Store {
     pub(super) fn open(path: &Path) -> Result<Self, GrantError> {
         let failed = |source| GrantError::Store { path: path.to_owned(), source };
         let connection = Connection::open(path).map_err(failed)?;
-        let mut store = Self { connection, path: path.to_owned() };
-        store.prepare()?;
+        let mut store = Self { connection: None, path: path.to_owned() };
+        store.prepare(connection)?;
         Ok(store)
     }
 
-    fn prepare(&mut self) -> Result<(), GrantError> {
+    /// Closes the file, for another agent to open.
+    pub(super) fn release(&mut self) {
+        self.connection = None;
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    fn connection(&self) -> Result<&Connection, GrantError> {
+        self.connection.as_ref().ok_or_else(|| GrantError::HandedOver { path: self.path.clone() })
+    }
+
+    fn prepare(&mut self, mut connection: Connection) -> Result<(), GrantError> {
         let path = self.path.clone();
         let failed = |source| GrantError::Store { path: path.clone(), source };
         // In this order: a file that is no database says so at the first statement that reads it.
         let health: String =
-            self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
         if health != "ok" {
             return Err(GrantError::Damaged { path, what: health });
         }
-        self.connection
+        connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;
                  PRAGMA locking_mode = EXCLUSIVE;",
             )
             .map_err(failed)?;
         let version: usize =
-            self.connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
         if version > MIGRATIONS.len() {
             return Err(GrantError::Newer { path, version, known: MIGRATIONS.len() });
         }
         for (done, step) in MIGRATIONS.iter().enumerate().skip(version) {
-            let transaction = self.connection.transaction().map_err(failed)?;
+            let transaction = connection.transaction().map_err(failed)?;
             transaction.execute_batch(step).map_err(failed)?;
             transaction.pragma_update(None, "user_version", done + 1).map_err(failed)?;
             transaction.commit().map_err(failed)?;
         }
+        self.connection = Some(connection);
         Ok(())
     }
 
@@ -125,8 +144,9 @@ impl Store {
     pub(super) fn list(&self, all: bool) -> Result<Vec<Grant>, GrantError> {
         let filter = if all { "" } else { "WHERE ended IS NULL" };
         let sql = format!("SELECT * FROM grants {filter} ORDER BY created_ms, id");
+        let connection = self.connection()?;
         let read = || {
-            let mut statement = self.connection.prepare(&sql)?;
+            let mut statement = connection.prepare(&sql)?;
             statement.query_map([], grant)?.collect::<Result<Vec<_>, _>>()
         };
         read().map_err(|source| self.failed(source))
@@ -134,7 +154,8 @@ impl Store {
 
     /// The latest time the wall clock was seen to show.
     pub(super) fn latest_ms(&self) -> Result<i64, GrantError> {
-        let read = self.connection.query_row("SELECT latest_ms FROM clock", [], |row| row.get(0)).optional();
+        let read =
+            self.connection()?.query_row("SELECT latest_ms FROM clock", [], |row| row.get(0)).optional();
         read.map(Option::unwrap_or_default).map_err(|source| self.failed(source))
     }
 
@@ -145,11 +166,11 @@ impl Store {
     /// From here on every write fails, as on a full disk.
     #[cfg(test)]
     pub(super) fn refuse_writes_for_test(&self) {
-        self.connection.pragma_update(None, "query_only", true).unwrap();
+        self.connection().unwrap().pragma_update(None, "query_only", true).unwrap();
     }
 
     fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<usize, GrantError> {
-        self.connection.execute(sql, values).map_err(|source| self.failed(source))
+        self.connection()?.execute(sql, values).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: rusqlite::Error) -> GrantError {
