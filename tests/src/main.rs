@@ -31,6 +31,7 @@ fn run(args: &[String]) -> Result<()> {
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
         ["demo"] => demo::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["load", kind, port, count] => bench::load(kind, port, count),
         ["stage", rest @ ..] => stage::run(rest.contains(&"--no-agent")),
         _ => bail!("usage: e2e suite [NAME [FILTER]] | stage [--no-agent] | demo | bench ..."),
     }

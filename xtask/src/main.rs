@@ -8,6 +8,7 @@ mod lint;
 mod sh;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,10 @@ cargo xtask <command>
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
   test [unit|e2e]           everything, or one half
   e2e <suite> [filter]      one end-to-end suite (core, bad, journal, reload, drivers, holds, bypass, netns, provenance, unix, ssh, identity, alive), or the cases whose name holds filter
+  vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
+                            suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql
+  bench hooks               what the kernel programs cost, by the kernel's statistics; writes docs/bench.md
   bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
                             what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md
   bench policy              what a decision costs with the starter policies and with 10,000 rules more
@@ -51,6 +55,7 @@ fn run(args: &[String]) -> Result<()> {
         ["test", "unit"] => test::unit(),
         ["test", "e2e"] => test::e2e(&[]),
         ["e2e", rest @ ..] if !rest.is_empty() => test::e2e(rest),
+        ["vm", rest @ ..] => vm::vm(rest),
         ["demo"] => test::demo(),
         ["bench", rest @ ..] => test::bench(rest),
         _ => {

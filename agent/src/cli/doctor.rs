@@ -23,17 +23,15 @@ struct Finding {
     cure: String,
 }
 
+impl From<probe::Feature> for Finding {
+    fn from(feature: probe::Feature) -> Self {
+        let probe::Feature { name, ok, required, why, otherwise } = feature;
+        Self { name, ok, required, why: why.to_owned(), cure: otherwise }
+    }
+}
+
 pub(super) fn doctor(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let mut findings: Vec<Finding> = probe::features()
-        .into_iter()
-        .map(|feature| Finding {
-            name: feature.name,
-            ok: feature.ok,
-            required: feature.required,
-            why: feature.why.to_owned(),
-            cure: feature.otherwise,
-        })
-        .collect();
+    let mut findings: Vec<Finding> = probe::features().into_iter().map(Finding::from).collect();
     findings.extend(configuration(path));
     if json {
         print_json(&findings, out)?;
@@ -85,6 +83,7 @@ fn configuration(path: &Path) -> Vec<Finding> {
         findings.push(required(name, problem, "the agent logs in with them in the place of the client's"));
         findings.extend(reachable(target));
     }
+    findings.extend(probe::in_force(&config.intercept.bpffs).into_iter().map(Finding::from));
     let running = call(&config.run_dir, &Request::Status).err().map(|error| error.to_string());
     findings.push(Finding {
         name: "agent".to_owned(),

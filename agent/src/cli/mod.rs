@@ -5,6 +5,7 @@ mod doctor;
 mod grants;
 mod hosts;
 mod identify;
+mod install;
 mod journal;
 mod operate;
 mod policy;
@@ -158,6 +159,10 @@ enum Command {
     },
     /// Replace the running agent by its program as it is on disk now: nothing is refused or unprotected meanwhile.
     Upgrade,
+    /// Install the agent as a service of systemd: program, directories, starter configuration and policy, units.
+    Install(install::Install),
+    /// Stop the service, let go of the kernel, and remove what `install` made; the state and its journal stay.
+    Uninstall(install::Uninstall),
     /// Let go of the kernel: nothing is intercepted any more. Refused while the agent runs.
     Detach,
 }
@@ -285,6 +290,8 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Hosts { what } => hosts::hosts(config, what, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
         Command::Upgrade => operate::upgrade(config, out),
+        Command::Install(wanted) => install::install(wanted, out),
+        Command::Uninstall(wanted) => install::uninstall(config, wanted, out),
         Command::Detach => operate::detach(config, out),
     }
 }

@@ -160,7 +160,8 @@ pub(super) fn kill(path: &Path, id: &str, reason: &str, out: &mut dyn Write) -> 
 }
 
 pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
-    let config = Config::load(path)?;
+    // Without a file an agent that was installed had the defaults, and was never started with anything else.
+    let config = if path.exists() { Config::load(path)? } else { Config::parse(path, "")? };
     let by = format!("uid {} pid {}", nix::unistd::getuid(), std::process::id());
     if let Err(why) = app::require_operator(&config) {
         let why = format!("{why:#}");

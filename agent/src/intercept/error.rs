@@ -59,6 +59,12 @@ pub enum InterceptError {
     )]
     PidNamespace,
 
+    #[error(
+        "the agent runs in a cgroup namespace of its own, where it cannot tell which cgroup it is in; use the host's (in \
+         Kubernetes: a privileged container)"
+    )]
+    CgroupNamespace,
+
     #[error("cannot mount a bpf file system on {}", path.display())]
     MountBpffs { path: PathBuf, source: nix::Error },
 

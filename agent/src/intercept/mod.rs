@@ -257,6 +257,9 @@ impl Intercept {
         state::check(&options.targets, options.listen_port)?;
         require_host_pids()?;
         unix::check(&options.unix)?;
+        if !in_initial_cgroup_namespace() {
+            return Err(InterceptError::CgroupNamespace);
+        }
         let places = places(options)?;
         let guard = Guard::new(options.guard, &options.bpffs, &options.guard_exempt);
         let pins = Pins::new(&options.bpffs);

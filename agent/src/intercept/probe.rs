@@ -4,6 +4,9 @@
 //! its version: distributions carry features back. Needs the agent's own privileges; without them most probes
 //! fail, which is why the capabilities come first.
 
+mod attach;
+mod pinned;
+
 use std::{fs, net::Ipv6Addr, os::unix::fs::MetadataExt as _, path::Path};
 
 use libbpf_sys as bpf;
@@ -33,7 +36,45 @@ pub fn features() -> Vec<Feature> {
     features.extend(PROGRAM_TYPES.iter().map(probe_program_type));
     features.extend(MAP_TYPES.iter().map(probe_map_type));
     features.extend(HELPERS.iter().map(probe_helper));
+    features.extend(attach_types());
     features
+}
+
+/// What is pinned at this place and in force now, whose heart beats there, and for whom.
+#[must_use]
+pub fn in_force(bpffs: &Path) -> Vec<Feature> {
+    silence_libbpf();
+    pinned::features(bpffs)
+}
+
+/// What only a program of the very kind can tell.
+fn attach_types() -> Vec<Feature> {
+    vec![
+        optional(
+            "raw tracepoints (sched_process_exec)",
+            attach::attaches_to_tracepoint(c"sched_process_exec"),
+            "they tell which program a process runs, also when it is gone by the time it is asked",
+            "what a process runs is read from /proc, which misses those that have ended",
+        ),
+        optional(
+            "typed tracepoints (tp_btf)",
+            attach::loads_for_typed_tracepoint(c"sched_process_exec"),
+            "tracepoints whose arguments the verifier checks",
+            "nothing needs them yet",
+        ),
+        optional(
+            "raw tracepoint cap_capable (6.14)",
+            attach::attaches_to_tracepoint(c"cap_capable"),
+            "it shows who uses CAP_NET_RAW",
+            "drop CAP_NET_RAW from workloads",
+        ),
+        optional(
+            "attach type connect_unix (6.7)",
+            attach::loads(SOCK_ADDR, bpf::BPF_CGROUP_UNIX_CONNECT),
+            "connections to a local database's unix socket can be governed",
+            "unix sockets of databases are not governed: use their permissions and pg_hba.conf",
+        ),
+    ]
 }
 
 /// Refuses kernels on which the design does not hold.
@@ -76,6 +117,18 @@ fn host() -> Vec<Feature> {
             has_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
             "loading and attaching programs, reading process start times, resolving cgroup ids",
             "run as root, or give the service these capabilities",
+        ),
+        optional(
+            "unified cgroups only",
+            !has_v1_cgroups(),
+            "where older hierarchies are mounted beside it, a runtime may put several containers into one cgroup",
+            "boot with systemd.unified_cgroup_hierarchy=1; until then a cgroup may be more than one workload",
+        ),
+        required(
+            "the host's cgroup namespace",
+            super::in_initial_cgroup_namespace(),
+            "the agent is known to the kernel by its cgroup, and workloads by theirs",
+            "start the agent in the host's cgroup namespace (in Kubernetes: privileged)",
         ),
         required(
             "cgroup2 mounted",
@@ -218,6 +271,14 @@ const HELPERS: &[(&str, bpf::bpf_prog_type, bpf::bpf_func_id, bool, &str, &str)]
         "use a kernel from 5.15 on",
     ),
     (
+        "get_netns_cookie in cgroup_skb (6.15)",
+        bpf::BPF_PROG_TYPE_CGROUP_SKB,
+        bpf::BPF_FUNC_get_netns_cookie,
+        false,
+        "a packet's network namespace can be asked for",
+        "it is taken from what connect noted on the socket",
+    ),
+    (
         "set_retval in cgroup_sock",
         bpf::BPF_PROG_TYPE_CGROUP_SOCK,
         bpf::BPF_FUNC_set_retval,
@@ -275,6 +336,11 @@ fn optional(name: impl Into<String>, ok: bool, why: &'static str, otherwise: imp
 fn silence_libbpf() {
     // SAFETY: no callback is allowed; the setting is process-wide and idempotent.
     unsafe { bpf::libbpf_set_print(None) };
+}
+
+fn has_v1_cgroups() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.contains(" - cgroup cgroup "))
 }
 
 fn in_initial_pid_namespace() -> bool {

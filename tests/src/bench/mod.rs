@@ -4,12 +4,15 @@
 //! on all of them. Written down are medians over rounds; nothing is left out.
 
 mod arms;
+mod hooks;
 mod measure;
 mod report;
 
 use anyhow::{Context, Result, bail};
 
 use crate::harness::world::{POLICY, Wishes, World};
+pub(crate) use hooks::load;
+
 use arms::Arms;
 use measure::{Plan, Scenario};
 
@@ -58,6 +61,11 @@ impl Wanted {
 }
 
 pub(crate) fn run(args: &[&str]) -> Result<()> {
+    match args {
+        ["hooks"] => return hooks::run(true),
+        ["hooks", "--smoke"] => return hooks::run(false),
+        _ => {}
+    }
     let wanted = Wanted::parse(args)?;
     let labels = vec!["public.bulk.email"];
     let mut world = World::prepare("bench", Wishes { quiet_server: true, labels, ..Wishes::default() })?;

@@ -11,6 +11,8 @@ use super::measure::{Measured, Plan, Sample};
 
 const BEGIN: &str = "<!-- results -->";
 const END: &str = "<!-- /results -->";
+const HOOKS_BEGIN: &str = "<!-- hooks -->";
+const HOOKS_END: &str = "<!-- /hooks -->";
 
 pub(super) fn table(results: &[Measured], plan: &Plan, copy_mb: u64) -> String {
     let mut text = format!("{}\n\n", conditions(plan, copy_mb));
@@ -78,15 +80,40 @@ fn median(measured: &Measured, arm: Arm, value: fn(&Sample) -> Option<f64>) -> O
     Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
 
-/// Puts the table between the marks in docs/bench.md and leaves the words around it alone.
+/// The table of the benchmark proper.
 pub(super) fn write(table: &str) -> Result<()> {
+    put(table, BEGIN, END)
+}
+
+/// The table of what the kernel programs cost.
+pub(super) fn write_hooks(table: &str) -> Result<()> {
+    put(table, HOOKS_BEGIN, HOOKS_END)
+}
+
+/// The machine, in a line.
+pub(super) fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "{}, kernel {}, load average {}.",
+        model.unwrap_or("An unnamed CPU"),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or("?")
+    )
+}
+
+/// Puts the table between its marks in docs/bench.md and leaves the words around it alone.
+fn put(table: &str, begin: &str, end: &str) -> Result<()> {
     let path = std::env::var_os("CHAPERONE_ROOT")
         .map_or_else(|| PathBuf::from("."), PathBuf::from)
         .join("docs/bench.md");
     let page = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let (before, rest) = page.split_once(BEGIN).context("docs/bench.md has lost its results mark")?;
-    let (_, after) = rest.split_once(END).context("docs/bench.md has lost its end mark")?;
-    fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    let (before, rest) = page.split_once(begin).context("docs/bench.md has lost its results mark")?;
+    let (_, after) = rest.split_once(end).context("docs/bench.md has lost its end mark")?;
+    fs::write(&path, format!("{before}{begin}\n{table}{end}{after}"))?;
     eprintln!("written to {}", path.display());
     Ok(())
 }

@@ -40,6 +40,15 @@ pub(crate) fn check_interrupted() -> Result<()> {
     Ok(())
 }
 
+/// How many times slower than usual this machine is (`CHAPERONE_E2E_SLOWNESS`): an emulated one is.
+fn slowness() -> u32 {
+    static SLOWNESS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *SLOWNESS.get_or_init(|| {
+        let said = std::env::var("CHAPERONE_E2E_SLOWNESS").ok();
+        said.and_then(|said| said.parse().ok()).unwrap_or(1).max(1)
+    })
+}
+
 /// Waits until `done` gives a value, looking every few milliseconds.
 pub(crate) fn wait_for<T>(
     what: &str,
@@ -47,6 +56,7 @@ pub(crate) fn wait_for<T>(
     mut done: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let started = Instant::now();
+    let limit = limit * slowness();
     loop {
         if let Some(value) = done()? {
             return Ok(value);

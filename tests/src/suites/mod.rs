@@ -14,6 +14,7 @@ mod record;
 mod reload;
 mod ssh;
 mod unix;
+mod service;
 
 use anyhow::{Result, bail};
 
@@ -37,10 +38,15 @@ const SUITES: &[Suite] = &[
     ("alive", alive::run),
 ];
 
+/// Suites for machines of their own, run by name only.
+const ON_DEMAND: &[Suite] = &[("service", service::run)];
+
 /// Runs the named suite, or all; a failing suite does not keep the next from running.
 pub(crate) fn run(name: Option<&str>, filter: Option<&str>) -> Result<()> {
     let chosen: Vec<&Suite> =
         SUITES.iter().filter(|(suite, _)| name.is_none_or(|name| name == *suite)).collect();
+    let on_demand = ON_DEMAND.iter().filter(|(suite, _)| name == Some(*suite));
+    let chosen: Vec<&Suite> = chosen.into_iter().chain(on_demand).collect();
     if chosen.is_empty() {
         let known: Vec<&str> = SUITES.iter().map(|(suite, _)| *suite).collect();
         bail!("no suite {}; known: {}", name.unwrap_or_default(), known.join(", "));

@@ -3,6 +3,7 @@
 
 mod dead;
 mod detach;
+mod install;
 mod tamper;
 mod upgrade;
 
@@ -29,8 +30,11 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut world = World::prepare("alive", wishes)?;
     world.agent.use_copy(&world.scratch)?;
     world.start_agent()?;
-    let cases: Vec<Case<World>> =
-        [upgrade::CASES, dead::CASES, tamper::CASES, detach::CASES].into_iter().flatten().copied().collect();
+    let cases: Vec<Case<World>> = [upgrade::CASES, dead::CASES, tamper::CASES, detach::CASES, install::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect();
     report::run("alive", &mut world, &cases, filter, |world| world.agent.log_tail())
 }
 
