@@ -21,16 +21,17 @@ mod keep;
 mod keeper;
 mod listener;
 mod netns;
+mod options;
 mod origin;
 pub mod probe;
 mod process;
 mod programs;
+mod settings;
 mod sightings;
 mod state;
 mod unix;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -41,8 +42,7 @@ use aya::{
     maps::{Map, MapData, SockMap},
 };
 pub use chaperone_ebpf::LAYOUT;
-use chaperone_ebpf::{Config, MODE_BYPASS, MODE_DENY, Stat, process::Offsets};
-use nix::time::{ClockId, clock_getres};
+use chaperone_ebpf::{Config, Stat, process::Offsets};
 
 pub use cgroup::{cgroup_id, cgroup_path, cgroup2_mount};
 pub use error::InterceptError;
@@ -52,6 +52,7 @@ pub use guard_log::{GuardDrop, GuardLog};
 pub use keeper::Keeper;
 pub use listener::Listeners;
 pub use netns::{Namespaces, Notice, OldConnection};
+pub use options::{CgroupMode, NetRaw, Options, Target};
 pub use origin::{Lookup, OrigDst, Origin, Redirects};
 pub use process::{Chain, FileId, Image, Processes, Step};
 pub use programs::Attached;
@@ -73,105 +74,6 @@ const INITIAL_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
 
 /// PROC_PID_INIT_INO, include/linux/proc_ns.h.
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
-
-/// Destinations that may only be reached through the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Comes back in [`Origin::target_id`].
-    pub id: u32,
-    pub addr: IpAddr,
-    /// Length of the network prefix in bits.
-    pub prefix: u8,
-    pub port: u16,
-}
-
-impl Target {
-    /// The address with its host bits cleared.
-    fn network(&self) -> IpAddr {
-        match self.addr {
-            IpAddr::V4(addr) => {
-                let host_bits = 32 - u32::from(self.prefix).min(32);
-                Ipv4Addr::from_bits(addr.to_bits() & u32::MAX.checked_shl(host_bits).unwrap_or(0)).into()
-            }
-            IpAddr::V6(addr) => {
-                let host_bits = 128 - u32::from(self.prefix).min(128);
-                Ipv6Addr::from_bits(addr.to_bits() & u128::MAX.checked_shl(host_bits).unwrap_or(0)).into()
-            }
-        }
-    }
-
-    /// Whether this is one of the target's addresses. The address must not be a mapped one.
-    fn contains(&self, destination: SocketAddr) -> bool {
-        if destination.port() != self.port {
-            return false;
-        }
-        let (own, other, bits) = match (self.addr, destination.ip()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits().into(), other.to_bits().into(), 32),
-            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits(), other.to_bits(), 128),
-            _ => return false,
-        };
-        let (own, other): (u128, u128) = (own, other);
-        let host_bits: u32 = bits - u32::from(self.prefix).min(bits);
-        (own ^ other).checked_shr(host_bits).unwrap_or(0) == 0
-    }
-}
-
-/// What happens to a governed process that uses CAP_NET_RAW.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum NetRaw {
-    /// Nobody looks.
-    #[default]
-    Off,
-    Record,
-    Kill,
-}
-
-/// What a cgroup is to be, whether it exists yet or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CgroupMode {
-    /// Below the cgroup2 mount, with a leading slash.
-    pub path: String,
-    mode: u32,
-}
-
-impl CgroupMode {
-    /// Left alone.
-    #[must_use]
-    pub fn bypass(path: &str) -> Self {
-        Self { path: path.to_owned(), mode: MODE_BYPASS }
-    }
-
-    fn is_deny(&self) -> bool {
-        self.mode == MODE_DENY
-    }
-
-    /// May not reach any target.
-    #[must_use]
-    pub fn deny(path: &str) -> Self {
-        Self { path: path.to_owned(), mode: MODE_DENY }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Directory of the cgroup everything below which is governed.
-    pub cgroup: PathBuf,
-    /// Directory for pins, on a bpf file system.
-    pub bpffs: PathBuf,
-    /// The port redirected connects go to on 127.0.0.1 and ::1. Nothing listens on it as a port: the lookup program
-    /// hands its connections to the agent's sockets.
-    pub listen_port: u16,
-    pub targets: Vec<Target>,
-    /// Cgroups that are not simply governed, each with all below it. The nearest listed ancestor decides.
-    pub modes: Vec<CgroupMode>,
-    pub unix: UnixSockets,
-    pub net_raw: NetRaw,
-    /// The cgroup this process is in, and stays in.
-    pub agent_cgroup_id: u64,
-    pub guard: GuardMode,
-    /// Interfaces whose forwarded packets are let through, by name.
-    pub guard_exempt: Vec<String>,
-}
 
 /// What the kernel programs counted since they were first attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,8 +179,8 @@ impl Intercept {
         let listeners = listener::listen()?;
         let cgroup2 = cgroup2_mount()?;
         let types = btf::KernelTypes::load();
-        let config = config(options, host, types.as_ref())?;
-        let offsets = if traced { offsets(types.as_ref()) } else { Offsets::default() };
+        let config = settings::config(options, host, types.as_ref())?;
+        let offsets = if traced { settings::offsets(types.as_ref()) } else { Offsets::default() };
         Ok(Prepared {
             ebpf,
             pins,
@@ -310,7 +212,7 @@ impl Prepared {
         state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
         guard.apply(&options.targets)?;
-        announce(&mut state, config, draining)?;
+        settings::announce(&mut state, config, draining)?;
         state.set_offsets(offsets)?;
         state.beat()?;
         let attached = programs::attach(&mut ebpf, &pins, &places, traced)?;
@@ -554,71 +456,6 @@ fn governed(options: &Options, cgroup2: &Path) -> Governed {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// First SYN timeout in a namespace without a listener: some ticks more than making one takes.
-const SYN_TIMEOUT: Duration = Duration::from_millis(40);
-
-/// The timeout in the kernel's ticks; its coarse clocks tell how long one is.
-fn syn_timeout() -> Result<u32, InterceptError> {
-    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_err(|source| InterceptError::Clock { source })
-        .map(Duration::from)?;
-    let ticks = SYN_TIMEOUT.as_nanos().div_ceil(tick.as_nanos().max(1));
-    Ok(u32::try_from(ticks).unwrap_or(0))
-}
-
-/// Makes this process the agent, and in a way that leaves the one before it exempt at every instant: a map's value is
-/// not replaced in one step.
-fn announce(state: &mut State, own: Config, draining: Option<Draining>) -> Result<(), InterceptError> {
-    let Some(draining) = draining else { return state.set_config(own) };
-    let limit = u64::try_from(draining.limit.as_nanos()).unwrap_or(u64::MAX);
-    let (drain_tgid, drain_until) = (draining.tgid, state::boottime_ns()?.saturating_add(limit));
-    state.set_config(Config { drain_tgid, drain_until, ..state.config()? })?;
-    state.set_config(Config { drain_tgid, drain_until, ..own })
-}
-
-/// All zero, and the tracepoints idle, when the kernel does not tell them all.
-fn offsets(types: Option<&btf::KernelTypes>) -> Offsets {
-    let Some(types) = types else {
-        tracing::warn!("no BTF: executables and ancestors of workloads will be unknown");
-        return Offsets::default();
-    };
-    Offsets::find(|structure, path| types.member(structure, path)).unwrap_or_else(|missing| {
-        tracing::warn!(
-            missing,
-            "this kernel's BTF lacks a member: executables and ancestors will be unknown"
-        );
-        Offsets::default()
-    })
-}
-
-fn config(
-    options: &Options,
-    host_netns: u64,
-    types: Option<&btf::KernelTypes>,
-) -> Result<Config, InterceptError> {
-    let offset = |member| types.and_then(|types| types.offset("task_struct", member));
-    let (leader_offset, start_offset) = match (offset("group_leader"), offset("start_boottime")) {
-        (Some(leader), Some(start)) => (leader, start),
-        _ => {
-            tracing::warn!("no BTF for task_struct: process start times will be missing");
-            (0, 0)
-        }
-    };
-    Ok(Config {
-        agent_cgroup: options.agent_cgroup_id,
-        host_netns,
-        agent_tgid: std::process::id(),
-        listen_port: u32::from(options.listen_port),
-        leader_offset,
-        start_offset,
-        syn_timeout: syn_timeout()?,
-        flags: 0,
-        drain_tgid: 0,
-        layout: LAYOUT,
-        drain_until: 0,
-    })
 }
 
 fn places(options: &Options) -> Result<Places, InterceptError> {

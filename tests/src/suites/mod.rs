@@ -12,9 +12,10 @@ mod netns;
 mod provenance;
 mod record;
 mod reload;
+mod service;
+mod ssh;
 mod ssh;
 mod unix;
-mod service;
 
 use anyhow::{Result, bail};
 
