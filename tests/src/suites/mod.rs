@@ -14,7 +14,6 @@ mod record;
 mod reload;
 mod service;
 mod ssh;
-mod ssh;
 mod unix;
 
 use anyhow::{Result, bail};
