@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{Ebpf, maps::MapInfo};
@@ -27,6 +27,8 @@ use super::{
 /// Descriptors of everything that is pinned.
 pub(super) struct Held {
     links: Vec<Link>,
+    /// Links of programs that are only attached on some kernels or when configured, by the names of their pins.
+    optional: Vec<(PathBuf, OwnedFd)>,
     maps: Vec<(&'static str, OwnedFd)>,
 }
 
@@ -38,7 +40,7 @@ struct Link {
 
 impl Held {
     pub(super) fn nothing() -> Self {
-        Self { links: Vec::new(), maps: Vec::new() }
+        Self { links: Vec::new(), optional: Vec::new(), maps: Vec::new() }
     }
 
     /// Opens what is pinned.
@@ -59,6 +61,7 @@ impl Held {
         });
         Ok(Self {
             links: links.collect::<Result<_, InterceptError>>()?,
+            optional: optional(pins)?,
             maps: maps.collect::<Result<_, InterceptError>>()?,
         })
     }
@@ -78,6 +81,12 @@ impl Held {
         for link in &mut self.links {
             link.mend(ebpf, pins, places, found)?;
         }
+        for (path, fd) in &self.optional {
+            if !path.exists() {
+                found.push(format!("the pin {} was removed", path.display()));
+                pin(fd, path, "optional")?;
+            }
+        }
         for (name, fd) in &self.maps {
             let path = pins.map(name);
             if !path.exists() {
@@ -87,6 +96,21 @@ impl Held {
         }
         Ok(())
     }
+}
+
+/// Whatever else is pinned among the links.
+fn optional(pins: &Pins) -> Result<Vec<(PathBuf, OwnedFd)>, InterceptError> {
+    let folder = pins.links();
+    let failed = |source| InterceptError::Read { path: folder.clone(), source };
+    let mut held = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let known = programs::all().any(|(name, _)| pins.link(name) == path);
+        if !known && let Some(fd) = programs::open_link(&path)? {
+            held.push((path, fd));
+        }
+    }
+    Ok(held)
 }
 
 impl Link {
