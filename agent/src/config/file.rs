@@ -252,7 +252,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     }
     Ok(Config {
         path: path.to_owned(),
-        sha256: hex(&Sha256::digest(text.as_bytes())),
+        sha256: crate::hex(&Sha256::digest(text.as_bytes())),
         state_dir: file.state_dir,
         run_dir: file.run_dir,
         policy_dir: file.policy_dir,
@@ -492,12 +492,4 @@ pub(super) fn unique<'a>(key: &str, names: impl Iterator<Item = &'a str>, proble
             problems.push(format!("{key}: `{name}` appears twice"));
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
