@@ -22,7 +22,8 @@ cargo xtask <command>
   lint                      fmt, clippy (host and BPF), tidy, licences and sources of dependencies
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
   test [unit|e2e]           everything, or one half
-  e2e <suite> [filter]      one end-to-end suite (core, bad, journal, reload, drivers, holds, bypass, netns, provenance, unix, ssh, identity, alive), or the cases whose name holds filter
+  e2e <suite> [filter]      one end-to-end suite, or its cases whose name holds filter: core, bad, journal, record,
+                            reload, drivers, holds, bypass, netns, provenance, ssh, unix, identity, alive
   vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
                             suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql
