@@ -152,51 +152,41 @@ fn redirect(
         warn!(ctx, "no storage for a socket: connect denied");
         return Outcome::Deny(Stat::DeniedStorage);
     };
-    let origin = origin(ctx, config, destination, target, now, netns);
+    // Into the entry at once: a copy on the stack is more than older kernels leave room for.
     // SAFETY: `entry` is this socket's value, and the socket is locked by the connect that runs us.
-    unsafe { entry.write(origin) };
+    let origin = unsafe { &mut *entry };
+    fill(origin, ctx, config, destination);
+    (origin.target, origin.connected_at, origin.netns) = (target, now, netns);
     if !onto_loopback(ctx) {
         return Outcome::Deny(Stat::DeniedStorage);
     }
     if !netns::is_served(config, netns) {
-        netns::ask(&origin);
+        netns::ask(origin);
     }
     Outcome::Redirect { port: (config.listen_port as u16).to_be(), v6 }
 }
 
+/// Where to, and who asks.
 #[inline(always)]
-fn origin(
-    ctx: &SockAddrContext,
-    config: &Config,
-    destination: &Destination,
-    target: u32,
-    now: u64,
-    netns: u64,
-) -> Origin {
+fn fill(origin: &mut Origin, ctx: &SockAddrContext, config: &Config, destination: &Destination) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
-    let start_boottime = start_boottime(config);
-    Origin {
-        role: ROLE_CLIENT,
-        via_v6: u32::from(!is_v4(destination.addr)),
-        addr: destination.addr,
-        port: destination.port,
-        pad: 0,
-        target,
-        tgid: (pid_tgid >> 32) as u32,
-        tid: pid_tgid as u32,
-        uid: uid_gid as u32,
-        gid: (uid_gid >> 32) as u32,
-        // SAFETY: the helper takes this program's context.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        // SAFETY: a helper without arguments.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        netns,
-        start_boottime,
-        connected_at: now,
-        exec_id: process::current_node((pid_tgid >> 32) as u32, start_boottime),
-        comm: bpf_get_current_comm().unwrap_or_default(),
-    }
+    origin.role = ROLE_CLIENT;
+    origin.via_v6 = u32::from(!is_v4(destination.addr));
+    origin.addr = destination.addr;
+    origin.port = destination.port;
+    origin.pad = 0;
+    origin.tgid = (pid_tgid >> 32) as u32;
+    origin.tid = pid_tgid as u32;
+    origin.uid = uid_gid as u32;
+    origin.gid = (uid_gid >> 32) as u32;
+    // SAFETY: the helper takes this program's context.
+    origin.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: a helper without arguments.
+    origin.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    origin.start_boottime = start_boottime(config);
+    origin.exec_id = process::current_node(origin.tgid, origin.start_boottime);
+    origin.comm = bpf_get_current_comm().unwrap_or_default();
 }
 
 /// When the current process (its thread group leader) started: with the pid, its name for good.
