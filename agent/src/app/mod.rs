@@ -110,6 +110,11 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     if let Some(predecessor) = &mut predecessor {
         predecessor.begin()?;
     }
+    // The record before anything else: its lock says whether another agent has this directory, and from here on, what
+    // happens is written.
+    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
+        .context("cannot open the journal")?;
+    let journal = Arc::new(journal);
     let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
     let hooks = config.webhooks.iter().map(announce::Hook::load).collect::<Result<Vec<_>>>()?;
     let (announce_tx, announce_rx) = tokio::sync::mpsc::channel(announce::QUEUE);
@@ -122,10 +127,6 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         announce_tx,
     };
     let gate = Arc::new(Gate::new(policies, grants, gate_options));
-    // The record before anything is served: from here on, what happens is written.
-    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
-        .context("cannot open the journal")?;
-    let journal = Arc::new(journal);
     let registry = Arc::new(Registry::default());
     journal
         .append(&[Event::AgentStart {
