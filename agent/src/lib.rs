@@ -14,6 +14,7 @@ pub mod record;
 pub mod registry;
 pub mod secret;
 pub mod session;
+pub mod trust;
 pub mod upstream;
 pub mod workload;
 

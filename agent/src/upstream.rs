@@ -3,6 +3,8 @@
 //! Always opens sockets in the agent's own network namespace. Knows nothing of protocols beyond handing over a
 //! stream; what is sent on it needs a permit, which the gate makes.
 
+mod end_point;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -53,6 +55,15 @@ impl Stream {
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
+
+    /// What a login can be bound to (RFC 5929, section 4.1): the hash of the certificate the other side showed.
+    /// `None` without TLS, and for signatures that section gives no hash for.
+    #[must_use]
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        let Self::Tls(stream) = self else { return None };
+        let (_, connection) = stream.get_ref();
+        end_point::hash(connection.peer_certificates()?.first()?)
+    }
 }
 
 /// A target with what is needed to log in to it.
@@ -64,6 +75,8 @@ pub struct Backend {
 /// What is needed to log in to a target, read from files once and on reload.
 pub struct Credentials {
     pub password: Option<Secret<Vec<u8>>>,
+    /// Asked of clients; it gives no access.
+    pub client_password: Option<Secret<Vec<u8>>>,
     tls: Option<TlsClient>,
 }
 
@@ -79,14 +92,15 @@ impl Credentials {
     /// When a file cannot be read, is readable by others, or holds no certificate.
     pub fn load(target: &Target) -> Result<Self, UpstreamError> {
         let password = target.password_file.as_deref().map(read_secret).transpose()?;
+        let client_password = target.client_password_file.as_deref().map(read_secret).transpose()?;
         let tls = match &target.tls {
             Tls::Disable => None,
-            Tls::VerifyFull { ca_file, server_name } => Some(TlsClient {
-                config: Arc::new(client_tls(ca_file.as_deref())?),
+            Tls::VerifyFull { ca_file, server_name, identity } => Some(TlsClient {
+                config: Arc::new(tls_config(ca_file.as_deref(), identity.as_ref())?),
                 server_name: server_name.clone().map(ServerName::try_from).transpose()?,
             }),
         };
-        Ok(Self { password, tls })
+        Ok(Self { password, client_password, tls })
     }
 
     #[must_use]
@@ -126,16 +140,22 @@ pub async fn dial(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
     }
 }
 
+fn owner_only(path: &Path) -> Result<(), UpstreamError> {
+    let failed = |source| UpstreamError::Read { path: path.to_owned(), source };
+    let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(UpstreamError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
 /// Reads a secret from a file that nobody else can read; a line break at its end is dropped.
 ///
 /// # Errors
 /// When it cannot be read, or others can read it.
 pub fn read_secret(path: &Path) -> Result<Secret<Vec<u8>>, UpstreamError> {
     let failed = |source| UpstreamError::Read { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(UpstreamError::Exposed { path: path.to_owned(), mode });
-    }
+    owner_only(path)?;
     let mut bytes = std::fs::read(path).map_err(failed)?;
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
         bytes.pop();
@@ -148,6 +168,13 @@ pub fn read_secret(path: &Path) -> Result<Secret<Vec<u8>>, UpstreamError> {
 /// # Errors
 /// When there is no certificate in it.
 pub fn client_tls(ca_file: Option<&Path>) -> Result<ClientConfig, UpstreamError> {
+    tls_config(ca_file, None)
+}
+
+fn tls_config(
+    ca_file: Option<&Path>,
+    identity: Option<&(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, UpstreamError> {
     let mut roots = RootCertStore::empty();
     let path = ca_file.unwrap_or(Path::new("/etc/ssl/certs/ca-certificates.crt"));
     let bad = |problem: String| UpstreamError::Certificate { path: path.to_owned(), problem };
@@ -162,7 +189,18 @@ pub fn client_tls(ca_file: Option<&Path>) -> Result<ClientConfig, UpstreamError>
     if roots.is_empty() {
         return Err(bad("holds no certificate".into()));
     }
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let bad = |path: &Path| {
+        let path = path.to_owned();
+        move |problem: String| UpstreamError::Certificate { path, problem }
+    };
+    owner_only(key)?;
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| bad(certificate)(error.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key)(error.to_string()))?;
+    builder.with_client_auth_cert(chain, secret).map_err(|error| bad(certificate)(error.to_string()))
 }
 
 impl AsyncRead for Stream {

@@ -16,14 +16,14 @@ use crate::sh;
 /// Modules of agent/src, and the ones each may name. A module may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("app", &["*"]),
-    ("cli", &["config", "record", "control", "app", "intercept", "gate", "identity", "workload"]),
+    ("cli", &["trust", "config", "record", "control", "app", "intercept", "gate", "identity", "workload"]),
     ("config", &["secret", "workload"]),
     ("control", &["registry", "gate", "record", "config"]),
     ("gate", &["record", "config"]),
     ("http", &[]),
     ("identity", &["workload", "config", "upstream", "http"]),
     ("intercept", &[]),
-    ("protocol", &["gate", "upstream", "record", "registry", "config", "secret"]),
+    ("protocol", &["trust", "gate", "upstream", "record", "registry", "config", "secret"]),
     ("record", &[]),
     ("registry", &[]),
     ("secret", &[]),
@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
+    ("trust", &[]),
     ("upstream", &["config", "secret"]),
     ("workload", &["intercept", "record"]),
 ];
@@ -56,6 +57,7 @@ const NOT_PURE: &[&str] = &[
     "open.rs",
     "catalogue.rs",
     "client_tls.rs",
+    "greeting.rs",
     "serve.rs",
     "access.rs",
 ];

@@ -17,11 +17,13 @@ use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
 use crate::session::{Service, Shared, World};
+use crate::trust::HostCa;
 use crate::upstream::{Backend, Credentials};
 
 /// Reads the credentials and makes what sessions share. State of a target that was there before is kept.
 pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     let mut services = Vec::new();
+    let mut ca = None;
     for target in &config.targets {
         let credentials = load_credentials(target)?;
         let kept = before.and_then(|world| {
@@ -30,11 +32,12 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
                 before.name == target.name
                     && before.protocol == target.protocol
                     && before.client_tls == target.client_tls
+                    && before.client_names == target.client_names
             })
         });
         let protocol = match kept {
             Some(service) if target.ssh.is_none() => service.protocol.clone(),
-            _ => fresh(target, &config.state_dir)?,
+            _ => fresh(target, &mut ca, &config.state_dir)?,
         };
         let backend = Arc::new(Backend { target: target.clone(), credentials });
         services.push(Service { backend, protocol });
@@ -46,11 +49,21 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
 }
 
 /// The protocol of a target nobody has a session with yet, or whose keys are read again.
-fn fresh(target: &Target, state_dir: &Path) -> Result<Protocol> {
+fn fresh(target: &Target, ca: &mut Option<Arc<HostCa>>, state_dir: &Path) -> Result<Protocol> {
     match target.protocol {
         config::Protocol::Postgres => {
-            let tls = if target.client_tls { Some(ClientTls::self_signed()?) } else { None };
-            Ok(Protocol::Postgres(Postgres::new(tls)))
+            if !target.client_tls {
+                return Ok(Protocol::Postgres(Postgres::new(None)));
+            }
+            let ca = match ca {
+                Some(ca) => Arc::clone(ca),
+                None => {
+                    let made = Arc::new(HostCa::load_or_create(state_dir)?);
+                    ca.insert(made).clone()
+                }
+            };
+            let tls = ClientTls::new(ca, target.client_names.clone());
+            Ok(Protocol::Postgres(Postgres::new(Some(tls))))
         }
         config::Protocol::Ssh => {
             let keys = Arc::new(ssh::host_keys(state_dir)?);

@@ -10,6 +10,7 @@ mod journal;
 mod operate;
 mod policy;
 mod sign;
+mod trust;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -151,6 +152,11 @@ enum Command {
         #[command(subcommand)]
         what: hosts::Hosts,
     },
+    /// The authority that clients know us by: show it, put it into the system's store, take it out.
+    Trust {
+        #[command(subcommand)]
+        what: trust::Trust,
+    },
     /// End a live session.
     Kill {
         id: String,
@@ -288,6 +294,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),
         Command::NewKey { file } => sign::new_key(file, out),
         Command::Hosts { what } => hosts::hosts(config, what, out),
+        Command::Trust { what } => trust::trust(config, what, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
         Command::Upgrade => operate::upgrade(config, out),
         Command::Install(wanted) => install::install(wanted, out),

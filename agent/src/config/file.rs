@@ -144,6 +144,9 @@ struct TargetFile {
     tls: Option<TlsFile>,
     #[serde(default = "yes")]
     client_tls: bool,
+    #[serde(default)]
+    client_names: Vec<String>,
+    client_password_file: Option<PathBuf>,
     /// Accounts at the target that belong to people or to other programs.
     #[serde(default)]
     accounts: Vec<String>,
@@ -181,6 +184,8 @@ struct TlsFile {
     mode: String,
     ca_file: Option<PathBuf>,
     server_name: Option<String>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -397,6 +402,10 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         (_, None) => None,
     };
     let labels = labels::convert(&key, typed.labels, problems);
+    let client_names = client_names(&key, &typed.client_names, &tls, problems);
+    if !typed.client_tls && !client_names.is_empty() {
+        problems.push(format!("{key}.client_names: does nothing with client_tls = false"));
+    }
     Some(Target {
         name: typed.name,
         protocol: protocol?,
@@ -408,6 +417,8 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         tls,
         client_tls: typed.client_tls,
         unix_sockets: typed.unix_sockets,
+        client_names,
+        client_password_file: typed.client_password_file,
         foreign: typed
             .accounts
             .into_iter()
@@ -431,11 +442,23 @@ fn tls(key: &str, typed: Option<TlsFile>, addresses: &[Network], problems: &mut 
         return Tls::Disable;
     };
     match typed.mode.as_str() {
-        "verify-full" => Tls::VerifyFull { ca_file: typed.ca_file, server_name: typed.server_name },
+        "verify-full" => {
+            let identity = match (typed.cert_file, typed.key_file) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                _ => {
+                    problems.push(format!("{key}.tls: cert_file and key_file belong together"));
+                    None
+                }
+            };
+            Tls::VerifyFull { ca_file: typed.ca_file, server_name: typed.server_name, identity }
+        }
         "disable" => {
-            if typed.ca_file.is_some() || typed.server_name.is_some() {
-                problems
-                    .push(format!("{key}.tls: ca_file and server_name do nothing with mode = \"disable\""));
+            let idle = [&typed.ca_file, &typed.cert_file, &typed.key_file];
+            if idle.iter().any(|file| file.is_some()) || typed.server_name.is_some() {
+                problems.push(format!(
+                    "{key}.tls: ca_file, server_name, cert_file and key_file do nothing with mode = \"disable\""
+                ));
             }
             Tls::Disable
         }
@@ -444,6 +467,28 @@ fn tls(key: &str, typed: Option<TlsFile>, addresses: &[Network], problems: &mut 
             Tls::Disable
         }
     }
+}
+
+/// The names that clients use: those typed, and the one the target's own certificate is for.
+fn client_names(key: &str, typed: &[String], tls: &Tls, problems: &mut Vec<String>) -> Vec<String> {
+    let own = match tls {
+        Tls::VerifyFull { server_name: Some(name), .. } => Some(name),
+        Tls::VerifyFull { .. } | Tls::Disable => None,
+    };
+    let mut names: Vec<String> = Vec::new();
+    for name in typed.iter().chain(own) {
+        let plain = name.split('.').all(|part| {
+            !part.is_empty()
+                && part.len() <= 63
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        });
+        if !plain || name.len() > 253 {
+            problems.push(format!("{key}.client_names: `{}` is not a host name", name.escape_debug()));
+        } else if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
 }
 
 fn overlapping(targets: &[Target], problems: &mut Vec<String>) {

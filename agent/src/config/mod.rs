@@ -132,6 +132,10 @@ pub struct Target {
     pub client_tls: bool,
     /// Names of unix sockets it also answers on, on this host.
     pub unix_sockets: Vec<String>,
+    /// What clients call the target: names that its certificate towards them is for, beside the address.
+    pub client_names: Vec<String>,
+    /// A password that is worth nothing, for clients that insist on proof.
+    pub client_password_file: Option<PathBuf>,
     /// Login names that belong to somebody else than who gives them, and to whom: other identities, and accounts
     /// that the configuration names. Who presents one is recorded for it.
     pub foreign: BTreeMap<String, String>,
@@ -178,7 +182,12 @@ impl Protocol {
 #[derive(Debug, Clone)]
 pub enum Tls {
     Disable,
-    VerifyFull { ca_file: Option<PathBuf>, server_name: Option<String> },
+    VerifyFull {
+        ca_file: Option<PathBuf>,
+        server_name: Option<String>,
+        /// Certificate and key the agent shows.
+        identity: Option<(PathBuf, PathBuf)>,
+    },
 }
 
 /// An address with a prefix length.

@@ -52,6 +52,12 @@ impl<'a> Client<'a> {
         self
     }
 
+    /// Another name for where it connects to.
+    pub(crate) fn host(mut self, name: &str) -> Self {
+        self.host = name.into();
+        self
+    }
+
     /// Another port than the server's.
     pub(crate) fn port(mut self, port: u16) -> Self {
         self.port = port;

@@ -23,7 +23,7 @@ use super::spawn::{Program, Running, wait_for};
 const ACCOUNT: &str = "postgres";
 
 /// Loopback addresses the server answers on.
-pub(crate) const ADDRESSES: [&str; 9] = [
+pub(crate) const ADDRESSES: [&str; 10] = [
     "127.0.0.1",
     "127.0.0.2",
     "127.0.0.3",
@@ -32,6 +32,7 @@ pub(crate) const ADDRESSES: [&str; 9] = [
     "127.0.0.6",
     "127.0.0.7",
     "127.0.0.8",
+    "127.0.0.9",
     "::1",
 ];
 
@@ -47,6 +48,7 @@ local   all shop_bench trust
 local   all postgres   trust
 local   all all        reject
 hostssl all shop_tls   all scram-sha-256
+hostssl all shop_cert  all cert
 host    all shop_scram all scram-sha-256
 host    all shop_md5   all md5
 host    all shop_trust all trust
@@ -116,7 +118,8 @@ impl Postgres {
         let mut settings = format!(
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nfsync = off\n\
              max_connections = 200\nlog_connections = on\nlog_line_prefix = '%m [%p] %u@%d %r %a '\n\
-             ssl = on\nssl_cert_file = '{folder}/server.pem'\nssl_key_file = '{folder}/server.key'\n",
+             ssl = on\nssl_cert_file = '{folder}/server.pem'\nssl_key_file = '{folder}/server.key'\n\
+             ssl_ca_file = '{folder}/ca.pem'\n",
             self.addresses().join(","),
             self.port,
             self.folder.display(),
@@ -159,43 +162,50 @@ impl Postgres {
                 &pem,
             ])?;
         }
-        let (key, request, pem) = (path("server.key"), path("server.csr"), path("server.pem"));
-        let names = path("server.ext");
-        fs::write(&names, format!("subjectAltName = DNS:{SERVER_NAME}\nextendedKeyUsage = serverAuth\n"))?;
-        fs::set_permissions(&names, fs::Permissions::from_mode(0o644))?;
-        let subject = format!("/CN={SERVER_NAME}");
-        openssl(&[
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ])?;
-        openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            &path("ca.pem"),
-            "-CAkey",
-            &path("ca.key"),
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            &names,
-            "-out",
-            &pem,
-        ])
+        let server = format!("subjectAltName = DNS:{SERVER_NAME}\nextendedKeyUsage = serverAuth\n");
+        let client = "extendedKeyUsage = clientAuth\n".to_owned();
+        for (file, subject, extensions) in
+            [("server", SERVER_NAME, server), ("shop_cert", "shop_cert", client)]
+        {
+            let named = |ending: &str| path(&format!("{file}.{ending}"));
+            let (key, request, pem, names) = (named("key"), named("csr"), named("pem"), named("ext"));
+            fs::write(&names, extensions)?;
+            fs::set_permissions(&names, fs::Permissions::from_mode(0o644))?;
+            let subject = format!("/CN={subject}");
+            openssl(&[
+                "req",
+                "-new",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-subj",
+                &subject,
+                "-keyout",
+                &key,
+                "-out",
+                &request,
+            ])?;
+            openssl(&[
+                "x509",
+                "-req",
+                "-in",
+                &request,
+                "-CA",
+                &path("ca.pem"),
+                "-CAkey",
+                &path("ca.key"),
+                "-CAcreateserial",
+                "-days",
+                "2",
+                "-extfile",
+                &names,
+                "-out",
+                &pem,
+            ])?;
+        }
+        Ok(())
     }
 
     fn addresses(&self) -> &[&'static str] {
@@ -315,6 +325,7 @@ const ACCOUNTS: &str = "\
 set password_encryption = 'scram-sha-256';
 create role shop_scram login password 'scram-kXv0aYq3';
 create role shop_tls login password 'tls-9QhGm4sd';
+create role shop_cert login;
 create role shop_trust login;
 create role shop_bench login;
 set password_encryption = 'md5';

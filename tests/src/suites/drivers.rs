@@ -63,7 +63,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
 }
 
 /// Where scripts/packages.sh puts drivers that Debian has no packages of, or old ones.
-fn packaged(kind: &str) -> PathBuf {
+pub(super) fn packaged(kind: &str) -> PathBuf {
     let folder =
         std::env::var_os("CHAPERONE_DRIVERS").unwrap_or_else(|| "/var/cache/chaperone/drivers".into());
     PathBuf::from(folder).join(kind)

@@ -14,6 +14,7 @@ mod record;
 mod reload;
 mod service;
 mod ssh;
+mod tls;
 mod unix;
 
 use anyhow::{Result, bail};
@@ -28,6 +29,7 @@ const SUITES: &[Suite] = &[
     ("record", record::run),
     ("reload", reload::run),
     ("drivers", drivers::run),
+    ("tls", tls::run),
     ("holds", holds::run),
     ("bypass", bypass::run),
     ("netns", netns::run),

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::greeting::{Client, LoginFailure};
 use super::response::{Report, sqlstate};
-use super::serve::{Client, LoginFailure};
 use super::startup::{self, Startup};
 use crate::gate::{Admission, Entry, Gate, GrantError, Held, HoldInfo, Need, Now, Place, Resolution, Ticket};
 use crate::protocol::Admitted;
@@ -129,7 +129,7 @@ impl Asking<'_> {
         let timeout = ttl.map_or(self.gate.hold_timeout(), |ttl| ttl.min(self.gate.hold_timeout()));
         let mut ticket = self.gate.holds().open(info, timeout);
         info!(hold = id, "access asked for");
-        tell(client, self.startup, &ticket.info, timeout).await.map_err(failed)?;
+        tell(client, &ticket.info, timeout).await.map_err(failed)?;
         loop {
             let woken = tokio::select! {
                 biased;
@@ -293,14 +293,9 @@ impl Asking<'_> {
     }
 }
 
-async fn tell(
-    client: &mut Client,
-    startup: &Startup,
-    info: &HoldInfo,
-    timeout: Duration,
-) -> Result<(), LoginFailure> {
+async fn tell(client: &mut Client, info: &HoldInfo, timeout: Duration) -> Result<(), LoginFailure> {
     let mut out = BytesMut::new();
-    startup::put_welcome(&mut out, startup);
+    startup::put_welcome(&mut out);
     let groups: Vec<&str> = info.needs.iter().flat_map(|need| &need.groups).map(String::as_str).collect();
     Report::new("01000", format!("access asked for, request {}", info.id))
         .detail(format!("{} needs an approval by {}", info.policies.join(", "), groups.join(" or ")))

@@ -1,47 +1,92 @@
-//! TLS towards clients: a certificate of the agent's own, made anew at every start.
+//! TLS towards clients: a certificate of the host's authority for each address that clients connect to.
 //!
-//! Enough for `sslmode=require`, which encrypts without asking who answers. `verify-ca` and `verify-full` refuse
-//! it, as they should: no client trusts this certificate.
+//! Enough for `sslmode=require` as it stands, and for `verify-full` where clients trust the authority.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::trust::{HostCa, LEAF_DAYS, TrustError};
 use crate::upstream::Stream;
 
+/// The protocol's name; who opens with TLS at once has to say it (PostgreSQL 17, sslnegotiation=direct).
+const ALPN: &[u8] = b"postgresql";
+
 #[derive(Debug, thiserror::Error)]
-pub enum ClientTlsError {
-    #[error("cannot make a certificate: {0}")]
-    Certificate(#[from] rcgen::Error),
+pub(super) enum ClientTlsError {
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("cannot use the certificate made: {0}")]
     Config(#[from] rustls::Error),
+    #[error("TLS handshake: {0}")]
+    Handshake(#[from] std::io::Error),
+    #[error("a connection that opens with TLS has to name the protocol `postgresql` (ALPN)")]
+    Alpn,
+}
+
+/// Serves TLS for one target.
+pub struct ClientTls {
+    ca: Arc<HostCa>,
+    names: Vec<String>,
+    minted: Mutex<HashMap<IpAddr, Ready>>,
 }
 
 #[derive(Clone)]
-pub struct ClientTls {
+struct Ready {
     acceptor: TlsAcceptor,
+    /// RFC 5929, section 4.1: the certificate's hash, which a SCRAM exchange can be bound to.
+    end_point: [u8; 32],
+    since: Instant,
+}
+
+/// An encrypted client.
+pub(super) struct Encrypted {
+    pub(super) stream: Stream,
+    pub(super) end_point: [u8; 32],
 }
 
 impl ClientTls {
-    /// Makes a key and a self-signed certificate.
-    ///
-    /// # Errors
-    /// When the crypto provider fails.
-    pub fn self_signed() -> Result<Self, ClientTlsError> {
-        let made = rcgen::generate_simple_self_signed(vec!["chaperone".to_owned()])?;
-        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)?;
-        // A client that opens with TLS at once insists on this name (PostgreSQL 17, sslnegotiation=direct).
-        config.alpn_protocols = vec![b"postgresql".to_vec()];
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
+    /// `names` are what clients call the target.
+    #[must_use]
+    pub fn new(ca: Arc<HostCa>, names: Vec<String>) -> Self {
+        Self { ca, names, minted: Mutex::default() }
     }
 
-    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<Stream> {
-        Ok(Stream::Tls(Box::new(self.acceptor.accept(stream).await?.into())))
+    /// Takes the handshake of a client that connected to `address`; `direct` is one that did not ask first.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        direct: bool,
+    ) -> Result<Encrypted, ClientTlsError> {
+        let ready = self.ready(address)?;
+        let stream = ready.acceptor.accept(stream).await?;
+        if direct && stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(ClientTlsError::Alpn);
+        }
+        Ok(Encrypted { stream: Stream::Tls(Box::new(stream.into())), end_point: ready.end_point })
+    }
+
+    fn ready(&self, address: IpAddr) -> Result<Ready, ClientTlsError> {
+        const RENEW: Duration = Duration::from_secs(LEAF_DAYS * 24 * 3600 / 2);
+        let mut minted = self.minted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = minted.get(&address).filter(|ready| ready.since.elapsed() < RENEW) {
+            return Ok(ready.clone());
+        }
+        let made = self.ca.mint(&self.names, address)?;
+        let end_point = Sha256::digest(&made.certificate).into();
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.certificate], made.key)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        let ready = Ready { acceptor: TlsAcceptor::from(Arc::new(config)), end_point, since: Instant::now() };
+        minted.insert(address, ready.clone());
+        Ok(ready)
     }
 }

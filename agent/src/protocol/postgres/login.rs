@@ -49,14 +49,22 @@ pub struct Login<'a> {
     user: &'a str,
     password: Option<&'a Secret<Vec<u8>>>,
     tls: bool,
+    /// What a login can be bound to: the hash of the target's certificate.
+    end_point: Option<Vec<u8>>,
     scram: Option<sasl::ScramSha256>,
     authenticated: bool,
     welcome: Welcome,
 }
 
 impl<'a> Login<'a> {
-    pub fn new(user: &'a str, password: Option<&'a Secret<Vec<u8>>>, tls: bool) -> Self {
-        Self { user, password, tls, scram: None, authenticated: false, welcome: Welcome::default() }
+    pub fn new(
+        user: &'a str,
+        password: Option<&'a Secret<Vec<u8>>>,
+        tls: bool,
+        end_point: Option<Vec<u8>>,
+    ) -> Self {
+        let welcome = Welcome::default();
+        Self { user, password, tls, end_point, scram: None, authenticated: false, welcome }
     }
 
     /// Takes one message of the target; answers go to `out`.
@@ -109,19 +117,30 @@ impl<'a> Login<'a> {
                 Ok(())
             }
             10 => {
-                let mut offered = false;
+                let (mut plain, mut plus) = (false, false);
                 loop {
                     match fields.c_bytes()? {
                         b"" => break,
-                        mechanism => offered |= mechanism == sasl::SCRAM_SHA_256.as_bytes(),
+                        mechanism => {
+                            plain |= mechanism == sasl::SCRAM_SHA_256.as_bytes();
+                            plus |= mechanism == sasl::SCRAM_SHA_256_PLUS.as_bytes();
+                        }
                     }
                 }
-                if !offered {
-                    return Err(LoginError::Method("a SASL mechanism other than SCRAM-SHA-256"));
-                }
-                let scram = sasl::ScramSha256::new(self.password()?, sasl::ChannelBinding::unsupported());
+                let (method, binding) = match self.end_point.take() {
+                    Some(hash) if plus => {
+                        (sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash))
+                    }
+                    // Said under the password: a target that did offer it notices that somebody took it away.
+                    Some(_) if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested()),
+                    None if plain => (sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported()),
+                    Some(_) | None => {
+                        return Err(LoginError::Method("a SASL mechanism other than SCRAM-SHA-256"));
+                    }
+                };
+                let scram = sasl::ScramSha256::new(self.password()?, binding);
                 put(out, b'p', |out| {
-                    put_c_str(out, sasl::SCRAM_SHA_256.as_bytes());
+                    put_c_str(out, method.as_bytes());
                     out.put_i32(i32::try_from(scram.message().len()).unwrap_or(0));
                     out.put_slice(scram.message());
                 });

@@ -1,15 +1,17 @@
 //! PostgreSQL, protocol 3: from the first packet of a redirected connection to its last record.
 //!
-//! `codec`, `startup`, `login`, `response`, `machine`, `rows`, `copy` and `plan` are pure: bytes and values in, bytes
+//! `codec`, `startup`, `login`, `client_auth`, `response`, `machine`, `rows`, `copy` and `plan` are pure: bytes and values in, bytes
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
-//! `open`, `catalogue` and `client_tls` do I/O for them.
+//! `greeting`, `open`, `catalogue` and `client_tls` do I/O for them.
 
 mod access;
 mod catalogue;
+pub mod client_auth;
 mod client_tls;
 pub mod codec;
 pub mod copy;
 mod decide;
+mod greeting;
 pub mod login;
 pub mod machine;
 mod open;

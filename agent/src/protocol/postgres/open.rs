@@ -89,7 +89,12 @@ async fn log_in(
     let mut stream = backend.credentials.encrypt(socket, address).await?;
     let mut out = BytesMut::new();
     startup::put_startup(&mut out, &backend.target.user, &client.database, client, search_path);
-    let mut login = Login::new(&backend.target.user, backend.credentials.password.as_ref(), stream.is_tls());
+    let mut login = Login::new(
+        &backend.target.user,
+        backend.credentials.password.as_ref(),
+        stream.is_tls(),
+        stream.end_point(),
+    );
     let mut rest = BytesMut::with_capacity(8 << 10);
     loop {
         if !out.is_empty() {

@@ -78,6 +78,15 @@ impl Report {
     }
 }
 
+/// A NotificationResponse without what it carried.
+pub fn put_notification(out: &mut BytesMut, pid: i32, channel: &[u8]) {
+    put(out, b'A', |out| {
+        out.put_i32(pid);
+        put_c_str(out, channel);
+        put_c_str(out, b"");
+    });
+}
+
 /// The SQLSTATE and severity of an ErrorResponse body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {

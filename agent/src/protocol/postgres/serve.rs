@@ -2,6 +2,7 @@
 //! catalogues.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use super::access::Asking;
 use super::catalogue::{self, Catalogue};
 use super::client_tls::ClientTls;
 use super::decide::Decider;
+use super::greeting::{Client, LoginFailure};
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
-use super::startup::{self, CancelKey, Opening, Startup, StartupError};
+use super::startup::{self, CancelKey, Opening, Startup};
 use super::{codec, open};
 use crate::gate::{Admission, Gate};
 use crate::protocol::wire::Wire;
@@ -24,10 +26,10 @@ use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
 use crate::record::event::Event;
 use crate::registry::{Command, Registry, SessionInfo};
-use crate::upstream::{self, Stream};
+use crate::upstream;
 
 /// Longest time a client gets to take its last message.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the sessions of one target share.
 #[derive(Clone)]
@@ -62,39 +64,6 @@ impl Drop for CancelEntry<'_> {
     }
 }
 
-/// Why a login did not become a session.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LoginFailure {
-    #[error("the client closed the connection during login")]
-    Closed,
-    #[error("the client took too long to log in")]
-    Slow,
-    #[error("client connection: {0}")]
-    Io(#[from] std::io::Error),
-    #[error("the client opens with TLS, which is not offered for this target")]
-    NoTls,
-    #[error("bytes in clear follow the request for encryption")]
-    ClearBehindRequest,
-    #[error("{0}")]
-    Startup(#[from] StartupError),
-    #[error("{}", .0.message)]
-    Refused(Box<Report>),
-}
-
-impl LoginFailure {
-    fn report(&self) -> Option<Report> {
-        match self {
-            Self::Closed | Self::Io(_) | Self::NoTls | Self::ClearBehindRequest => None,
-            Self::Slow => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
-            Self::Startup(StartupError::Version { .. } | StartupError::Replication) => {
-                Some(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, self.to_string()))
-            }
-            Self::Startup(_) => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
-            Self::Refused(report) => Some((**report).clone()),
-        }
-    }
-}
-
 /// What the opening packets came to.
 enum Opened {
     Startup(Startup),
@@ -112,9 +81,15 @@ impl Postgres {
     /// Serves one connection to its end.
     pub async fn serve(&self, services: Services<'_>, admitted: Admitted, stream: TcpStream) {
         let Services { gate, journal, registry } = services;
-        let mut client =
-            Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new(), welcomed: false };
-        let opened = match tokio::time::timeout(admitted.login_timeout, self.opening(&mut client)).await {
+        let mut client = Client::new(stream);
+        let opening = async {
+            let opened = self.opening(&mut client, admitted.destination.ip()).await?;
+            if let Opened::Startup(startup) = &opened {
+                client.authenticate(startup, admitted.backend.credentials.client_password.as_ref()).await?;
+            }
+            Ok(opened)
+        };
+        let opened = match tokio::time::timeout(admitted.login_timeout, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(LoginFailure::Slow),
         };
@@ -128,11 +103,11 @@ impl Postgres {
     }
 
     /// Reads opening packets up to a login or a cancel request; answers the requests for encryption.
-    async fn opening(&self, client: &mut Client) -> Result<Opened, LoginFailure> {
+    async fn opening(&self, client: &mut Client, address: IpAddr) -> Result<Opened, LoginFailure> {
         loop {
             if client.opens_with_tls().await? {
                 let Some(tls) = &self.shared.tls else { return Err(LoginFailure::NoTls) };
-                client.encrypt(tls).await?;
+                client.encrypt(tls, address, true).await?;
                 continue;
             }
             match startup::take_opening(&mut client.input)? {
@@ -141,7 +116,7 @@ impl Postgres {
                     Some(_) if !client.input.is_empty() => return Err(LoginFailure::ClearBehindRequest),
                     Some(tls) => {
                         client.write(b"S").await?;
-                        client.encrypt(tls).await?;
+                        client.encrypt(tls, address, false).await?;
                     }
                     None => client.write(b"N").await?,
                 },
@@ -206,10 +181,10 @@ impl Postgres {
             let report = End::from(error).report_for_login();
             return client.goodbye(&report).await;
         }
-        let key = CancelKey { pid: registry.next_pid(), secret: random_secret() };
+        let key = CancelKey { pid: registry.next_pid(), secret: random_secret(startup.minor) };
         let mut welcome = BytesMut::new();
         if !client.welcomed {
-            startup::put_welcome(&mut welcome, &startup);
+            startup::put_welcome(&mut welcome);
         }
         welcome.extend_from_slice(&opened.welcome.parameters);
         let upstream_key = opened.welcome.key.clone();
@@ -309,73 +284,9 @@ async fn cancel_upstream(address: std::net::SocketAddr, key: &CancelKey) {
     }
 }
 
-/// The client's side before the relay takes over.
-pub(super) struct Client {
-    stream: Option<Stream>,
-    input: BytesMut,
-    /// It was told already that it is logged in.
-    pub(super) welcomed: bool,
-}
-
-impl Client {
-    fn is_tls(&self) -> bool {
-        self.stream.as_ref().is_some_and(Stream::is_tls)
-    }
-
-    /// 0x16 opens a TLS handshake (RFC 8446 section 5.1): a client that does not ask first (PostgreSQL 17).
-    async fn opens_with_tls(&mut self) -> Result<bool, LoginFailure> {
-        let Some(Stream::Plain(stream)) = &self.stream else { return Ok(false) };
-        if !self.input.is_empty() {
-            return Ok(false);
-        }
-        let mut first = [0];
-        match stream.peek(&mut first).await? {
-            0 => Err(LoginFailure::Closed),
-            _ => Ok(first == [0x16]),
-        }
-    }
-
-    /// Bytes it has sent that nobody has looked at.
-    pub(super) fn ahead(&self) -> usize {
-        self.input.len()
-    }
-
-    pub(super) async fn read(&mut self) -> Result<(), LoginFailure> {
-        let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
-        match stream.read_buf(&mut self.input).await? {
-            0 => Err(LoginFailure::Closed),
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), LoginFailure> {
-        let stream = self.stream.as_mut().ok_or(LoginFailure::Closed)?;
-        stream.write_all(bytes).await?;
-        Ok(stream.flush().await?)
-    }
-
-    async fn encrypt(&mut self, tls: &ClientTls) -> Result<(), LoginFailure> {
-        let Some(Stream::Plain(stream)) = self.stream.take() else { return Err(LoginFailure::Closed) };
-        self.stream = Some(tls.accept(stream).await?);
-        Ok(())
-    }
-
-    /// Tells the client why it cannot be, and closes.
-    async fn goodbye(mut self, report: &Report) {
-        let Some(stream) = &mut self.stream else { return };
-        let mut out = BytesMut::new();
-        report.put_fatal(&mut out);
-        let said = async {
-            stream.write_all(&out).await?;
-            stream.shutdown().await
-        };
-        let _ = tokio::time::timeout(GOODBYE, said).await;
-    }
-}
-
 /// Refuses a connection that never came to a login, with a FATAL the client can show.
 pub(in crate::protocol) async fn refuse(stream: TcpStream, reason: &str) {
-    let mut client = Client { stream: Some(Stream::Plain(stream)), input: BytesMut::new(), welcomed: false };
+    let mut client = Client::new(stream);
     // A client that asked for encryption reads one byte first; answering before it asked would confuse it.
     let asked = async {
         loop {
@@ -479,14 +390,14 @@ fn finish(journal: &Journal, admitted: &Admitted, end: &End, totals: Totals) {
     }
 }
 
-/// The secret of a key of protocol 3.0: 4 bytes.
-fn random_secret() -> Bytes {
-    use ring::rand::SecureRandom;
+/// The secret of a cancel key: 4 bytes in protocol 3.0, as long as servers make them from 3.2 on.
+fn random_secret(minor: u16) -> Bytes {
+    use ring::rand::SecureRandom as _;
 
-    let mut secret = [0; 4];
+    let mut secret = vec![0; if minor >= 2 { 32 } else { 4 }];
     // Without randomness nobody can cancel: the key is never handed out.
     match ring::rand::SystemRandom::new().fill(&mut secret) {
-        Ok(()) => Bytes::copy_from_slice(&secret),
+        Ok(()) => secret.into(),
         Err(_) => Bytes::new(),
     }
 }

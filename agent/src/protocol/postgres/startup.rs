@@ -8,6 +8,9 @@ use super::codec::{CodecError, Fields, put, put_c_str, put_untagged};
 /// The server's own limit on a startup packet (MAX_STARTUP_PACKET_LENGTH).
 const STARTUP_MAX: usize = 10_000;
 
+/// Protocol 3.2 (PostgreSQL 18): cancel keys of more than 4 bytes.
+const NEWEST_MINOR: u16 = 2;
+
 const SSL_REQUEST: i32 = 80_877_103;
 const GSSENC_REQUEST: i32 = 80_877_104;
 const CANCEL_REQUEST: i32 = 80_877_102;
@@ -65,6 +68,8 @@ pub struct Startup {
     pub parameters: Vec<(String, String)>,
     /// Names of parameters that were dropped.
     pub dropped: Vec<String>,
+    /// The minor version that is spoken with it.
+    pub minor: u16,
     /// Set when the client wants a newer minor version or protocol options.
     pub negotiate: Option<Vec<String>>,
 }
@@ -135,7 +140,8 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
     if startup.database.is_empty() {
         startup.database.clone_from(&startup.user);
     }
-    if minor > 0 || !unknown_options.is_empty() {
+    startup.minor = minor.min(NEWEST_MINOR);
+    if minor > NEWEST_MINOR || !unknown_options.is_empty() {
         startup.negotiate = Some(unknown_options);
     }
     Ok(startup)
@@ -177,17 +183,23 @@ pub fn put_cancel(out: &mut BytesMut, key: &CancelKey) {
     });
 }
 
-/// What the client gets once it is in: the negotiated version if it asked for another, AuthenticationOk.
-pub fn put_welcome(out: &mut BytesMut, startup: &Startup) {
+/// Which version is spoken, if the client asked for another; it belongs before everything else.
+pub fn put_negotiation(out: &mut BytesMut, startup: &Startup) {
     if let Some(options) = &startup.negotiate {
         put(out, b'v', |out| {
-            out.put_i32(0);
+            // The whole version, as servers send it, and not the minor alone.
+            out.put_u16(3);
+            out.put_u16(startup.minor);
             out.put_i32(i32::try_from(options.len()).unwrap_or(0));
             for option in options {
                 put_c_str(out, option.as_bytes());
             }
         });
     }
+}
+
+/// AuthenticationOk.
+pub fn put_welcome(out: &mut BytesMut) {
     put(out, b'R', |out| out.put_i32(0));
 }
 
@@ -256,8 +268,17 @@ mod tests {
 
     #[test]
     fn a_newer_minor_version_is_negotiated_down() {
-        let got = startup(196_610, &[("user", "a"), ("_pq_.x", "1")]).unwrap();
-        assert_eq!(got.negotiate, Some(vec!["_pq_.x".to_owned()]));
+        let check = |version, options: &[(&str, &str)], minor, expect: &[u8]| {
+            let pairs: Vec<_> = [("user", "a")].iter().chain(options).copied().collect();
+            let got = startup(version, &pairs).unwrap();
+            let mut out = BytesMut::new();
+            put_negotiation(&mut out, &got);
+            assert_eq!((got.minor, &out[..]), (minor, expect), "{version}");
+        };
+        check(196_608, &[], 0, b"");
+        check(196_610, &[], 2, b"");
+        check(196_611, &[], 2, b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
+        check(196_608, &[("_pq_.x", "1")], 0, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
     }
 
     #[test]

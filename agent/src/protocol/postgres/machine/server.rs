@@ -142,7 +142,7 @@ impl<O: Origins> Machine<O> {
                 check_parameter(fields)?;
                 Ok(Act::Pass)
             }
-            b'A' => Ok(Act::Pass),
+            b'A' => self.notification(fields, out),
             b'W' => Err(Fatal::Unsupported("replication streaming")),
             tag => Err(Fatal::OutOfTurn(tag)),
         }
@@ -407,6 +407,20 @@ impl<O: Origins> Machine<O> {
             return Ok(Act::Pass);
         }
         response::put_scrubbed(out, b'N', fields).map_err(Fatal::Upstream)?;
+        Ok(Act::Replaced)
+    }
+
+    /// Other sessions write what a notification carries, triggers on masked relations among them; the agent has not
+    /// seen it. Where something is masked, the client learns that it was notified, and looks for itself.
+    fn notification(&mut self, mut fields: Fields<'_>, out: &mut BytesMut) -> Result<Act, Fatal> {
+        let pid = fields.i32().map_err(Fatal::Upstream)?;
+        let channel = fields.c_bytes().map_err(Fatal::Upstream)?;
+        let payload = fields.c_bytes().map_err(Fatal::Upstream)?;
+        fields.end().map_err(Fatal::Upstream)?;
+        if !self.guarded || payload.is_empty() {
+            return Ok(Act::Pass);
+        }
+        response::put_notification(out, pid, channel);
         Ok(Act::Replaced)
     }
 

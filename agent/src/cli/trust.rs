@@ -1,0 +1,137 @@
+//! `chaperone trust`: the host's certificate authority, in and out of the system's store, and what each kind of client
+//! needs to look there.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Subcommand;
+
+use super::Failure;
+use crate::config::Config;
+use crate::trust::HostCa;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Trust {
+    /// Show the authority, whether this host trusts it, and how clients are told to.
+    Show,
+    /// Put it into the system's store; it is made if there is none.
+    Install,
+    /// Take it out again.
+    Remove,
+}
+
+/// Where a distribution keeps authorities of the host's own, and the program that takes them up.
+struct Store {
+    folder: &'static str,
+    file: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// What clients read.
+    bundle: &'static str,
+}
+
+const STORES: [Store; 2] = [
+    Store {
+        folder: "/usr/local/share/ca-certificates",
+        file: "chaperone-host-ca.crt",
+        program: "update-ca-certificates",
+        // Links of what is gone are taken away, too.
+        arguments: &["--fresh"],
+        bundle: "/etc/ssl/certs/ca-certificates.crt",
+    },
+    Store {
+        folder: "/etc/pki/ca-trust/source/anchors",
+        file: "chaperone-host-ca.pem",
+        program: "update-ca-trust",
+        arguments: &["extract"],
+        bundle: "/etc/pki/tls/certs/ca-bundle.crt",
+    },
+];
+
+pub(super) fn trust(config: &Path, what: &Trust, out: &mut dyn Write) -> Result<(), Failure> {
+    let config = Config::load(config)?;
+    let ca = HostCa::load_or_create(&config.state_dir).map_err(|error| Failure::Failed(error.to_string()))?;
+    match what {
+        Trust::Show => show(&ca, out),
+        Trust::Install => {
+            let store = store()?;
+            let file = store.path();
+            fs::write(&file, ca.pem()).map_err(|error| failed(&file, &error))?;
+            store.update()?;
+            writeln!(out, "this host trusts {} now", ca.fingerprint())?;
+            show(&ca, out)
+        }
+        Trust::Remove => {
+            let store = store()?;
+            let file = store.path();
+            match fs::remove_file(&file) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(Failure::Failed(format!(
+                        "{} does not exist: nothing to remove",
+                        file.display()
+                    )));
+                }
+                Err(error) => return Err(failed(&file, &error)),
+            }
+            store.update()?;
+            writeln!(out, "this host does not trust {} any more; the key is still there", ca.fingerprint())?;
+            Ok(())
+        }
+    }
+}
+
+impl Store {
+    fn path(&self) -> PathBuf {
+        Path::new(self.folder).join(self.file)
+    }
+
+    fn update(&self) -> Result<(), Failure> {
+        let ran = Command::new(self.program).args(self.arguments).output();
+        let output = ran.map_err(|error| Failure::Failed(format!("{}: {error}", self.program)))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(Failure::Failed(format!("{} failed: {}", self.program, said.trim())))
+    }
+}
+
+fn store() -> Result<&'static Store, Failure> {
+    STORES.iter().find(|store| Path::new(store.folder).is_dir()).ok_or_else(|| {
+        let folders: Vec<&str> = STORES.iter().map(|store| store.folder).collect();
+        Failure::Failed(format!(
+            "none of {} exists: install ca-certificates, or give clients the file that `trust show` names",
+            folders.join(", ")
+        ))
+    })
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Failed(format!("{}: {error}", path.display()))
+}
+
+fn show(ca: &HostCa, out: &mut dyn Write) -> Result<(), Failure> {
+    let file = ca.path().display();
+    let bundle = store().map_or("the system's bundle", |store| store.bundle);
+    let installed =
+        store().is_ok_and(|store| fs::read_to_string(store.path()).is_ok_and(|pem| pem == ca.pem()));
+    writeln!(out, "authority    {file}")?;
+    writeln!(out, "sha256       {}", ca.fingerprint())?;
+    writeln!(out, "system store {}", if installed { "installed" } else { "not installed" })?;
+    writeln!(
+        out,
+        "
+Once it is in the system's store:
+  libpq 16 or newer  sslmode=verify-full sslrootcert=system
+  libpq, older       sslmode=verify-full and sslrootcert={bundle}, or the authority in ~/.postgresql/root.crt
+  JDBC               sslmode=verify-full&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory (a Java that uses the
+                     system's store, as Debian's does), or sslrootcert={file}
+  Go                 pgx: sslmode=verify-full; lib/pq: and sslrootcert={bundle}
+  Python             psycopg: as libpq; asyncpg: ssl='verify-full' with PGSSLROOTCERT={bundle}, or an ssl context
+  Node.js            NODE_EXTRA_CA_CERTS={file}, and ssl: {{ rejectUnauthorized: true }}"
+    )?;
+    Ok(())
+}
