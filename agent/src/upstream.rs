@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ring::rand::SecureRandom as _;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -40,6 +41,8 @@ pub enum UpstreamError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("{path}: {problem}")]
     Certificate { path: PathBuf, problem: String },
+    #[error("the system gives no random bytes")]
+    NoRandomness,
     #[error("the target's server_name is not a name: {0}")]
     Name(#[from] InvalidDnsNameError),
 }
@@ -77,6 +80,8 @@ pub struct Credentials {
     pub password: Option<Secret<Vec<u8>>>,
     /// Asked of clients; it gives no access.
     pub client_password: Option<Secret<Vec<u8>>>,
+    /// What pseudonyms are made with: the host's own, or one that lives as long as this value.
+    pub pseudonym_secret: Secret<Vec<u8>>,
     tls: Option<TlsClient>,
 }
 
@@ -100,7 +105,9 @@ impl Credentials {
                 server_name: server_name.clone().map(ServerName::try_from).transpose()?,
             }),
         };
-        Ok(Self { password, client_password, tls })
+        let mut fresh = vec![0; 32];
+        ring::rand::SystemRandom::new().fill(&mut fresh).map_err(|_| UpstreamError::NoRandomness)?;
+        Ok(Self { password, client_password, pseudonym_secret: Secret::new(fresh), tls })
     }
 
     #[must_use]

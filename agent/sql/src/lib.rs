@@ -29,6 +29,6 @@ pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows};
 pub use refusal::{How, Refusal, RefusalKind};
 pub use statement::{
     Access, Class, ColumnPath, CopyDirection, CopyFormat, CopyPlan, Flag, MaskKind, MaskedColumn, NameOp,
-    OutColumn, Output, RelName, Statement, TransactionOp, Verb,
+    OutColumn, Output, Partial, RelName, Statement, TransactionOp, Verb,
 };
 pub use view::{Origin, View};

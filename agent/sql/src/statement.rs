@@ -147,20 +147,47 @@ pub struct MaskedColumn {
 }
 
 impl MaskedColumn {
-    /// The value to send in place of the cell: `None` is NULL.
+    /// The value to send in place of the cell when nothing of it is to be seen: `None` is NULL.
     pub fn replacement(&self) -> Option<&'static [u8]> {
         match self.kind {
-            MaskKind::Redact if self.text_like => Some(b"***"),
-            MaskKind::Redact | MaskKind::Null => None,
+            MaskKind::Redact | MaskKind::Pseudonym | MaskKind::Partial(_) if self.text_like => Some(b"***"),
+            MaskKind::Redact | MaskKind::Pseudonym | MaskKind::Partial(_) | MaskKind::Null => None,
+        }
+    }
+
+    /// The more of a value it hides, the higher.
+    pub(crate) fn strictness(&self) -> u8 {
+        match self.kind {
+            _ if self.replacement().is_none() => 3,
+            MaskKind::Redact | MaskKind::Null => 2,
+            MaskKind::Pseudonym => 1,
+            MaskKind::Partial(_) => 0,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MaskKind {
+    /// Part of it where the value has the shape, `***` where it has not; NULL outside text types.
+    Partial(Partial),
+    /// The same stand-in for the same value; NULL outside text types.
+    Pseudonym,
     /// `***` where the type allows it, NULL elsewhere.
     Redact,
     Null,
+}
+
+/// What of a value may be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Partial {
+    /// The last four digits.
+    Card,
+    /// The first letter and the domain.
+    Email,
+    /// The last two digits.
+    Phone,
+    /// The country and the last four characters.
+    Iban,
 }
 
 /// `schema.table.column`, by the names the catalogue has (no quoting).

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chaperone_sql::{
-    Catalog, CatalogError, Class, CopyDirection, CopyFormat, Flag, MaskKind, NameOp, Origin, Output,
+    Catalog, CatalogError, Class, CopyDirection, CopyFormat, Flag, MaskKind, NameOp, Origin, Output, Partial,
     RefusalKind, Statement, TransactionOp, Verb, View, analyse,
 };
 use support::{catalog, labelled, path, rows, unlabelled};
@@ -158,6 +158,25 @@ fn statements_that_touch_masked_relations_are_strict() {
         assert!(!one(sql).strict, "{sql}");
     }
     assert!(!analyse("SELECT id FROM users", &unlabelled()).expect("served")[0].strict);
+}
+
+#[test]
+fn where_two_masks_meet_the_stricter_holds() {
+    let kinds = [MaskKind::Partial(Partial::Email), MaskKind::Pseudonym, MaskKind::Redact, MaskKind::Null];
+    for (weak, left) in kinds.iter().enumerate() {
+        for right in &kinds[weak..] {
+            for (token, ssn) in [(left, right), (right, left)] {
+                let masked =
+                    BTreeMap::from([(path("app.users.token"), *token), (path("app.users.ssn"), *ssn)]);
+                let view = View::build(catalog(), &masked);
+                let sql = "SELECT token FROM users UNION ALL SELECT ssn FROM users";
+                let Output::Columns(columns) = analyse(sql, &view).expect("served").remove(0).output else {
+                    panic!()
+                };
+                assert_eq!(columns[0].mask.as_ref().expect("masked").kind, *right);
+            }
+        }
+    }
 }
 
 #[test]

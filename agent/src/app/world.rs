@@ -16,6 +16,7 @@ use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
+use crate::secret;
 use crate::session::{Service, Shared, World};
 use crate::trust::HostCa;
 use crate::upstream::{Backend, Credentials};
@@ -25,7 +26,11 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     let mut services = Vec::new();
     let mut ca = None;
     for target in &config.targets {
-        let credentials = load_credentials(target)?;
+        let mut credentials = load_credentials(target)?;
+        if target.labels.iter().any(|label| label.mask == config::MaskStyle::Pseudonym) {
+            let path = config.state_dir.join("pseudonyms.key");
+            credentials.pseudonym_secret = secret::load_or_create(&path)?;
+        }
         let kept = before.and_then(|world| {
             world.services.iter().find(|service| {
                 let before = &service.backend.target;

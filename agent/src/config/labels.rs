@@ -1,5 +1,6 @@
 //! Labels: which columns of a target are sensitive.
 
+use chaperone_sql::Partial;
 use serde::Deserialize;
 
 /// A column marked as sensitive.
@@ -20,6 +21,10 @@ pub enum MaskStyle {
     /// `***` in text types, NULL in every other.
     Redact,
     Null,
+    /// Part of it in text types, where the value has the shape.
+    Partial(chaperone_sql::Partial),
+    /// A stand-in in text types, the same for the same value and identity.
+    Pseudonym,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,11 +38,16 @@ pub(super) struct LabelFile {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum MaskFile {
     #[default]
     Redact,
     Null,
+    PartialCard,
+    PartialEmail,
+    PartialPhone,
+    PartialIban,
+    Pseudonym,
 }
 
 pub(super) fn convert(key: &str, typed: Vec<LabelFile>, problems: &mut Vec<String>) -> Vec<Label> {
@@ -67,6 +77,11 @@ pub(super) fn convert(key: &str, typed: Vec<LabelFile>, problems: &mut Vec<Strin
             mask: match label.mask {
                 MaskFile::Redact => MaskStyle::Redact,
                 MaskFile::Null => MaskStyle::Null,
+                MaskFile::PartialCard => MaskStyle::Partial(Partial::Card),
+                MaskFile::PartialEmail => MaskStyle::Partial(Partial::Email),
+                MaskFile::PartialPhone => MaskStyle::Partial(Partial::Phone),
+                MaskFile::PartialIban => MaskStyle::Partial(Partial::Iban),
+                MaskFile::Pseudonym => MaskStyle::Pseudonym,
             },
             database: label.database,
         });

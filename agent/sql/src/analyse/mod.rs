@@ -231,10 +231,11 @@ impl<'a> Analyser<'a> {
         rows.fields.iter().try_for_each(|field| self.require_clean(field.taint, how))
     }
 
-    /// The mask of a column in which values of two origins meet; NULL wins where they differ.
+    /// The mask of a column in which values of two origins meet: the stricter. Of two that show part of a value, either:
+    /// what has not the shape of the one is replaced whole.
     fn join_taints(&self, left: Taint, right: Taint) -> Taint {
         let (Some(a), Some(b)) = (left, right) else { return left.or(right) };
-        let redacts = |taint| self.view.mask(taint).is_some_and(|mask| mask.replacement().is_some());
-        if redacts(a) && !redacts(b) { Some(b) } else { Some(a) }
+        let strictness = |taint| self.view.mask(taint).map_or(u8::MAX, |mask| mask.strictness());
+        if strictness(b) > strictness(a) { Some(b) } else { Some(a) }
     }
 }

@@ -3,11 +3,14 @@
 //! The server sends one CopyData per row (manual, "COPY Operations"); a row that has another number of fields
 //! than the plan has columns is refused, so a wrong split cannot serve anything.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use super::codec::{Fields, put};
 use super::plan::{CopyFormat, Mask};
-use super::rows::{Mismatch, REDACTED};
+use super::rows::Mismatch;
+use super::style::REDACTED;
 
 /// First bytes of a binary COPY: signature, flags, extension length.
 const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -43,10 +46,22 @@ impl CopyMasker {
                 Ok(0)
             }
             CopyFormat::Text { delimiter, null, .. } => {
-                self.put_fields(out, row, null, *delimiter, text_fields(row, *delimiter))
+                let write = |mask: &Mask, field: &[u8], out: &mut BytesMut| match replacement(mask, || {
+                    (field != null.as_bytes()).then(|| unescaped(field))
+                }) {
+                    None => out.put_slice(null.as_bytes()),
+                    Some(value) => put_escaped(out, &value, *delimiter),
+                };
+                self.put_fields(out, row, *delimiter, text_fields(row, *delimiter), write)
             }
             CopyFormat::Csv { delimiter, quote, escape, null, .. } => {
-                self.put_fields(out, row, null, *delimiter, csv_fields(row, *delimiter, *quote, *escape))
+                let write = |mask: &Mask, field: &[u8], out: &mut BytesMut| match replacement(mask, || {
+                    (field != null.as_bytes()).then(|| unquoted(field, *quote, *escape))
+                }) {
+                    None => out.put_slice(null.as_bytes()),
+                    Some(value) => put_quoted(out, &value, *delimiter, *quote, *escape, null.as_bytes()),
+                };
+                self.put_fields(out, row, *delimiter, csv_fields(row, *delimiter, *quote, *escape), write)
             }
         }
     }
@@ -55,9 +70,9 @@ impl CopyMasker {
         &self,
         out: &mut BytesMut,
         row: &[u8],
-        null: &str,
         delimiter: u8,
         ends: Vec<usize>,
+        write: impl Fn(&Mask, &[u8], &mut BytesMut),
     ) -> Result<u64, Mismatch> {
         if ends.len() != self.masks.len() {
             return Err(Mismatch::Count { described: ends.len(), planned: self.masks.len() });
@@ -69,11 +84,12 @@ impl CopyMasker {
                 if index > 0 {
                     out.put_u8(delimiter);
                 }
+                let field = row.get(start..*end).unwrap_or_default();
                 match mask {
-                    None => out.put_slice(row.get(start..*end).unwrap_or_default()),
+                    None => out.put_slice(field),
                     Some(mask) => {
                         replaced += 1;
-                        out.put_slice(if *mask == Mask::Redact { REDACTED } else { null.as_bytes() });
+                        write(mask, field, out);
                     }
                 }
                 start = end + 1;
@@ -126,10 +142,11 @@ impl CopyMasker {
                         replaced += 1;
                         out.put_i32(-1);
                     }
-                    (Ok(_), Some(Mask::Redact)) => {
+                    (Ok(value), Some(mask)) => {
                         replaced += 1;
-                        out.put_i32(3);
-                        out.put_slice(REDACTED);
+                        let value = replacement(mask, || value.map(Cow::Borrowed)).unwrap_or(REDACTED.into());
+                        out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                        out.put_slice(&value);
                     }
                     (Ok(None), None) => out.put_i32(-1),
                     (Ok(Some(value)), None) => {
@@ -143,6 +160,77 @@ impl CopyMasker {
         outcome?;
         Ok(replaced)
     }
+}
+
+/// What stands in place of a field; its value is only looked at by masks that hang on it.
+fn replacement<'a>(mask: &Mask, value: impl FnOnce() -> Option<Cow<'a, [u8]>>) -> Option<Cow<'static, [u8]>> {
+    match mask {
+        Mask::Null => None,
+        Mask::Redact => Some(Cow::Borrowed(REDACTED)),
+        Mask::Styled(style) => Some(style.replace(value().as_deref())),
+    }
+}
+
+/// A field of a text row as the value it stands for (manual, "COPY", "Text Format"). The server writes no numbers.
+fn unescaped(field: &[u8]) -> Cow<'_, [u8]> {
+    if !field.contains(&b'\\') {
+        return Cow::Borrowed(field);
+    }
+    let mut value = Vec::with_capacity(field.len());
+    let mut bytes = field.iter().copied();
+    while let Some(byte) = bytes.next() {
+        value.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'b') => 8,
+                Some(b'f') => 12,
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(b'v') => 11,
+                Some(other) => other,
+                None => b'\\',
+            },
+            byte => byte,
+        });
+    }
+    Cow::Owned(value)
+}
+
+/// A replacement in a text row: printable, so only what would end the field needs a backslash.
+fn put_escaped(out: &mut BytesMut, value: &[u8], delimiter: u8) {
+    for byte in value {
+        if matches!(*byte, b'\\') || *byte == delimiter {
+            out.put_u8(b'\\');
+        }
+        out.put_u8(*byte);
+    }
+}
+
+fn unquoted(field: &[u8], quote: u8, escape: u8) -> Cow<'_, [u8]> {
+    let inner = field.strip_prefix(&[quote]).and_then(|rest| rest.strip_suffix(&[quote]));
+    let Some(inner) = inner else { return Cow::Borrowed(field) };
+    let mut value = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let escapes = byte == escape && bytes.peek().is_some_and(|next| *next == quote || *next == escape);
+        value.push(if escapes { bytes.next().unwrap_or(byte) } else { byte });
+    }
+    Cow::Owned(value)
+}
+
+fn put_quoted(out: &mut BytesMut, value: &[u8], delimiter: u8, quote: u8, escape: u8, null: &[u8]) {
+    if value != null && !value.iter().any(|byte| [delimiter, quote, b'\n', b'\r'].contains(byte)) {
+        out.put_slice(value);
+        return;
+    }
+    out.put_u8(quote);
+    for byte in value {
+        if *byte == quote || *byte == escape {
+            out.put_u8(escape);
+        }
+        out.put_u8(*byte);
+    }
+    out.put_u8(quote);
 }
 
 /// Ends of the fields of a text row: the server escapes every delimiter inside a value with a backslash.
@@ -188,7 +276,10 @@ fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use chaperone_sql::Partial;
+
     use super::super::codec::{HEADER, WHOLE_MAX, take};
+    use super::super::style::Style;
     use super::*;
 
     fn text() -> CopyFormat {
@@ -237,6 +328,36 @@ mod tests {
         assert_eq!(&redacted(plain, b"\"a,b\"\n")[..], b"***\n");
         let row = [BINARY_SIGNATURE, &[0; 8], &1i16.to_be_bytes(), &6i32.to_be_bytes(), b"secret"].concat();
         assert!(redacted(CopyFormat::Binary, &row).ends_with(b"\0\0\0\x03***"));
+    }
+
+    #[test]
+    fn a_value_that_is_partly_shown_is_read_and_written_as_the_format_has_it() {
+        let partial = |format: CopyFormat, partial, row: &[u8]| {
+            let mut out = BytesMut::new();
+            let mask = Some(Mask::Styled(Style::Partial(partial)));
+            CopyMasker::new(format, vec![mask]).put(&mut out, row).unwrap();
+            out.split_off(HEADER).escape_ascii().to_string()
+        };
+        let text = |delimiter: u8| CopyFormat::Text { delimiter, null: "\\N".into(), header: false };
+        let csv = |delimiter: u8| {
+            let null = String::new();
+            CopyFormat::Csv { delimiter, quote: b'"', escape: b'"', null, header: false }
+        };
+        assert_eq!(partial(text(b'\t'), Partial::Card, b"4111111111111111\n"), "************1111\\n");
+        assert_eq!(partial(text(b'\t'), Partial::Email, b"\\N\n"), "***\\n");
+        assert_eq!(partial(text(b'\t'), Partial::Email, b"a\\\\b@example.com\n"), "a***@example.com\\n");
+        // A delimiter of the client's choice that the mask holds.
+        assert_eq!(partial(text(b'@'), Partial::Email, b"ada\\@example.com\n"), "a***\\\\@example.com\\n");
+        assert_eq!(
+            partial(csv(b'@'), Partial::Email, b"\"ada@example.com\"\n"),
+            "\\\"a***@example.com\\\"\\n"
+        );
+        assert_eq!(
+            partial(csv(b','), Partial::Iban, b"DE89370400440532013000\n"),
+            "DE****************3000\\n"
+        );
+        assert_eq!(partial(csv(b','), Partial::Card, b"\"4111,\"\"\"\n"), "***\\n");
+        assert_eq!(partial(csv(b','), Partial::Card, b"\n"), "***\\n");
     }
 
     #[test]

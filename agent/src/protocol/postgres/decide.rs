@@ -18,6 +18,7 @@ use super::plan::{Plan, Verdict, Version};
 use super::relay::End;
 use super::response::{Report, sqlstate};
 use super::rows::Origins;
+use super::style::PseudonymKey;
 use crate::config::MaskStyle;
 use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, connect};
 use crate::protocol::Admitted;
@@ -65,6 +66,7 @@ pub(super) struct Decider {
     catalogue: Arc<Catalogue>,
     snapshot: Arc<Snapshot>,
     policies: Arc<Loaded>,
+    pseudonyms: PseudonymKey,
     view: Arc<View>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
     decisions: HashMap<Facts, policy::Decision>,
@@ -84,6 +86,10 @@ impl Decider {
         let policies = gate.policies();
         let decider = Self {
             session: admitted.id.clone(),
+            pseudonyms: PseudonymKey::of(
+                backend.credentials.pseudonym_secret.expose(),
+                admission.principal.name(),
+            ),
             identity: Identity {
                 name: admission.principal.name().to_owned(),
                 groups: admission.principal.groups().to_vec(),
@@ -288,7 +294,14 @@ impl Decider {
                 NameOp::Prepare { inner, .. } | NameOp::DeclareCursor { inner, .. } => {
                     let inner = std::slice::from_ref(&**inner);
                     let decision = self.decision(Facts::of(inner, self.guarded()));
-                    Some(Arc::new(plan_of::decided(version, inner, &[], &decision, self.rows_recorded())))
+                    Some(Arc::new(plan_of::decided(
+                        version,
+                        inner,
+                        &[],
+                        &decision,
+                        self.rows_recorded(),
+                        &self.pseudonyms,
+                    )))
                 }
                 _ => None,
             });
@@ -296,7 +309,7 @@ impl Decider {
         // Preparing runs nothing: what needs an approval is held when it is executed.
         let decision =
             self.decide_but(statements, |_, statement| matches!(statement.names, NameOp::Prepare { .. }));
-        plan_of::decided(version, statements, &inner, &decision, self.rows_recorded())
+        plan_of::decided(version, statements, &inner, &decision, self.rows_recorded(), &self.pseudonyms)
     }
 
     /// Decides on all of a text. A hold counts only if it is not for the statements of which `settled` is true alone.
@@ -394,6 +407,8 @@ impl Decider {
                 let kind = match label.mask {
                     MaskStyle::Redact => MaskKind::Redact,
                     MaskStyle::Null => MaskKind::Null,
+                    MaskStyle::Partial(partial) => MaskKind::Partial(partial),
+                    MaskStyle::Pseudonym => MaskKind::Pseudonym,
                 };
                 masked.insert(path, kind);
             }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::response::Report;
+use super::style::Style;
 
 /// The plan of one statement text (a simple Query may hold several statements).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,11 +93,13 @@ pub enum Output {
     OfName,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mask {
     /// `***`; for text types only.
     Redact,
     Null,
+    /// What hangs on the value; for text types only.
+    Styled(Style),
 }
 
 /// What the statement does to the names the server knows, once it completes. SQL and the protocol's messages share

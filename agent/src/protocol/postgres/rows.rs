@@ -4,9 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::codec::{CodecError, Fields, put};
 use super::plan::{Mask, Output};
-
-/// What replaces a text cell.
-pub(super) const REDACTED: &[u8] = b"***";
+use super::style::{REDACTED, Style};
 
 /// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
 pub trait Origins {
@@ -29,11 +27,12 @@ pub enum Mismatch {
 }
 
 /// What a cell is replaced by, per column; decided once per described statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cell {
     Keep,
     Redact,
     Null,
+    Styled(Style),
 }
 
 /// Reads a RowDescription, checks it against the plan and says what to do with each cell.
@@ -57,14 +56,15 @@ pub fn check(mut body: Fields<'_>, output: &Output, origins: &impl Origins) -> R
         let attribute = body.i16()?;
         let type_oid = body.i32()?.cast_unsigned();
         body.bytes(2 + 4 + 2)?;
-        let mask = masks.get(column).copied().flatten();
+        let mask = masks.get(column).and_then(Option::as_ref);
         if mask.is_none() && table != 0 && origins.masked(table, attribute) {
             return Err(Mismatch::Unmasked { column: column + 1 });
         }
         cells.push(match mask {
             None => Cell::Keep,
             Some(Mask::Redact) if is_text(type_oid) => Cell::Redact,
-            Some(Mask::Redact | Mask::Null) => Cell::Null,
+            Some(Mask::Styled(style)) if is_text(type_oid) => Cell::Styled(style.clone()),
+            Some(Mask::Redact | Mask::Styled(_) | Mask::Null) => Cell::Null,
         });
     }
     body.end()?;
@@ -98,10 +98,15 @@ pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> R
                     return;
                 }
             };
+            let styled;
             let value = match cell {
                 Cell::Keep => value,
                 Cell::Redact => Some(REDACTED),
                 Cell::Null => None,
+                Cell::Styled(style) => {
+                    styled = style.replace(value);
+                    Some(&*styled)
+                }
             };
             replaced += u64::from(*cell != Cell::Keep);
             match value {
@@ -190,6 +195,10 @@ mod tests {
         };
         check([Some(b"1"), Some(b"secret"), Some(b"42")], [Some(b"1"), Some(b"***"), None]);
         check([None, None, None], [None, Some(b"***"), None]);
+        let cells = [Cell::Styled(Style::Partial(chaperone_sql::Partial::Card))];
+        let mut out = BytesMut::new();
+        put_masked(&mut out, Fields::new(b'D', &row(&[Some(b"4111111111111111")])), &cells).unwrap();
+        assert!(out.ends_with(b"\0\x10************1111"), "{}", out.escape_ascii());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod login;
 mod mask;
 mod names;
 mod reach;
+mod styles;
 mod wire;
 
 use anyhow::Result;
@@ -14,12 +15,23 @@ use crate::harness::report::{self, Case};
 use crate::harness::world::{Wishes, World};
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
-    let mut world = World::start("core", Wishes::default())?;
-    let cases: Vec<Case<World>> =
-        [login::CASES, reach::CASES, decide::CASES, mask::CASES, names::CASES, hold::CASES, wire::CASES]
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect();
+    let mut world = World::prepare("core", Wishes::default())?;
+    world.wishes.more = styles::target(&world)?;
+    world.write_config()?;
+    world.start_agent()?;
+    let cases: Vec<Case<World>> = [
+        login::CASES,
+        reach::CASES,
+        decide::CASES,
+        mask::CASES,
+        styles::CASES,
+        names::CASES,
+        hold::CASES,
+        wire::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     report::run("core", &mut world, &cases, filter, |world| world.agent.log_tail())
 }

@@ -123,7 +123,14 @@ impl Decider {
         }
         let inner: Vec<_> = plan.statements.iter().map(|statement| inner_plan(&statement.names)).collect();
         let decision = self.decide_but(&statements, |index, _| settled.get(index).copied().unwrap_or(false));
-        let linked = plan_of::decided(self.version(), &statements, &inner, &decision, self.rows_recorded());
+        let linked = plan_of::decided(
+            self.version(),
+            &statements,
+            &inner,
+            &decision,
+            self.rows_recorded(),
+            &self.pseudonyms,
+        );
         Ok(Linked::Plan(Plan { linked: true, texts, ..linked }))
     }
 

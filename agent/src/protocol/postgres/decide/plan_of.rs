@@ -10,6 +10,7 @@ use crate::protocol::postgres::plan::{
     Copy, CopyFormat, HoldTerms, Mask, Names, Output, Plan, StatementPlan, Verdict, Version,
 };
 use crate::protocol::postgres::response::{Report, sqlstate};
+use crate::protocol::postgres::style::{PseudonymKey, Style};
 
 /// Everything policy is asked about a text: two texts with the same facts have the same decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -118,6 +119,7 @@ pub(super) fn decided(
     inner: &[Option<Arc<Plan>>],
     decision: &Decision,
     rows_recorded: bool,
+    pseudonyms: &PseudonymKey,
 ) -> Plan {
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
@@ -131,7 +133,7 @@ pub(super) fn decided(
         statements: statements
             .iter()
             .zip(inner.iter().map(Option::as_ref).chain(std::iter::repeat(None)))
-            .map(|(statement, inner)| plan(statement, inner, obligations))
+            .map(|(statement, inner)| plan(statement, inner, obligations, pseudonyms))
             .collect(),
         policies: decision.policies.clone(),
         reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
@@ -182,12 +184,22 @@ pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
     }
 }
 
+fn mask(masked: &sql::MaskedColumn, mask_with: Option<policy::MaskWith>, pseudonyms: &PseudonymKey) -> Mask {
+    match (masked.kind, mask_with) {
+        _ if !masked.text_like => Mask::Null,
+        (sql::MaskKind::Null, _) | (_, Some(policy::MaskWith::Null)) => Mask::Null,
+        (sql::MaskKind::Redact, _) | (_, Some(policy::MaskWith::Redact)) => Mask::Redact,
+        (sql::MaskKind::Partial(partial), None) => Mask::Styled(Style::Partial(partial)),
+        (sql::MaskKind::Pseudonym, None) => Mask::Styled(Style::Pseudonym(pseudonyms.clone())),
+    }
+}
+
 fn plan(
     statement: &Statement,
     inner: Option<&Arc<Plan>>,
     obligations: &policy::Obligations,
+    pseudonyms: &PseudonymKey,
 ) -> StatementPlan {
-    let only_null = obligations.mask_with == Some(policy::MaskWith::Null);
     let output = match &statement.output {
         sql::Output::NoRows => Output::Nothing,
         sql::Output::CleanRows => Output::Opaque,
@@ -197,10 +209,7 @@ fn plan(
                 .iter()
                 .map(|column| {
                     // COPY has no types on the wire, so what fits the column's type is settled here.
-                    column.mask.as_ref().map(|masked| match masked.kind {
-                        sql::MaskKind::Redact if masked.text_like && !only_null => Mask::Redact,
-                        sql::MaskKind::Redact | sql::MaskKind::Null => Mask::Null,
-                    })
+                    column.mask.as_ref().map(|masked| mask(masked, obligations.mask_with, pseudonyms))
                 })
                 .collect(),
         ),
