@@ -12,6 +12,7 @@ use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
 use super::providers::{self, ProviderFile};
 use super::ssh::{self, SshFile};
+use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
 use super::{
@@ -177,17 +178,6 @@ enum Durability {
     Synced,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TlsFile {
-    #[serde(default = "verify_full")]
-    mode: String,
-    ca_file: Option<PathBuf>,
-    server_name: Option<String>,
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-}
-
 fn default_state_dir() -> PathBuf {
     "/var/lib/chaperone".into()
 }
@@ -198,10 +188,6 @@ fn default_run_dir() -> PathBuf {
 
 fn default_policy_dir() -> PathBuf {
     "/etc/chaperone/policy".into()
-}
-
-fn verify_full() -> String {
-    "verify-full".into()
 }
 
 fn yes() -> bool {
@@ -383,7 +369,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         || typed.durability.is_some();
     let tls = match protocol {
         Some(Protocol::Ssh) => Tls::Disable,
-        Some(Protocol::Postgres) | None => tls(&key, typed.tls, &addresses, problems),
+        Some(Protocol::Postgres) | None => tls::convert(&key, typed.tls, &addresses, problems),
     };
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
@@ -402,7 +388,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         (_, None) => None,
     };
     let labels = labels::convert(&key, typed.labels, problems);
-    let client_names = client_names(&key, &typed.client_names, &tls, problems);
+    let client_names = tls::client_names(&key, &typed.client_names, &tls, problems);
     if !typed.client_tls && !client_names.is_empty() {
         problems.push(format!("{key}.client_names: does nothing with client_tls = false"));
     }
@@ -429,66 +415,6 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         record_rows: typed.record != Some(Recorded::Meta),
         synced: typed.durability == Some(Durability::Synced),
     })
-}
-
-fn tls(key: &str, typed: Option<TlsFile>, addresses: &[Network], problems: &mut Vec<String>) -> Tls {
-    let Some(typed) = typed else {
-        if !addresses.iter().all(Network::is_loopback) {
-            problems.push(format!(
-                "{key}.tls: missing; a target that is not loopback needs `[targets.tls]`, \
-                 or `mode = \"disable\"` said outright"
-            ));
-        }
-        return Tls::Disable;
-    };
-    match typed.mode.as_str() {
-        "verify-full" => {
-            let identity = match (typed.cert_file, typed.key_file) {
-                (Some(certificate), Some(key)) => Some((certificate, key)),
-                (None, None) => None,
-                _ => {
-                    problems.push(format!("{key}.tls: cert_file and key_file belong together"));
-                    None
-                }
-            };
-            Tls::VerifyFull { ca_file: typed.ca_file, server_name: typed.server_name, identity }
-        }
-        "disable" => {
-            let idle = [&typed.ca_file, &typed.cert_file, &typed.key_file];
-            if idle.iter().any(|file| file.is_some()) || typed.server_name.is_some() {
-                problems.push(format!(
-                    "{key}.tls: ca_file, server_name, cert_file and key_file do nothing with mode = \"disable\""
-                ));
-            }
-            Tls::Disable
-        }
-        other => {
-            problems.push(format!("{key}.tls.mode: `{other}` is not known; known: verify-full, disable"));
-            Tls::Disable
-        }
-    }
-}
-
-/// The names that clients use: those typed, and the one the target's own certificate is for.
-fn client_names(key: &str, typed: &[String], tls: &Tls, problems: &mut Vec<String>) -> Vec<String> {
-    let own = match tls {
-        Tls::VerifyFull { server_name: Some(name), .. } => Some(name),
-        Tls::VerifyFull { .. } | Tls::Disable => None,
-    };
-    let mut names: Vec<String> = Vec::new();
-    for name in typed.iter().chain(own) {
-        let plain = name.split('.').all(|part| {
-            !part.is_empty()
-                && part.len() <= 63
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        });
-        if !plain || name.len() > 253 {
-            problems.push(format!("{key}.client_names: `{}` is not a host name", name.escape_debug()));
-        } else if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    names
 }
 
 fn overlapping(targets: &[Target], problems: &mut Vec<String>) {

@@ -10,6 +10,7 @@ mod labels;
 mod people;
 mod providers;
 mod ssh;
+mod tls;
 mod unix;
 mod webhooks;
 
