@@ -363,7 +363,7 @@ fn a_notification_loses_what_it_carries_where_something_is_masked() {
     let notified = || msg(b'A', b"\0\0\0\x07orders\0secret\0");
     let (out, _) = server(&mut machine(), notified()).unwrap();
     assert_eq!(&out[..], b"A\0\0\0\x10\0\0\0\x07orders\0\0");
-    let (out, _) = server(&mut Machine::new(Table7, false), notified()).unwrap();
+    let (out, _) = server(&mut Machine::new(Table7, false, false), notified()).unwrap();
     assert_eq!(out, notified());
     assert!(server(&mut machine(), msg(b'A', b"\0\0\0\x07orders")).is_err());
 }
