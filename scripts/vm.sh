@@ -66,12 +66,12 @@ if [ ! -e "$kernel/vmlinuz" ]; then
     mv "$kernel.new" "$kernel"
 fi
 
-root=$cache/root-$release-2.cpio
+root=$cache/root-$release-3.cpio
 if [ ! -e "$root" ]; then
     echo "making the root file system"
     mmdebstrap --quiet --variant=minbase --skip=cleanup/apt \
         --include=systemd,systemd-sysv,dbus,kmod,iproute2,nftables,procps,util-linux,openssl,postgresql-15 \
-        --include=python3,python3-psycopg,python3-psycopg2,python3-asyncpg \
+        --include=python3,python3-psycopg,python3-psycopg2,python3-asyncpg,python3-sqlalchemy,python3-django \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/lib/llvm-*' \
         --customize-hook='rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/lib/postgresql/15' \
@@ -125,6 +125,8 @@ Description=Chaperone's end-to-end suites
 After=multi-user.target
 [Service]
 Type=oneshot
+# The suites play the operator, whose shell is here; the rest of the host is governed.
+Slice=user.slice
 ExecStart=/opt/chaperone/run
 ExecStopPost=/bin/systemctl poweroff --force --force
 StandardOutput=tty
