@@ -22,6 +22,7 @@ const CONFIG: &str = include_str!("../../../packaging/chaperone.toml");
 const POLICY: &str = include_str!("../../../policy/starter/ai-agents.cedar");
 
 const SERVICE: &str = "chaperone.service";
+const UNIT_FILE: &str = "/etc/systemd/system/chaperone.service";
 const ETC: &str = "/etc/chaperone";
 const STATE: &str = "/var/lib/chaperone";
 const MANIFEST: &str = "/etc/chaperone/.installed";
@@ -73,7 +74,7 @@ pub(super) fn install(wanted: &Install, out: &mut dyn Write) -> Result<(), Failu
         plan.starter("/etc/chaperone/policy/ai-agents.cedar", 0o640, POLICY, out)?;
     }
     plan.file("/etc/systemd/system/chaperone.slice", 0o644, SLICE, out)?;
-    plan.file("/etc/systemd/system/chaperone.service", 0o644, &unit, out)?;
+    plan.file(UNIT_FILE, 0o644, &unit, out)?;
     plan.note_down(MANIFEST)?;
     if wanted.dry_run {
         return Ok(());
@@ -101,7 +102,8 @@ pub(super) fn uninstall(path: &Path, wanted: &Uninstall, out: &mut dyn Write) ->
     if system && let Ok(config) = Config::load(path) {
         app::require_operator(&config)?;
     }
-    if live && !wanted.dry_run {
+    // A second time there is none left to stop.
+    if live && !wanted.dry_run && Path::new(UNIT_FILE).exists() {
         systemctl(&["disable", "--now", SERVICE], out)?;
     }
     if system && !wanted.dry_run {
