@@ -26,11 +26,11 @@ if [ ${#need[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${need[@]}"
 fi
 
-# The newest kernel of the series that the configured suites have; for 5.10, which no current one has, the archive's
-# oldstable suites of the same mirror.
+# The newest kernel of the series that the configured suites have. What no current one has comes from other suites of the
+# same archive: 5.10 from the oldest that is still kept, newer ones than the release's from the backports of the next.
 kernel_package() {
     local pattern='^linux-image-[0-9][^ ]*-cloud-amd64$' names
-    names=$("${apt_cache[@]}" search --names-only "$pattern" | cut -d' ' -f1)
+    names=$("${apt_cache[@]}" search --names-only "$pattern" | cut -d' ' -f1 | grep -E '^linux-image-[0-9.]+[-+].*[0-9]')
     if [ "$series" != newest ]; then
         names=$(grep -E "^linux-image-${series//./\\.}[.+]" <<<"$names" || true)
     fi
@@ -38,13 +38,16 @@ kernel_package() {
 }
 apt_cache=(apt-cache)
 apt_get=(apt-get)
-package=$(kernel_package)
+package=
+[ "$series" = newest ] || package=$(kernel_package)
 if [ -z "$package" ]; then
     mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 'debian$')
     mkdir -p "$work"/apt/{lists/partial,cache/archives/partial}
-    for suite in bullseye bullseye-security; do
+    suites=(trixie-backports)
+    [ "$series" != 5.10 ] || suites=(bullseye bullseye-security)
+    for suite in "${suites[@]}"; do
         site=$mirror
-        [ $suite = bullseye ] || site=$mirror-security
+        [[ $suite != *-security ]] || site=$mirror-security
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site $suite main"
     done >"$work/apt/sources.list"
     private=(-o Dir::Etc::sourcelist="$work/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
@@ -66,12 +69,13 @@ if [ ! -e "$kernel/vmlinuz" ]; then
     mv "$kernel.new" "$kernel"
 fi
 
-root=$cache/root-$release-3.cpio
+root=$cache/root-$release-4.cpio
 if [ ! -e "$root" ]; then
     echo "making the root file system"
     mmdebstrap --quiet --variant=minbase --skip=cleanup/apt \
         --include=systemd,systemd-sysv,dbus,kmod,iproute2,nftables,procps,util-linux,openssl,postgresql-15 \
         --include=python3,python3-psycopg,python3-psycopg2,python3-asyncpg,python3-sqlalchemy,python3-django \
+        --include=runc,gcc,libc6-dev,perl,openssh-server,openssh-client,rsync,git \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/lib/llvm-*' \
         --customize-hook='rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/lib/postgresql/15' \

@@ -1,14 +1,16 @@
 //! What the kernel programs cost: by the kernel's own run-time statistics, program by program, and on the clock of a
 //! process that connects, inside a governed cgroup and outside of every one.
 //!
-//! The statistics are switched on for the whole machine while this runs (a few nanoseconds for each run of any BPF
-//! program, which are in the numbers), and put back as they were.
+//! The statistics are switched on for the whole machine while they are taken, and put back as they were. Taking them
+//! costs time that is in every number of theirs: what a program that does nothing is said to take, the floor, is printed beside them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,9 +33,13 @@ pub(super) fn run(publish: bool) -> Result<()> {
     world.start_agent()?;
     let sink = Sink::start()?;
     let free = sink.address.port().to_string();
+    let closed = free_port()?.to_string();
     let protected = world.postgres.port.to_string();
-    let _statistics = Statistics::enable()?;
-    let mut table = String::from("| what | program | runs | ns per run |\n|---|---|--:|--:|\n");
+    let statistics = Statistics::enable()?;
+    let floor = floor(&free)?;
+    let mut table =
+        String::from("| what | program | runs | ns per run | less the floor |\n|---|---|--:|--:|--:|\n");
+    writeln!(table, "| the floor: small writes past a program that does nothing | | | {floor:.0} | 0 |")?;
     for (what, load) in [
         ("UDP connect to a port of no target", ["udp-connect", &free, "200000"]),
         ("TCP connect to a port of no target", ["tcp-connect", &free, "4000"]),
@@ -47,13 +53,16 @@ pub(super) fn run(publish: bool) -> Result<()> {
         let before = Costs::read(&world)?;
         inside(&world.places.billing_bot, &load)?;
         for (program, runs, ns) in Costs::read(&world)?.since(&before) {
-            writeln!(table, "| {what} | `{program}` | {runs} | {:.0} |", ns as f64 / runs as f64)?;
+            let each = ns as f64 / runs as f64;
+            writeln!(table, "| {what} | `{program}` | {runs} | {each:.0} | {:.0} |", each - floor)?;
         }
     }
+    drop(statistics);
     table += "\n| connect() on the clock, ns, median of rounds | outside | governed | difference |\n|---|--:|--:|--:|\n";
     for (what, load) in [
         ("UDP, no target", ["udp-connect", free.as_str(), "100000"]),
-        ("TCP, no target", ["tcp-connect", free.as_str(), "2000"]),
+        // Refused, so that no server's pace is in it.
+        ("TCP, no target, nobody listens", ["tcp-refused", closed.as_str(), "10000"]),
     ] {
         let mut rounds = [Vec::new(), Vec::new()];
         for _ in 0..9 {
@@ -71,6 +80,52 @@ pub(super) fn run(publish: bool) -> Result<()> {
         report::write_hooks(&format!("{}\n\n{table}", report::machine()))?;
     }
     Ok(())
+}
+
+/// Holds a program that lets every packet pass at a cgroup's egress until its input ends, then prints its statistics.
+const FLOOR: &str = r#"
+import ctypes, os, re, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    buffer = ctypes.create_string_buffer(attributes, 128)
+    got = libc.syscall(321 if os.uname().machine == 'x86_64' else 280, command, buffer, 128)
+    if got < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return got
+code = ctypes.create_string_buffer(struct.pack('=BBhiBBhi', 0xb7, 0, 0, 1, 0x95, 0, 0, 0))
+licence = ctypes.create_string_buffer(b'GPL')
+# BPF_PROG_LOAD of a cgroup_skb for egress, BPF_PROG_ATTACH beside others.
+program = bpf(5, struct.pack('=IIQQIIQII', 8, 2, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0, 0, 0)
+    + bytes(16) + struct.pack('=II', 0, 1))
+cgroup = os.open(sys.argv[1], os.O_RDONLY)
+bpf(8, struct.pack('=IIII', cgroup, program, 1, 2))
+print('held', flush=True)
+sys.stdin.read()
+said = open(f'/proc/self/fdinfo/{program}').read()
+bpf(9, struct.pack('=III', cgroup, program, 1))
+runs, ns = (int(re.search(rf'{name}:\s*(\d+)', said)[1]) for name in ('run_cnt', 'run_time_ns'))
+print(ns / runs if runs > 1000 else f'{runs} runs only')
+"#;
+
+/// What the statistics say of a program that does nothing.
+fn floor(port: &str) -> Result<f64> {
+    let cgroup = Cgroup::top("bench-floor")?;
+    let mut holder = Command::new("/usr/bin/python3")
+        .args(["-c", FLOOR])
+        .arg(cgroup.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = BufReader::new(holder.stdout.take().context("no output")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    ensure!(line == "held\n", "the program was not attached: {line}");
+    inside(&cgroup, &["tcp-write", port, "200000"])?;
+    drop(holder.stdin.take());
+    line.clear();
+    said.read_line(&mut line)?;
+    holder.wait()?;
+    line.trim().parse().with_context(|| line.clone())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -98,6 +153,7 @@ pub(crate) fn load(kind: &str, port: &str, count: &str) -> Result<()> {
             timed(count, || Ok(socket.connect(here)?))?
         }
         "tcp-connect" => timed(count, || connect(here))?,
+        "tcp-refused" => refused(count, port)?,
         "tcp-connect-other" => timed(count, || connect(other))?,
         "tcp-write" => {
             let mut stream = TcpStream::connect(here)?;
@@ -119,6 +175,22 @@ fn connect(to: SocketAddr) -> Result<()> {
         &nix::libc::linger { l_onoff: 1, l_linger: 0 },
     )?;
     Ok(())
+}
+
+/// The time of connect() alone, of a TCP socket, to a port where nobody listens: no server's pace is in it, but the SYN
+/// and its answer are.
+fn refused(count: u32, port: u16) -> Result<f64> {
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+    let here = SockaddrIn::new(127, 0, 0, 1, port);
+    let mut spent = Duration::ZERO;
+    for _ in 0..count {
+        let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let started = Instant::now();
+        let got = socket::connect(socket.as_raw_fd(), &here);
+        spent += started.elapsed();
+        ensure!(got == Err(nix::errno::Errno::ECONNREFUSED), "not refused: {got:?}");
+    }
+    Ok(spent.as_nanos() as f64 / f64::from(count))
 }
 
 fn timed(count: u32, mut call: impl FnMut() -> Result<()>) -> Result<f64> {

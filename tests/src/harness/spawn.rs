@@ -41,7 +41,7 @@ pub(crate) fn check_interrupted() -> Result<()> {
 }
 
 /// How many times slower than usual this machine is (`CHAPERONE_E2E_SLOWNESS`): an emulated one is.
-fn slowness() -> u32 {
+pub(crate) fn slowness() -> u32 {
     static SLOWNESS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
     *SLOWNESS.get_or_init(|| {
         let said = std::env::var("CHAPERONE_E2E_SLOWNESS").ok();

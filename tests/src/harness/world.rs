@@ -12,7 +12,7 @@ use super::cgroup::Cgroup;
 use super::client::Client;
 use super::postgres::{self, Postgres};
 use super::scratch::Scratch;
-use super::spawn::{Output, catch_interrupts};
+use super::spawn::{Output, catch_interrupts, slowness};
 use super::trail::Trail;
 
 /// What suites may set before the agent starts.
@@ -164,7 +164,7 @@ impl World {
             agent.bpffs.join("pins"),
             self.listen_port,
             self.wishes.record_max_bytes,
-            self.wishes.hold_timeout_s,
+            self.wishes.hold_timeout_s * u64::from(slowness().min(3)),
         )?;
         for (name, groups, cgroup) in [
             ("billing-bot", r#"["ai-agents"]"#, &places.billing_bot),
