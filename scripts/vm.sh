@@ -61,11 +61,18 @@ fi
 kernel=$cache/$package
 if [ ! -e "$kernel/vmlinuz" ]; then
     echo "fetching $package"
-    (cd "$work" && "${apt_get[@]}" -q download "$package")
+    # Newer packages only depend on those with the image and the modules.
+    version=${package#linux-image-}
+    mapfile -t parts < <("${apt_cache[@]}" depends "$package" |
+        grep -oE "linux-(base|binary|modules)-${version//[+.]/.}\$" | sort -u)
+    (cd "$work" && "${apt_get[@]}" -q download "$package" "${parts[@]}")
     rm -rf "$kernel.new"
-    dpkg-deb -x "$work/$package"_*.deb "$kernel.new"
+    for deb in "$work"/linux-*.deb; do dpkg-deb -x "$deb" "$kernel.new"; done
+    if [ ! -d "$kernel.new/lib/modules" ]; then
+        mv "$kernel.new/usr/lib" "$kernel.new/lib"
+    fi
     depmod -b "$kernel.new" "$(ls "$kernel.new/lib/modules")"
-    mv "$kernel.new"/boot/vmlinuz-* "$kernel.new/vmlinuz"
+    find "$kernel.new" -type f -name 'vmlinuz*' -exec mv {} "$kernel.new/vmlinuz" \;
     mv "$kernel.new" "$kernel"
 fi
 
@@ -149,7 +156,7 @@ echo "booting $package"
 timeout "${VM_TIMEOUT:-3000}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "${VM_MEMORY:-2900}" \
     -kernel "$kernel/vmlinuz" -initrd "$work/initrd" -nographic -no-reboot -nic none \
     -append 'console=ttyS0 panic=-1 quiet loglevel=4 systemd.show_status=no systemd.unified_cgroup_hierarchy=1' \
-    </dev/null | tr -d '\r' | tee "$work/console"
+    </dev/null | stdbuf -oL tr -d '\r' | tee "$work/console"
 result=$(grep -a '^VM: failed:' "$work/console" || true)
 [ -n "$result" ] || { echo "the suites did not come to their end" >&2; exit 1; }
 if [ "$series" = 5.10 ]; then

@@ -38,6 +38,17 @@ impl Cgroup {
         Ok(Self { path, name })
     }
 
+    /// Makes room for processes: where controllers are handed down, as container runtimes do on their way to their own
+    /// cgroup, a cgroup of the unified hierarchy takes none (cgroups(7), "no internal processes").
+    pub(crate) fn admit(&self) -> Result<()> {
+        let control = self.path.join("cgroup.subtree_control");
+        for name in fs::read_to_string(&control)?.split_whitespace() {
+            fs::write(&control, format!("-{name}"))
+                .with_context(|| format!("{}: {name}", control.display()))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -127,6 +127,7 @@ impl Program {
 
     /// Joins the cgroup before the program's first instruction.
     pub(crate) fn inside(mut self, cgroup: &Cgroup) -> Result<Self> {
+        cgroup.admit()?;
         let path = cgroup.path().join("cgroup.procs");
         let file = OpenOptions::new().write(true).open(&path);
         self.cgroup = Some(file.with_context(|| format!("opening {}", path.display()))?);
