@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod harness;
+mod raw;
 mod stage;
 mod suites;
 
@@ -27,11 +28,15 @@ fn run(args: &[String]) -> Result<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["suite"] => suites::run(None, None),
+        ["suite", "mask", rest @ ..] if rest.iter().any(|word| word.starts_with("--")) => {
+            suites::mask::on_demand(rest)
+        }
         ["suite", name] => suites::run(Some(name), None),
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
         ["demo"] => demo::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["load", kind, port, count] => bench::load(kind, port, count),
+        ["raw", rest @ ..] => raw::run(rest),
         ["stage", rest @ ..] => stage::run(rest.contains(&"--no-agent")),
         _ => bail!("usage: e2e suite [NAME [FILTER]] | stage [--no-agent] | demo | bench ..."),
     }

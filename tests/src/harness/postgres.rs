@@ -242,7 +242,8 @@ impl Postgres {
         self.admin_in("shop", sql)
     }
 
-    fn admin_in(&self, database: &str, sql: &str) -> Result<String> {
+    /// The same in another database.
+    pub(crate) fn admin_in(&self, database: &str, sql: &str) -> Result<String> {
         let output = Program::new("/usr/bin/psql")
             .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
             .args(["-h".as_ref(), self.folder.as_os_str()])

@@ -8,6 +8,7 @@ mod drivers;
 mod holds;
 mod identity;
 mod journal;
+pub(crate) mod mask;
 mod netns;
 mod provenance;
 mod record;
@@ -28,6 +29,7 @@ const SUITES: &[Suite] = &[
     ("journal", journal::run),
     ("record", record::run),
     ("reload", reload::run),
+    ("mask", mask::run),
     ("drivers", drivers::run),
     ("tls", tls::run),
     ("holds", holds::run),

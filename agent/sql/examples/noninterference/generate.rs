@@ -12,19 +12,19 @@ impl Random {
         random
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 >> 11).unwrap_or(0) % limit.max(1)
     }
 
-    fn one<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
+    pub(crate) fn one<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
         list[self.below(list.len())]
     }
 
     /// True once in `times`.
-    fn once(&mut self, times: usize) -> bool {
+    pub(crate) fn once(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 }
