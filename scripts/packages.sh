@@ -36,6 +36,34 @@ drivers() {
     fi
 }
 
+# PostgreSQL's own regression suite, for the suite `regress`: a folder of the server's source package. The package lists
+# of source packages are read into a place of their own, from where this machine takes its packages.
+regress() {
+    local folder=${CHAPERONE_DRIVERS:-/var/cache/chaperone/drivers}/regress work options version file
+    if [ -e "$folder/parallel_schedule" ] || ! can_install; then return; fi
+    work=$(mktemp -d)
+    mkdir -p "$work/sources" "$work/lists/partial" "$work/cache/archives/partial"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        if [ -e "$file" ] && grep -q debian "$file"; then
+            sed -e 's/^deb /deb-src /' -e 's/^Types:.*/Types: deb-src/' "$file" >"$work/sources/${file##*/}"
+        fi
+    done
+    options=(-q -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$work/sources"
+        -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
+    (
+        cd "$work"
+        apt-get "${options[@]}" update || true
+        # A mirror may list a version that it does not hold.
+        for version in $(apt-cache "${options[@]}" showsrc postgresql-15 | awk '/^Version:/ { print $2 }' | sort -rV); do
+            if apt-get "${options[@]}" source --download-only "postgresql-15=$version"; then break; fi
+        done
+        tar -xf postgresql-15_*.orig.tar.* --wildcards --strip-components=4 '*/src/test/regress/*'
+        mkdir -p "$folder"
+        cp -R sql data parallel_schedule "$folder/"
+    ) || echo "no source of postgresql-15 to be had: the suite \`regress\` takes the parser's copy of its tests" >&2
+    rm -rf "$work"
+}
+
 can_install() { command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; }
 
 apt_install() {
@@ -65,3 +93,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt_install "${missing[@]}"
 fi
 drivers
+regress

@@ -23,7 +23,8 @@ cargo xtask <command>
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
   test [unit|e2e]           everything, or one half
   e2e <suite> [filter]      one end-to-end suite, or its cases whose name holds filter: core, bad, journal, record,
-                            mask, reload, drivers, tls, holds, bypass, netns, provenance, ssh, unix, identity, alive
+                            mask, reload, drivers, dba, regress [--all], tls, holds, bypass, netns, provenance, ssh,
+                            unix, identity, alive
   vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
                             suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql

@@ -100,6 +100,17 @@ impl<'a> Client<'a> {
         self.program("/usr/bin/psql", &["-XAt", "-v", "VERBOSITY=verbose"])
     }
 
+    /// A program that takes its options like psql.
+    pub(crate) fn tool(&self, path: &str, args: &[&str]) -> Result<Program> {
+        self.program(path, args)
+    }
+
+    /// psql as PostgreSQL's own regression suite runs it.
+    pub(crate) fn regress(&self, text: Vec<u8>) -> Result<Output> {
+        let flags = ["-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on"];
+        self.program("/usr/bin/psql", &flags)?.stdin(text).run()
+    }
+
     /// pgbench with a script file.
     pub(crate) fn pgbench(&self, script: &Path, args: &[&str]) -> Result<Output> {
         let program = self.prepare("/usr/bin/pgbench")?.args(["-n", "-f"]).args([script]).args(args);

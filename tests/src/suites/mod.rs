@@ -4,6 +4,7 @@ mod alive;
 mod bad;
 mod bypass;
 mod core;
+mod dba;
 mod drivers;
 mod holds;
 mod identity;
@@ -12,6 +13,7 @@ pub(crate) mod mask;
 mod netns;
 mod provenance;
 mod record;
+mod regress;
 mod reload;
 mod service;
 mod ssh;
@@ -31,6 +33,8 @@ const SUITES: &[Suite] = &[
     ("reload", reload::run),
     ("mask", mask::run),
     ("drivers", drivers::run),
+    ("dba", dba::run),
+    ("regress", regress::run),
     ("tls", tls::run),
     ("holds", holds::run),
     ("bypass", bypass::run),

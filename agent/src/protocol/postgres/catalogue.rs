@@ -55,6 +55,13 @@ pub(super) struct Snapshot {
     read_at: Instant,
 }
 
+impl Snapshot {
+    /// Whether a session that lags behind its own changes should look again.
+    pub(super) fn is_old(&self) -> bool {
+        self.read_at.elapsed() >= UNKNOWN_AT_MOST
+    }
+}
+
 #[cfg(test)]
 impl Snapshot {
     /// A reading that was not read from a server.
@@ -68,12 +75,19 @@ pub(super) struct Catalogue {
     database: String,
     address: SocketAddr,
     current: Mutex<Option<Arc<Snapshot>>>,
+    /// When a session last changed it.
+    changed_at: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Catalogue {
     #[must_use]
     pub(super) fn new(database: &str, address: SocketAddr) -> Self {
-        Self { database: database.to_owned(), address, current: Mutex::new(None) }
+        Self {
+            database: database.to_owned(),
+            address,
+            current: Mutex::new(None),
+            changed_at: std::sync::Mutex::default(),
+        }
     }
 
     /// The catalogue for a new session.
@@ -100,12 +114,24 @@ impl Catalogue {
         self.no_older_than(Duration::ZERO, backend).await
     }
 
+    /// A reading from before now will not do for sessions to come.
+    pub(super) fn outdate(&self) {
+        let mut changed_at = self.changed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *changed_at = Some(Instant::now());
+    }
+
+    fn is_outdated(&self, snapshot: &Snapshot) -> bool {
+        let changed_at = self.changed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        changed_at.is_some_and(|changed_at| snapshot.read_at < changed_at)
+    }
+
     async fn no_older_than(&self, age: Duration, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
         let asked_at = Instant::now();
         // Held while reading: sessions that arrive meanwhile wait for this reading and share it.
         let mut current = self.current.lock().await;
         if let Some(snapshot) = &*current
-            && (snapshot.read_at >= asked_at || snapshot.read_at.elapsed() < age)
+            && (snapshot.read_at >= asked_at
+                || snapshot.read_at.elapsed() < age && !self.is_outdated(snapshot))
         {
             return Ok(Arc::clone(snapshot));
         }

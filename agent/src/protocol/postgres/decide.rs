@@ -2,14 +2,16 @@
 
 mod account;
 mod hold;
+mod labels;
 mod link;
 mod plan_of;
+mod unread;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use chaperone_policy::{self as policy, Effect};
-use chaperone_sql::{ColumnPath, MaskKind, NameOp, Origin, Refusal, RefusalKind, View};
+use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 
 use self::plan_of::Facts;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
@@ -19,7 +21,6 @@ use super::relay::End;
 use super::response::{Report, sqlstate};
 use super::rows::Origins;
 use super::style::PseudonymKey;
-use crate::config::MaskStyle;
 use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, connect};
 use crate::protocol::Admitted;
 use crate::record::event::{self, Bind, Event, Identity, Step, Workload};
@@ -69,6 +70,16 @@ pub(super) struct Decider {
     pseudonyms: PseudonymKey,
     view: Arc<View>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
+    /// Something ran that was not analysed.
+    unseen: bool,
+    /// The session was, or is, free to change how its texts are read.
+    free: bool,
+    /// The server reads literals in another way than the analysis does.
+    misread: bool,
+    /// The catalogue was changed and not read again yet.
+    behind: bool,
+    /// The session's open transaction changed the catalogue: its locks would keep a reading waiting for itself.
+    busy: bool,
     decisions: HashMap<Facts, policy::Decision>,
 }
 
@@ -103,6 +114,11 @@ impl Decider {
             database_name: database.to_owned(),
             view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
             plans: HashMap::new(),
+            unseen: false,
+            free: false,
+            misread: false,
+            behind: false,
+            busy: false,
             decisions: HashMap::new(),
             gate,
             backend,
@@ -143,6 +159,11 @@ impl Decider {
         self.backend.target.synced
     }
 
+    /// Says whether the session's open transaction changed the catalogue.
+    pub(super) fn set_busy(&mut self, busy: bool) {
+        self.busy = busy;
+    }
+
     /// Whether anything of this target is masked for the principal.
     fn guarded(&self) -> bool {
         !self.view.is_clear()
@@ -160,9 +181,15 @@ impl Decider {
             Asked::Query { sql } => (Arc::clone(sql), Step::Query, None),
             Asked::Prepare { sql } => (Arc::clone(sql), Step::Prepare, None),
             Asked::Execute { portal } => (Arc::clone(&portal.statement.sql), Step::Execute, Some(portal)),
+            Asked::Call { function, .. } => (unread::call_text(*function), Step::Query, None),
         };
         let mut plan = match prepared {
-            None => self.plan(&sql).await?,
+            None => match &question.what {
+                Asked::Call { function, .. } => Arc::new(self.call_plan(*function)),
+                Asked::Query { .. } | Asked::Prepare { .. } | Asked::Execute { .. } => {
+                    self.plan(&sql).await?
+                }
+            },
             Some(portal) => match self.current(&portal.statement).await? {
                 Ok(plan) => plan,
                 Err(report) => {
@@ -203,7 +230,7 @@ impl Decider {
     }
 
     fn permitted(
-        &self,
+        &mut self,
         question: &Question,
         sql: &str,
         step: Step,
@@ -215,8 +242,10 @@ impl Decider {
         // The plan that is executed is the prepared one, so that its description stays its own.
         let plan = match &question.what {
             Asked::Execute { portal } if !plan.linked => Arc::clone(&portal.statement.plan),
-            Asked::Execute { .. } | Asked::Query { .. } | Asked::Prepare { .. } => plan,
+            Asked::Execute { .. } | Asked::Query { .. } | Asked::Prepare { .. } | Asked::Call { .. } => plan,
         };
+        self.unseen |= plan.ran_unseen();
+        self.free |= plan.unread;
         let plan = self.within_grants(plan);
         let permit =
             self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;
@@ -257,12 +286,17 @@ impl Decider {
 
     /// The plan of a text, decided now or before under the same policy and catalogue.
     async fn plan(&mut self, sql: &Arc<str>) -> Result<Arc<Plan>, End> {
+        if self.misread {
+            return Ok(Arc::new(self.unread_text()));
+        }
+        self.catch_up().await?;
         let version = self.version();
         if let Some(plan) = self.plans.get(sql).filter(|plan| plan.version == version) {
             return Ok(Arc::clone(plan));
         }
         let analysed = match chaperone_sql::analyse(sql, &self.view) {
-            Err(refusal) if names_unknown(&refusal) => {
+            // A reading would wait for the locks of the session's own transaction, and not see what it changed.
+            Err(refusal) if names_unknown(&refusal) && !self.busy && !self.may_anything() => {
                 // It may have come into being since the catalogue was read.
                 if self.adopt(self.catalogue.for_unknown(&self.backend).await)? {
                     chaperone_sql::analyse(sql, &self.view)
@@ -274,7 +308,7 @@ impl Decider {
         };
         let plan = Arc::new(match analysed {
             Ok(statements) => self.judge(&statements),
-            Err(refusal) => plan_of::refused(self.version(), &refusal),
+            Err(refusal) => self.not_understood(&refusal),
         });
         if sql.len() <= CACHED_TEXT_MAX {
             if self.plans.len() >= CACHED_MAX {
@@ -359,6 +393,7 @@ impl Decider {
         self.decisions.clear();
         self.plans.clear();
         self.rebuild().map_err(|report| report.message)?;
+        self.still_sound()?;
         let target = &self.backend.target;
         let place =
             Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };
@@ -371,10 +406,16 @@ impl Decider {
     /// # Errors
     /// When it cannot be read.
     pub(super) async fn refresh(&mut self) -> Result<(), CatalogueError> {
+        self.catalogue.outdate();
+        if self.may_anything() {
+            self.behind = true;
+            return Ok(());
+        }
         let snapshot = self.catalogue.changed(&self.backend).await?;
         self.snapshot = snapshot;
         self.plans.clear();
-        self.rebuild().map_err(|report| CatalogueError::Build(report.message))
+        self.rebuild().map_err(|report| CatalogueError::Build(report.message))?;
+        self.still_sound().map_err(CatalogueError::Build)
     }
 
     /// Takes a reading over; true when it is another than before.
@@ -386,59 +427,15 @@ impl Decider {
         self.snapshot = snapshot;
         self.plans.clear();
         self.rebuild().map_err(|report| End::Catalogue(report.message))?;
+        self.still_sound().map_err(End::Revoked)?;
         Ok(true)
-    }
-
-    /// Works out which columns are masked for this principal: labelled, and no policy permits to unmask.
-    fn rebuild(&mut self) -> Result<(), Report> {
-        let mut masked = std::collections::BTreeMap::new();
-        for label in &self.backend.target.labels {
-            if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
-                continue;
-            }
-            let path = ColumnPath {
-                schema: label.schema.as_str().into(),
-                table: label.table.as_str().into(),
-                column: label.column.as_str().into(),
-            };
-            let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
-            let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
-            if !self.policies.set.unmask(&self.principal, &column) {
-                let kind = match label.mask {
-                    MaskStyle::Redact => MaskKind::Redact,
-                    MaskStyle::Null => MaskKind::Null,
-                    MaskStyle::Partial(partial) => MaskKind::Partial(partial),
-                    MaskStyle::Pseudonym => MaskKind::Pseudonym,
-                };
-                masked.insert(path, kind);
-            }
-        }
-        let view = View::build(Arc::clone(&self.snapshot.catalog), &masked);
-        if let Some(path) = view.unmatched().iter().find(|path| self.must_match(path)) {
-            let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
-            return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what).hint(
-                "A mask that can never match is refused; correct the label in the agent's configuration.",
-            ));
-        }
-        self.view = Arc::new(view);
-        Ok(())
-    }
-
-    /// A label may speak of a table that another database has; but when the table is here, or the label names this
-    /// database, a missing column is one that was renamed or mistyped, and would be served in clear.
-    fn must_match(&self, path: &ColumnPath) -> bool {
-        let here = self.snapshot.catalog.resolve(Some(&path.schema), &path.table).is_some();
-        here || self.backend.target.labels.iter().any(|label| {
-            label.database.as_ref() == Some(&self.database_name)
-                && (label.schema.as_str(), label.table.as_str(), label.column.as_str())
-                    == (&*path.schema, &*path.table, &*path.column)
-        })
     }
 }
 
 fn binds(question: &Question) -> &[Bind] {
     match &question.what {
         Asked::Execute { portal } => &portal.binds,
+        Asked::Call { binds, .. } => binds,
         Asked::Query { .. } | Asked::Prepare { .. } => &[],
     }
 }

@@ -81,7 +81,7 @@ impl<'a> Login<'a> {
             }
             b'N' => self.welcome.parameters.extend_from_slice(&message.bytes),
             b'S' if self.authenticated => {
-                check_parameter(message.body())?;
+                check_parameter(message.body(), false)?;
                 self.welcome.parameters.extend_from_slice(&message.bytes);
             }
             b'K' if self.authenticated => {
@@ -170,17 +170,23 @@ impl<'a> Login<'a> {
 
 /// Refuses the settings under which the agent's grammar and the server's would read a text differently.
 ///
+/// A session that is `free` to do anything may have escapes in its literals; then it is told whether it has them.
+///
 /// # Errors
 /// When a ParameterStatus contradicts the pinned value.
-pub fn check_parameter(mut fields: Fields<'_>) -> Result<(), LoginError> {
+pub fn check_parameter(mut fields: Fields<'_>, free: bool) -> Result<Option<bool>, LoginError> {
     let (name, value) = (fields.c_bytes()?, fields.c_bytes()?);
+    let mut escapes = None;
     let fits = match name {
         b"client_encoding" => value == b"UTF8",
-        b"standard_conforming_strings" => value == b"on",
+        b"standard_conforming_strings" => {
+            escapes = Some(value != b"on");
+            free || value == b"on"
+        }
         _ => true,
     };
     if fits {
-        return Ok(());
+        return Ok(escapes);
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Err(LoginError::Parameter { name: text(name), value: text(value) })

@@ -25,6 +25,9 @@ pub struct Plan {
     pub texts: Vec<Arc<str>>,
     /// What the client is served for it is recorded, rows and all.
     pub rows_recorded: bool,
+    /// Nobody has read it: any number of results may come of it, and rows may move by COPY in either direction. Only
+    /// where nothing is masked, for those who may do anything.
+    pub unread: bool,
 }
 
 impl Plan {
@@ -32,6 +35,20 @@ impl Plan {
     #[must_use]
     pub fn verdict_is_open(&self) -> bool {
         !matches!(self.verdict, Verdict::Deny(_))
+    }
+
+    /// The plan of the statement at this position.
+    #[must_use]
+    pub fn statement(&self, index: usize) -> Option<&StatementPlan> {
+        self.statements.get(if self.unread { 0 } else { index })
+    }
+
+    /// True when it ran, or left behind, what was not analysed.
+    #[must_use]
+    pub fn ran_unseen(&self) -> bool {
+        use chaperone_sql::Flag;
+        let unseen = |flag: &Flag| matches!(flag, Flag::Opaque | Flag::OpaqueFunction(_));
+        self.unread || self.analysis.iter().any(|statement| statement.flags.iter().any(unseen))
     }
 
     /// True when what the text does hangs on names that mean something only when it runs.

@@ -227,6 +227,8 @@ where
         loop {
             self.serve_client()?;
             self.adopt_changes().await?;
+            self.decider.set_busy(self.machine.changes_catalogue());
+            self.decider.set_misread(self.machine.set_free(self.decider.is_free()));
             if let Some(question) = self.may_go_on() {
                 self.pause = self.read_client(question).await?;
             }

@@ -161,7 +161,8 @@ impl Postgres {
             }
         };
         let address = admitted.destination;
-        let opened = match open::open(&admitted.backend, address, &startup, Some(&search_path)).await {
+        let search_path = decider.pins_settings().then_some(&*search_path);
+        let opened = match open::open(&admitted.backend, address, &startup, search_path).await {
             Ok(opened) => opened,
             Err(error) => {
                 warn!(%error, "upstream login failed");

@@ -27,7 +27,7 @@ impl Decider {
         let (text, digest, prepared) = match &question.what {
             // The text is in the record of the operation that prepared it.
             Asked::Execute { portal } => (String::new(), String::new(), Some(portal.statement.op)),
-            Asked::Query { .. } | Asked::Prepare { .. } => {
+            Asked::Query { .. } | Asked::Prepare { .. } | Asked::Call { .. } => {
                 let text = sql.get(..end).unwrap_or_default().to_owned();
                 (text, crate::hex(&Sha256::digest(sql.as_bytes())), None)
             }

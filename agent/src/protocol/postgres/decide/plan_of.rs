@@ -140,6 +140,7 @@ pub(super) fn decided(
         analysis: statements.into(),
         linked: false,
         texts: Vec::new(),
+        unread: false,
         // Where policies differ, the record holds more.
         rows_recorded: obligations.record.contains(&policy::RecordMode::Rows)
             || (rows_recorded && !obligations.record.contains(&policy::RecordMode::Meta)),
@@ -170,6 +171,7 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
         analysis: Arc::default(),
         linked: false,
         texts: Vec::new(),
+        unread: false,
         rows_recorded: true,
     }
 }

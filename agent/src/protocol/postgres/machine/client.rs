@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::super::codec::{self, CodecError, Fields, HEADER, Message, WHOLE_MAX};
 use super::super::plan::Copy;
-use super::super::response::{Report, sqlstate};
+use super::super::response::Report;
 use super::super::rows::Origins;
 use super::names::Found;
 use super::{Asked, CopyIn, Expect, Fatal, Machine, Portal, Question, Waiting};
@@ -103,12 +103,11 @@ impl<O: Origins> Machine<O> {
                 }
             }
             b'F' => {
-                // Runs any function without a text that could be decided on.
+                let (function, binds) = read_call(&message).map_err(Fatal::Client)?;
                 self.ops += 1;
-                let report =
-                    Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "function call messages are denied")
-                        .hint("Call the function in a SELECT.");
-                self.poison_query(self.ops, report, staged);
+                self.waiting = Some(Waiting::Call { op: self.ops, bytes: message.bytes });
+                let what = Asked::Call { function, binds: binds.into() };
+                return Ok(Some(Next::Ask(Question { op: self.ops, what })));
             }
             tag => return known(tag).map(|()| None),
         }
@@ -260,7 +259,8 @@ impl<O: Origins> Machine<O> {
         self.copy_in == CopyIn::No
             && self.expect.iter().any(|expect| match expect {
                 Expect::Execute(run) | Expect::Query { run, failed: false } => {
-                    run.plan.statements.iter().any(|statement| statement.copy == Some(Copy::In))
+                    run.plan.unread
+                        || run.plan.statements.iter().any(|statement| statement.copy == Some(Copy::In))
                 }
                 _ => false,
             })
@@ -318,25 +318,40 @@ fn read_bind(message: &Message) -> Result<(Bytes, Bytes, Vec<Bind>), CodecError>
     let mut fields = message.body();
     let portal = message.bytes.slice_ref(fields.c_bytes()?);
     let statement = message.bytes.slice_ref(fields.c_bytes()?);
-    let formats = count(&mut fields)?;
-    let mut format_codes = Fields::new(b'B', fields.bytes(formats * 2)?);
+    let binds = read_values(&mut fields, b'B')?;
+    let results = count(&mut fields)?;
+    fields.bytes(results * 2)?;
+    fields.end()?;
+    Ok((portal, statement, binds))
+}
+
+fn read_call(message: &Message) -> Result<(u32, Vec<Bind>), CodecError> {
+    let mut fields = message.body();
+    let function = fields.i32()?.cast_unsigned();
+    let binds = read_values(&mut fields, b'F')?;
+    fields.i16()?;
+    fields.end()?;
+    Ok((function, binds))
+}
+
+/// Format codes, then the values they are for.
+fn read_values(fields: &mut Fields<'_>, tag: u8) -> Result<Vec<Bind>, CodecError> {
+    let formats = count(fields)?;
+    let mut format_codes = Fields::new(tag, fields.bytes(formats * 2)?);
     let mut codes = Vec::with_capacity(formats);
     for _ in 0..formats {
         codes.push(format_codes.i16()?);
     }
-    let values = count(&mut fields)?;
+    let values = count(fields)?;
     if formats > 1 && formats != values {
-        return Err(CodecError::Truncated { tag: b'B' });
+        return Err(CodecError::Truncated { tag });
     }
     let mut binds = Vec::with_capacity(values);
     for index in 0..values {
         let code = if formats > 1 { codes.get(index) } else { codes.first() };
         binds.push(bind(fields.value()?, code.copied().unwrap_or(0) == 1));
     }
-    let results = count(&mut fields)?;
-    fields.bytes(results * 2)?;
-    fields.end()?;
-    Ok((portal, statement, binds))
+    Ok(binds)
 }
 
 /// A value as the journal keeps it.

@@ -6,6 +6,7 @@
 //! answer comes. Client messages are read in `client`, the server's in `server`.
 
 mod client;
+mod copying;
 mod named;
 mod names;
 mod server;
@@ -110,6 +111,8 @@ pub enum Asked {
     Prepare { sql: Arc<str> },
     /// An Execute of what was prepared.
     Execute { portal: Arc<Portal> },
+    /// A FunctionCall: a function by its number, with no text.
+    Call { function: u32, binds: Arc<[Bind]> },
 }
 
 /// What became of a statement, for the record.
@@ -138,6 +141,8 @@ struct Run {
     defines: Vec<(usize, named::Definition)>,
     copy: Option<CopyMasker>,
     copying_out: bool,
+    /// A FunctionCall.
+    call: bool,
     rows: u64,
     bytes: u64,
     masked_cells: u64,
@@ -155,6 +160,7 @@ impl Run {
             defines: Vec::new(),
             copy: None,
             copying_out: false,
+            call: false,
             rows: 0,
             bytes: 0,
             masked_cells: 0,
@@ -164,7 +170,7 @@ impl Run {
     /// Counts a row that is about to be served.
     fn count_row(&mut self) -> Result<(), Fatal> {
         self.rows += 1;
-        match self.plan.statements.get(self.index).and_then(|statement| statement.max_rows) {
+        match self.plan.statement(self.index).and_then(|statement| statement.max_rows) {
             Some(most) if self.rows > most => Err(Fatal::RowLimit(most)),
             _ => Ok(()),
         }
@@ -241,6 +247,7 @@ enum Waiting {
     Query { op: u64, sql: Arc<str>, bytes: Bytes },
     Parse { op: u64, name: Bytes, sql: Arc<str>, bytes: Bytes },
     Execute { op: u64, portal: Arc<Portal>, bytes: Bytes, portal_name: Bytes },
+    Call { op: u64, bytes: Bytes },
 }
 
 pub struct Machine<O> {
@@ -271,8 +278,14 @@ pub struct Machine<O> {
     strict_transaction: bool,
     /// Answers of the server so far.
     answers: u64,
-    /// Catalogue changes the server confirmed since they were last asked for.
+    /// The session may change how the server reads its literals.
+    free: bool,
+    /// It did: there are escapes in them.
+    escapes: bool,
+    /// The open transaction changed the catalogue; other connections do not see that yet.
     catalogue_changed: bool,
+    /// So did one that is over, since it was last asked for.
+    catalogue_due: bool,
 }
 
 impl<O: Origins> Machine<O> {
@@ -296,7 +309,10 @@ impl<O: Origins> Machine<O> {
             transaction: b'I',
             strict_transaction: false,
             answers: 0,
+            free: false,
+            escapes: false,
             catalogue_changed: false,
+            catalogue_due: false,
         }
     }
 
@@ -331,9 +347,20 @@ impl<O: Origins> Machine<O> {
         std::mem::take(&mut self.unrecorded)
     }
 
-    /// True once after a statement that changes the catalogue completed.
+    /// Says whether the session may do anything; returns whether the server reads its literals in another way.
+    pub fn set_free(&mut self, free: bool) -> bool {
+        self.free = free;
+        self.escapes
+    }
+
+    /// True once after a transaction that changed the catalogue.
     pub fn take_catalogue_changed(&mut self) -> bool {
-        std::mem::take(&mut self.catalogue_changed)
+        std::mem::take(&mut self.catalogue_due)
+    }
+
+    /// True while the open transaction has changed the catalogue, and holds the locks that come with it.
+    pub fn changes_catalogue(&self) -> bool {
+        self.catalogue_changed
     }
 
     /// Lets the waiting statement go on, under the plan that was permitted.
@@ -369,6 +396,12 @@ impl<O: Origins> Machine<O> {
                 self.expect.push_back(Expect::Execute(run));
                 staged.permitted(permit, &bytes);
             }
+            Waiting::Call { op, bytes } => {
+                let run = Run { call: true, ..Run::new(op, plan, None) };
+                self.expect.push_back(Expect::Query { run, failed: false });
+                self.group += 1;
+                staged.permitted(permit, &bytes);
+            }
         }
     }
 
@@ -380,7 +413,7 @@ impl<O: Origins> Machine<O> {
             return;
         }
         match waiting {
-            Waiting::Query { op, .. } => self.poison_query(op, report, staged),
+            Waiting::Query { op, .. } | Waiting::Call { op, .. } => self.poison_query(op, report, staged),
             Waiting::Parse { op, .. } | Waiting::Execute { op, .. } => self.poison_step(op, report, staged),
         }
     }

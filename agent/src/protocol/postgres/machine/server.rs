@@ -5,9 +5,8 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 
 use super::super::codec::{self, Fields, HEADER, Header};
-use super::super::copy::CopyMasker;
 use super::super::login::check_parameter;
-use super::super::plan::{Copy, Output, StatementPlan};
+use super::super::plan::{Output, StatementPlan};
 use super::super::response;
 use super::super::rows::{self, Cell, Mismatch, Origins};
 use super::named::Definition;
@@ -17,7 +16,7 @@ use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
 const ROW_MAX: usize = 64 << 20;
 
 /// What happens to a message of the server.
-enum Act {
+pub(super) enum Act {
     /// It goes on as it came.
     Pass,
     /// What goes on instead was written to the output.
@@ -139,17 +138,28 @@ impl<O: Origins> Machine<O> {
                 _ => Err(Fatal::OutOfTurn(b'c')),
             },
             b'S' => {
-                check_parameter(fields)?;
+                if let Some(escapes) = check_parameter(fields, self.free)? {
+                    self.escapes = escapes;
+                }
                 Ok(Act::Pass)
             }
             b'A' => self.notification(fields, out),
+            b'V' => self.function_result(outcomes),
             b'W' => Err(Fatal::Unsupported("replication streaming")),
             tag => Err(Fatal::OutOfTurn(tag)),
         }
     }
 
+    fn function_result(&mut self, outcomes: &mut Vec<Outcome>) -> Result<Act, Fatal> {
+        let run = self.running().filter(|run| run.call).ok_or(Fatal::OutOfTurn(b'V'))?;
+        outcomes.push(run.outcome("FUNCTION CALL".into(), None));
+        let plan = Arc::clone(&run.plan);
+        self.finished(plan.statement(0), None);
+        Ok(Act::Pass)
+    }
+
     /// The statement that is answering right now.
-    fn running(&mut self) -> Option<&mut Run> {
+    pub(super) fn running(&mut self) -> Option<&mut Run> {
         match self.expect.front_mut() {
             Some(Expect::Execute(run) | Expect::Query { run, failed: false }) => Some(run),
             _ => None,
@@ -174,21 +184,6 @@ impl<O: Origins> Machine<O> {
                 Ok(Act::Pass)
             }
         }
-    }
-
-    fn copy_data(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
-        let run = self.running().filter(|run| run.copying_out).ok_or(Fatal::OutOfTurn(b'd'))?;
-        if run.copy.is_none() {
-            run.count_row()?;
-            run.bytes += header.total as u64;
-            return Ok(Act::Pass);
-        }
-        let Some(body) = body else { return Ok(Act::Incomplete) };
-        run.count_row()?;
-        let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
-        run.masked_cells += masker.put(out, body)?;
-        run.bytes += out.len() as u64;
-        Ok(Act::Replaced)
     }
 
     fn confirmed(&mut self, tag: u8) -> Result<Act, Fatal> {
@@ -257,7 +252,7 @@ impl<O: Origins> Machine<O> {
             Some(Expect::Query { run, failed: false }) if tag == b'T' => {
                 if guarded {
                     let plan = Arc::clone(&run.plan);
-                    let statement = plan.statements.get(run.index).ok_or(Mismatch::Unexpected)?;
+                    let statement = plan.statement(run.index).ok_or(Mismatch::Unexpected)?;
                     run.cells = Some(rows::check(fields, &statement.output, &self.origins)?.into());
                 }
                 return Ok(Act::Pass);
@@ -292,10 +287,10 @@ impl<O: Origins> Machine<O> {
                 outcomes.push(run.outcome(text, None));
                 let (plan, index, defined) = (Arc::clone(&run.plan), run.index, run.take_definition());
                 run.index += 1;
-                if index >= plan.statements.len() && tag == b'C' {
+                if plan.statement(index).is_none() && tag == b'C' {
                     return Err(Mismatch::Unexpected.into());
                 }
-                self.finished(plan.statements.get(index), defined);
+                self.finished(plan.statement(index), defined);
             }
             _ => return Err(Fatal::OutOfTurn(tag)),
         }
@@ -436,46 +431,10 @@ impl<O: Origins> Machine<O> {
             // Portals end with their transaction, unless they were declared to outlive it.
             self.portals.keep(|portal| portal.cursor.is_some_and(|cursor| cursor.held));
             self.strict_transaction = false;
+            self.catalogue_due |= std::mem::take(&mut self.catalogue_changed);
         }
         Ok(Act::Pass)
     }
-
-    fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
-        let run = self.running().ok_or(Fatal::OutOfTurn(tag))?;
-        let statement = current(run).ok_or(Mismatch::Unexpected)?;
-        match (&statement.copy, tag) {
-            (Some(Copy::Out(format)), b'H') => {
-                fields.u8().map_err(Fatal::Upstream)?;
-                let count = usize::try_from(fields.i16().map_err(Fatal::Upstream)?).unwrap_or(0);
-                if let Output::Columns(masks) = &statement.output {
-                    if masks.len() != count {
-                        return Err(Mismatch::Count { described: count, planned: masks.len() }.into());
-                    }
-                    if masks.iter().any(Option::is_some) {
-                        let masker = CopyMasker::new(format.clone(), masks.clone());
-                        run.copy = Some(masker);
-                    }
-                }
-                run.copying_out = true;
-            }
-            (Some(Copy::In), b'G') => {
-                self.copy_in = CopyIn::Open;
-                // Syncs that were sent along with the Execute are read in COPY mode and ignored.
-                while matches!(self.expect.get(1), Some(Expect::Sync)) {
-                    self.expect.remove(1);
-                }
-                if matches!(self.expect.front(), Some(Expect::Execute(_))) && self.expect.len() > 1 {
-                    return Err(Fatal::Unsupported("pipelining behind COPY FROM STDIN"));
-                }
-            }
-            _ => return Err(Mismatch::Unexpected.into()),
-        }
-        Ok(Act::Pass)
-    }
-}
-
-fn current(run: &Run) -> Option<&StatementPlan> {
-    run.plan.statements.get(run.index)
 }
 
 /// What an extended-protocol statement returns; it holds one statement, or none when the text is empty.

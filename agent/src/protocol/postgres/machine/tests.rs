@@ -33,6 +33,7 @@ fn plan(statements: Vec<StatementPlan>) -> Arc<Plan> {
         linked: false,
         texts: vec![],
         rows_recorded: true,
+        unread: false,
     })
 }
 
@@ -401,10 +402,58 @@ fn messages_that_are_not_of_the_protocol_end_the_session() {
 }
 
 #[test]
-fn a_function_call_message_is_denied() {
+fn a_function_call_message_is_asked_for_and_answered_like_a_query() {
+    let call = || msg(b'F', b"\0\0\x03\xb8\0\0\0\x01\0\0\0\x01x\0\0");
     let mut machine = machine();
-    let (sent, _) = client(&mut machine, msg(b'F', b"\0\0\0\x01\0\0\0\0\0\0"), |_| Ok(nothing()));
-    assert_eq!(tags(sent), "Q");
+    let (sent, _) = client(&mut machine, call(), |_| Err(denied()));
+    assert_eq!(tags(sent), "Q", "what is denied becomes a text that cannot run");
+    server(&mut machine, join(&[error("42601"), ready(b'I')])).unwrap();
+    let (sent, _) = client(&mut machine, call(), |question| match &question.what {
+        Asked::Call { function: 952, binds } if **binds == [Bind::Text("x".into())] => Ok(nothing()),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(tags(sent), "F");
+    let (out, outcomes) = server(&mut machine, join(&[msg(b'V', b"\0\0\0\0"), ready(b'I')])).unwrap();
+    assert_eq!((tags(out).as_str(), outcomes.len(), machine.idle()), ("VZ", 1, true));
+    // Out of turn.
+    client(&mut machine, query("SELECT"), |_| Ok(nothing()));
+    assert!(server(&mut machine, msg(b'V', b"\0\0\0\0")).is_err());
+}
+
+#[test]
+fn a_changed_catalogue_is_due_when_its_transaction_is_over() {
+    let changes = plan(vec![StatementPlan { changes_catalogue: true, ..StatementPlan::default() }]);
+    let mut machine = machine();
+    client(&mut machine, query("ALTER"), |_| Ok(Arc::clone(&changes)));
+    server(&mut machine, join(&[complete("ALTER TABLE"), ready(b'T')])).unwrap();
+    assert_eq!((machine.changes_catalogue(), machine.take_catalogue_changed()), (true, false));
+    client(&mut machine, query("COMMIT"), |_| Ok(nothing()));
+    server(&mut machine, join(&[complete("COMMIT"), ready(b'I')])).unwrap();
+    assert_eq!((machine.changes_catalogue(), machine.take_catalogue_changed()), (false, true));
+    assert!(!machine.take_catalogue_changed());
+}
+
+#[test]
+fn what_nobody_read_may_answer_as_it_likes_where_nothing_is_masked() {
+    let unread = Arc::new(Plan { unread: true, ..Plan::clone(&columns(&[])) });
+    let mut machine = Machine::new(Table7, false, true);
+    client(&mut machine, query("SELCT"), |_| Ok(Arc::clone(&unread)));
+    let answer = join(&[
+        description(&[(1, 1, 23)]),
+        row(&["1"]),
+        complete("SELECT 1"),
+        msg(b'H', b"\0\0\0"),
+        msg(b'd', b"1\n"),
+        msg(b'c', b""),
+        complete("COPY 1"),
+        msg(b'G', b"\0\0\0"),
+    ]);
+    let (out, outcomes) = server(&mut machine, answer).unwrap();
+    assert_eq!((tags(out).as_str(), outcomes.len()), ("TDCHdcCG", 2));
+    let (sent, _) = client(&mut machine, join(&[msg(b'd', b"2\n"), msg(b'c', b"")]), |_| Ok(nothing()));
+    assert_eq!(tags(sent), "dc");
+    server(&mut machine, join(&[complete("COPY 1"), ready(b'I')])).unwrap();
+    assert!(machine.idle());
 }
 
 proptest! {

@@ -1,0 +1,69 @@
+//! COPY as the server tells of it: that it begins, which way, and the rows it sends.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::super::codec::{Fields, Header};
+use super::super::copy::CopyMasker;
+use super::super::plan::{Copy, Output};
+use super::super::rows::{Mismatch, Origins};
+use super::server::Act;
+use super::{CopyIn, Expect, Fatal, Machine};
+
+impl<O: Origins> Machine<O> {
+    pub(super) fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
+        let run = self.running().ok_or(Fatal::OutOfTurn(tag))?;
+        let plan = Arc::clone(&run.plan);
+        let statement = plan.statement(run.index).ok_or(Mismatch::Unexpected)?;
+        match (&statement.copy, tag) {
+            (_, b'H') if plan.unread => run.copying_out = true,
+            (Some(Copy::Out(format)), b'H') => {
+                fields.u8().map_err(Fatal::Upstream)?;
+                let count = usize::try_from(fields.i16().map_err(Fatal::Upstream)?).unwrap_or(0);
+                if let Output::Columns(masks) = &statement.output {
+                    if masks.len() != count {
+                        return Err(Mismatch::Count { described: count, planned: masks.len() }.into());
+                    }
+                    if masks.iter().any(Option::is_some) {
+                        let masker = CopyMasker::new(format.clone(), masks.clone());
+                        run.copy = Some(masker);
+                    }
+                }
+                run.copying_out = true;
+            }
+            (copy, b'G') if plan.unread || *copy == Some(Copy::In) => {
+                self.copy_in = CopyIn::Open;
+                // Syncs that were sent along with the Execute are read in COPY mode and ignored.
+                while matches!(self.expect.get(1), Some(Expect::Sync)) {
+                    self.expect.remove(1);
+                }
+                if matches!(self.expect.front(), Some(Expect::Execute(_))) && self.expect.len() > 1 {
+                    return Err(Fatal::Unsupported("pipelining behind COPY FROM STDIN"));
+                }
+            }
+            _ => return Err(Mismatch::Unexpected.into()),
+        }
+        Ok(Act::Pass)
+    }
+
+    pub(super) fn copy_data(
+        &mut self,
+        header: Header,
+        body: Option<&[u8]>,
+        out: &mut BytesMut,
+    ) -> Result<Act, Fatal> {
+        let run = self.running().filter(|run| run.copying_out).ok_or(Fatal::OutOfTurn(b'd'))?;
+        if run.copy.is_none() {
+            run.count_row()?;
+            run.bytes += header.total as u64;
+            return Ok(Act::Pass);
+        }
+        let Some(body) = body else { return Ok(Act::Incomplete) };
+        run.count_row()?;
+        let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
+        run.masked_cells += masker.put(out, body)?;
+        run.bytes += out.len() as u64;
+        Ok(Act::Replaced)
+    }
+}
