@@ -6,6 +6,7 @@ mod argv;
 mod executable;
 pub mod grammar;
 mod hash;
+mod verity;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +18,7 @@ use chaperone_policy as policy;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use self::hash::Hasher;
+use self::hash::{Digests, Hasher};
 use crate::intercept::{self, Chain, Image, Origin, Processes, Step};
 use crate::record::event::{Ancestor, Workload};
 
@@ -73,7 +74,10 @@ impl Provenance {
         workload.argv = argv::redacted(&image.argv);
         workload.argv_cut = image.argv_cut;
         match self.digest(&image, origin.tgid, &chain, workload.cgroup.as_deref()).await {
-            Ok(digest) => workload.exe_sha256 = Some(digest),
+            Ok(Digests { sha256, verity }) => {
+                workload.exe_sha256 = Some(sha256.as_ref().to_owned());
+                workload.exe_verity = verity.map(|verity| verity.as_ref().to_owned());
+            }
             Err(why) => workload.exe_unhashed = Some(why),
         }
         workload
@@ -96,15 +100,14 @@ impl Provenance {
         pid: u32,
         chain: &Chain,
         cgroup: Option<&str>,
-    ) -> Result<String, String> {
+    ) -> Result<Digests, String> {
         executable::vouched_for(image)?;
-        if let Some(digest) = self.hasher.known(image.file) {
-            return Ok(digest.as_ref().to_owned());
+        if let Some(digests) = self.hasher.known(image.file) {
+            return Ok(digests);
         }
         let cgroup = cgroup.map(|path| self.cgroup2.join(path.trim_start_matches('/')));
         let file = self.look(image, pid, chain, cgroup).await?;
-        let digest = self.hasher.digest(image.file, file).await;
-        digest.map(|digest| digest.as_ref().to_owned()).map_err(|why| why.as_ref().to_owned())
+        self.hasher.digest(image.file, file).await.map_err(|why| why.as_ref().to_owned())
     }
 
     /// Finds the file beside the sessions: whoever owns a directory on the way may have mounted something there that never

@@ -7,8 +7,8 @@
 //! Links and maps are pinned: dropping an [`Intercept`], or dying, leaves everything in force, and connections to
 //! targets are refused until an agent takes over. Only [`detach`] lets go.
 //!
-//! `unsafe` lives here (libbpf's C interface, two system calls, one read of kernel bytes) and nowhere else in the
-//! agent.
+//! `unsafe` lives here (libbpf's C interface, two system calls, one read of kernel bytes), and beside it in one wrapper of a
+//! system call (`workload::verity`).
 
 mod bpffs;
 mod btf;

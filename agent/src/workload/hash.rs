@@ -1,4 +1,5 @@
-//! SHA-256 of executables: each state of a file once, beside the sessions and not in their way.
+//! SHA-256 of executables: each state of a file once, beside the sessions and not in their way. Where the kernel vouches
+//! for the content (fs-verity), each content once, in however many files it lies.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
+use super::verity;
 use crate::intercept::FileId;
 
 /// Files hashed at the same time.
@@ -23,40 +25,57 @@ pub(super) const LARGEST: u64 = 2 << 30;
 /// Digests kept.
 const MOST_KEPT: usize = 4096;
 
-type Outcome = Result<Arc<str>, Arc<str>>;
+type Outcome = Result<Digests, Arc<str>>;
+
+/// What an executable holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Digests {
+    /// Hexadecimal.
+    pub(super) sha256: Arc<str>,
+    /// The kernel's own, when the file has one.
+    pub(super) verity: Option<Arc<str>>,
+}
 
 enum Slot {
-    Known(Arc<str>),
+    Known(Digests),
     Underway(watch::Receiver<Option<Outcome>>),
 }
 
 #[derive(Clone)]
 pub(super) struct Hasher {
     slots: Arc<Mutex<HashMap<FileId, Slot>>>,
+    /// SHA-256 by the kernel's digest: what has the same one has the same bytes, or cannot be read.
+    sealed: Arc<Mutex<HashMap<Arc<str>, Arc<str>>>>,
     places: Arc<Semaphore>,
+    measure: fn(&File) -> Option<String>,
 }
 
 impl Default for Hasher {
     fn default() -> Self {
-        Self { slots: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self::measuring(verity::measure)
     }
 }
 
 impl Hasher {
-    pub(super) fn known(&self, id: FileId) -> Option<Arc<str>> {
+    fn measuring(measure: fn(&File) -> Option<String>) -> Self {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        Self { slots: Arc::default(), sealed: Arc::default(), places, measure }
+    }
+
+    pub(super) fn known(&self, id: FileId) -> Option<Digests> {
         match self.lock().get(&id) {
-            Some(Slot::Known(digest)) => Some(Arc::clone(digest)),
+            Some(Slot::Known(digests)) => Some(digests.clone()),
             Some(Slot::Underway(_)) | None => None,
         }
     }
 
-    /// The digest of a file the caller knows to be in the state `id`.
+    /// The digests of a file the caller knows to be in the state `id`.
     ///
     /// # Errors
     /// Why there is none; also when it takes too long.
     pub(super) async fn digest(&self, id: FileId, file: File) -> Outcome {
         let mut underway = match self.start(id, file) {
-            Slot::Known(digest) => return Ok(digest),
+            Slot::Known(digests) => return Ok(digests),
             Slot::Underway(outcome_rx) => outcome_rx,
         };
         match tokio::time::timeout(PATIENCE, underway.wait_for(Option::is_some)).await {
@@ -70,7 +89,7 @@ impl Hasher {
     fn start(&self, id: FileId, file: File) -> Slot {
         let mut slots = self.lock();
         match slots.get(&id) {
-            Some(Slot::Known(digest)) => return Slot::Known(Arc::clone(digest)),
+            Some(Slot::Known(digests)) => return Slot::Known(digests.clone()),
             Some(Slot::Underway(outcome_rx)) => return Slot::Underway(outcome_rx.clone()),
             None => {}
         }
@@ -86,20 +105,41 @@ impl Hasher {
 
     async fn work(&self, id: FileId, file: File) -> Outcome {
         let place = self.places.acquire().await;
-        let worked = tokio::task::spawn_blocking(move || sha256(file)).await;
+        let hasher = self.clone();
+        let worked = tokio::task::spawn_blocking(move || hasher.digests(file)).await;
         drop(place);
         let outcome: Outcome = match worked {
-            Ok(Ok(digest)) => Ok(digest.into()),
+            Ok(Ok(digests)) => Ok(digests),
             Ok(Err(error)) => Err(format!("it could not be read: {error}").into()),
             Err(_panicked) => Err("hashing was given up".into()),
         };
         let mut slots = self.lock();
         match &outcome {
-            Ok(digest) => slots.insert(id, Slot::Known(Arc::clone(digest))),
+            Ok(digests) => slots.insert(id, Slot::Known(digests.clone())),
             // The next connection tries again.
             Err(_) => slots.remove(&id),
         };
         outcome
+    }
+
+    /// Reads the file, unless its content is known.
+    fn digests(&self, file: File) -> io::Result<Digests> {
+        let Some(verity) = (self.measure)(&file) else {
+            return Ok(Digests { sha256: sha256(file)?.into(), verity: None });
+        };
+        let verity: Arc<str> = verity.into();
+        let sealed = || self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sealed().get(&verity).cloned();
+        let sha256 = match known {
+            Some(sha256) => sha256,
+            None => sha256(file)?.into(),
+        };
+        let mut sealed = sealed();
+        if sealed.len() >= MOST_KEPT {
+            sealed.clear();
+        }
+        sealed.insert(Arc::clone(&verity), Arc::clone(&sha256));
+        Ok(Digests { sha256, verity: Some(verity) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Slot>> {
@@ -137,12 +177,35 @@ mod tests {
         let open = || File::open(&path).unwrap();
         let (one, two) = tokio::join!(hasher.digest(id(1), open()), hasher.digest(id(1), open()));
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!((one.unwrap().as_ref(), two.unwrap().as_ref()), (expected, expected));
-        assert_eq!(hasher.known(id(1)).as_deref(), Some(expected));
+        let digests = Digests { sha256: expected.into(), verity: None };
+        assert_eq!((one.unwrap(), two.unwrap()), (digests.clone(), digests.clone()));
+        assert_eq!(hasher.known(id(1)), Some(digests));
         assert_eq!(hasher.known(id(2)), None);
 
         let directory = File::open(dir.path()).unwrap();
         assert!(hasher.digest(id(3), directory).await.is_err());
         assert_eq!(hasher.known(id(3)), None, "a failure is not kept");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_vouches_for_is_read_once_wherever_it_lies() {
+        // Stands for the kernel: all files are sealed, and the first letter tells with what.
+        let hasher = Hasher::measuring(|file| {
+            let mut first = [0];
+            std::os::unix::fs::FileExt::read_at(file, &mut first, 0).unwrap();
+            Some(format!("sha256:{:02x}", first[0]))
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let digest = async |number, bytes: &str| {
+            let path = dir.path().join(bytes);
+            std::fs::write(&path, bytes).unwrap();
+            hasher.digest(id(number), File::open(&path).unwrap()).await.unwrap()
+        };
+        let first = digest(1, "abc").await;
+        assert_eq!(first.verity.as_deref(), Some("sha256:61"));
+        assert_eq!(hasher.known(id(1)), Some(first.clone()));
+        // Other bytes could not have the same seal; that they get the digest of the first shows they were not read.
+        assert_eq!(digest(2, "another").await, first);
+        assert_ne!(digest(3, "bcd").await.sha256, first.sha256);
     }
 }

@@ -21,6 +21,10 @@ pub struct Workload {
     /// Of the file that was run, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe_sha256: Option<String>,
+    /// The digest by which the kernel vouches for that file (fs-verity), with its algorithm's name in front; when it
+    /// has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_verity: Option<String>,
     /// Why there is no digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exe_unhashed: Option<String>,
