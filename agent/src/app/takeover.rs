@@ -161,6 +161,9 @@ fn hand_over(agent: &Agent, successor: Successor) -> Result<()> {
             if let Err(error) = agent.intercept().reassert() {
                 alive::fatal(&format!("this agent's programs cannot be put in force again: {error}"));
             }
+            if let Some(namespaces) = &*agent.namespaces() {
+                namespaces.resume();
+            }
             agent.takeover.enter(Phase::Moving, Phase::Serving);
             Err(error)
         }

@@ -70,6 +70,7 @@ impl Governed {
 pub(super) enum Command {
     Consider(u32),
     Reconfigure { governed: Governed, targets: Vec<Target> },
+    Resume,
 }
 
 /// The thread's handle; when it is dropped the thread ends, and what it served goes on refusing.
@@ -83,6 +84,11 @@ impl Namespaces {
     /// it brought along. A process that is gone is no error.
     pub fn consider(&self, pid: u32) {
         self.tell(Command::Consider(pid));
+    }
+
+    /// This agent serves again after another one had begun to take over: what connected meanwhile is waiting.
+    pub fn resume(&self) {
+        self.tell(Command::Resume);
     }
 
     pub(super) fn reconfigure(&self, governed: Governed, targets: Vec<Target>) {

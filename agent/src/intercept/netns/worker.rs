@@ -87,8 +87,13 @@ struct Inhabited {
     witness: Option<OwnedFd>,
 }
 
-/// The agent has stopped listening, or has been replaced: the thread has nothing more to do.
-struct Over;
+/// Why the thread stops in the middle of something.
+enum Halt {
+    /// The agent has stopped listening: there is nothing more to do.
+    Over,
+    /// Another agent is taking over, and may fail: until that is known, marks, pins and questions are not ours.
+    StandBy,
+}
 
 impl Worker {
     pub(super) fn new(
@@ -123,17 +128,41 @@ impl Worker {
     }
 
     pub(super) fn run(mut self) {
-        let Err(Over) = self.start().and_then(|()| self.work());
+        loop {
+            match self.start().and_then(|()| self.work()) {
+                Ok(never) => match never {},
+                Err(Halt::StandBy) if self.stand_by() => {}
+                Err(Halt::StandBy | Halt::Over) => break,
+            }
+        }
         tracing::debug!("no longer serving network namespaces");
     }
 
-    fn start(&mut self) -> Result<(), Over> {
+    fn start(&mut self) -> Result<(), Halt> {
         self.hunt_everywhere()?;
         self.census()?;
         self.tell(Notice::Settled)
     }
 
-    fn work(&mut self) -> Result<std::convert::Infallible, Over> {
+    /// Waits for what becomes of the other agent; whether this one is in charge again.
+    fn stand_by(&mut self) -> bool {
+        tracing::debug!("another agent is taking over the network namespaces");
+        loop {
+            match self.command_rx.recv() {
+                Ok(Command::Resume) => break,
+                Ok(Command::Consider(pid)) => drop(self.known.remove(&pid)),
+                Ok(Command::Reconfigure { governed, targets }) => {
+                    self.parts.governed = governed;
+                    self.parts.targets = targets;
+                }
+                Err(mpsc::RecvError) => return false,
+            }
+        }
+        tracing::info!(served = self.served.len(), "network namespaces are served by this agent again");
+        true
+    }
+
+    fn work(&mut self) -> Result<std::convert::Infallible, Halt> {
         loop {
             self.wait()?;
             self.obey()?;
@@ -144,7 +173,7 @@ impl Worker {
         }
     }
 
-    fn wait(&mut self) -> Result<(), Over> {
+    fn wait(&mut self) -> Result<(), Halt> {
         let left = self.next_census().saturating_duration_since(Instant::now());
         // Rounded up: waking a moment early would mean spinning until it is time.
         let timeout = EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
@@ -154,7 +183,7 @@ impl Worker {
             Err(Errno::EINTR) => 0,
             Err(error) => {
                 tracing::error!(%error, "network namespaces are not served any more");
-                return Err(Over);
+                return Err(Halt::Over);
             }
         };
         for event in events.iter().take(ready) {
@@ -185,7 +214,7 @@ impl Worker {
         self.census_at.max(self.rest_until)
     }
 
-    fn obey(&mut self) -> Result<(), Over> {
+    fn obey(&mut self) -> Result<(), Halt> {
         loop {
             match self.command_rx.try_recv() {
                 // With a census of its own it would be too easy to keep the thread busy.
@@ -199,14 +228,18 @@ impl Worker {
                     self.hunt_everywhere()?;
                     self.census()?;
                 }
+                // It began and failed before anything here noticed.
+                Ok(Command::Resume) => self.soon(),
                 Err(mpsc::TryRecvError::Empty) => return Ok(()),
-                Err(mpsc::TryRecvError::Disconnected) => return Err(Over),
+                Err(mpsc::TryRecvError::Disconnected) => return Err(Halt::Over),
             }
         }
     }
 
     /// Serves the namespaces that connections wait in.
-    fn answer(&mut self) -> Result<(), Over> {
+    fn answer(&mut self) -> Result<(), Halt> {
+        // Before a question is taken: it would be the other agent's to answer.
+        self.still_in_charge()?;
         let mut asked = HashMap::new();
         while let Some(item) = self.parts.asks.next() {
             if let Some(ask) = parse(&item) {
@@ -216,7 +249,6 @@ impl Worker {
         for (cookie, ask) in asked {
             if self.served.contains_key(&cookie) {
                 // Its mark was lost, or this was asked before it was made.
-                self.still_in_charge()?;
                 self.mark(cookie);
                 continue;
             }
@@ -234,7 +266,7 @@ impl Worker {
 
     /// Goes through the governed processes: serves the namespaces they live in, lets go of those that nobody lives in
     /// any more, and ends connections that newcomers brought along.
-    fn census(&mut self) -> Result<(), Over> {
+    fn census(&mut self) -> Result<(), Halt> {
         let started = Instant::now();
         // First, because what follows may find reasons to look again soon.
         self.census_at = started + CENSUS_EVERY;
@@ -266,7 +298,7 @@ impl Worker {
     }
 
     /// Serves the namespace of a process unless it is served, and keeps a witness of it.
-    fn admit(&mut self, inode: u64, pid: u32) -> Result<(), Over> {
+    fn admit(&mut self, inode: u64, pid: u32) -> Result<(), Halt> {
         if inode == self.parts.host {
             return Ok(());
         }
@@ -285,7 +317,7 @@ impl Worker {
     }
 
     /// Serves the namespace that the thread has just entered.
-    fn serve(&mut self, namespace: File, witness: Option<u32>) -> Result<(), Over> {
+    fn serve(&mut self, namespace: File, witness: Option<u32>) -> Result<(), Halt> {
         self.still_in_charge()?;
         if self.served.len() >= MAX_SERVED {
             if self.failing.insert(0) {
@@ -348,7 +380,7 @@ impl Worker {
         }
     }
 
-    fn close(&mut self, cookie: u64) -> Result<(), Over> {
+    fn close(&mut self, cookie: u64) -> Result<(), Halt> {
         self.still_in_charge()?;
         // In this order: what connects from now on is held, and asked for again.
         let _absent = self.parts.netns.remove(&cookie);
@@ -381,7 +413,7 @@ impl Worker {
     }
 
     /// Ends old connections in the host's namespace and in all that are served.
-    fn hunt_everywhere(&mut self) -> Result<(), Over> {
+    fn hunt_everywhere(&mut self) -> Result<(), Halt> {
         let census = census::take(&self.parts.governed);
         for inode in self.all_inodes() {
             self.hunt_in(inode, |hunt| hunt.made_by_the_governed(), &census)?;
@@ -390,7 +422,7 @@ impl Worker {
     }
 
     /// Ends connections to targets that these processes hold: of the host's namespace, and of the one they live in.
-    fn hunt(&mut self, census: &Census, pids: &[u32]) -> Result<(), Over> {
+    fn hunt(&mut self, census: &Census, pids: &[u32]) -> Result<(), Halt> {
         if pids.is_empty() {
             return Ok(());
         }
@@ -411,7 +443,7 @@ impl Worker {
         netns_inode: u64,
         hunt: impl FnOnce(&Hunt<'_>) -> io::Result<Vec<OldConnection>>,
         census: &Census,
-    ) -> Result<(), Over> {
+    ) -> Result<(), Halt> {
         let in_host = netns_inode == self.parts.host;
         let namespace = match self.served.values().find(|other| other.inode == netns_inode) {
             Some(other) => &other.namespace,
@@ -432,14 +464,14 @@ impl Worker {
         }
     }
 
-    /// After a newer agent took over, its marks and pins are not ours to touch.
-    fn still_in_charge(&self) -> Result<(), Over> {
-        let config = self.parts.config.get(&0, 0).map_err(|_| Over)?;
-        if config.agent_tgid == std::process::id() { Ok(()) } else { Err(Over) }
+    /// When a newer agent takes over, its marks and pins are not ours to touch.
+    fn still_in_charge(&self) -> Result<(), Halt> {
+        let config = self.parts.config.get(&0, 0).map_err(|_| Halt::Over)?;
+        if config.agent_tgid == std::process::id() { Ok(()) } else { Err(Halt::StandBy) }
     }
 
-    fn tell(&self, notice: Notice) -> Result<(), Over> {
-        self.notice_tx.blocking_send(notice).map_err(|_closed| Over)
+    fn tell(&self, notice: Notice) -> Result<(), Halt> {
+        self.notice_tx.blocking_send(notice).map_err(|_closed| Halt::Over)
     }
 }
 

@@ -7,6 +7,7 @@ mod life;
 mod old;
 mod serve;
 mod storm;
+mod upgrade;
 
 use anyhow::Result;
 
@@ -16,10 +17,11 @@ use lab::Lab;
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut lab = Lab::start()?;
-    let cases: Vec<Case<Lab>> = [serve::CASES, life::CASES, old::CASES, guard::CASES, storm::CASES]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
+    let cases: Vec<Case<Lab>> =
+        [serve::CASES, life::CASES, old::CASES, upgrade::CASES, guard::CASES, storm::CASES]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
     report::run("netns", &mut lab, &cases, filter, |lab| lab.agent.log_tail())
 }

@@ -13,7 +13,7 @@ use crate::harness::trail::{Trail, holds, sessions};
 
 use super::lab::{LISTEN_PORT, Lab, PORT, SERVER_V4, SERVER_V6};
 
-const FRESH: &str = include_str!("../../../clients/fresh_netns.py");
+pub(super) const FRESH: &str = include_str!("../../../clients/fresh_netns.py");
 
 pub(super) const CASES: &[Case<Lab>] = &[
     Case {
@@ -129,7 +129,7 @@ fn parallel(lab: &mut Lab) -> Result<()> {
 }
 
 /// Times to connect and to log in, in milliseconds.
-fn fresh(lab: &Lab, host: &str, user: &str, count: usize) -> Result<Vec<(f64, f64)>> {
+pub(super) fn fresh(lab: &Lab, host: &str, user: &str, count: usize) -> Result<Vec<(f64, f64)>> {
     let args = [host, &PORT.to_string(), user, "shop", &count.to_string()];
     let said = lab.python(&lab.billing_bot, &lab.host, FRESH, &args)?.limit(60).run()?.ok()?;
     said.lines()
