@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
@@ -54,6 +54,25 @@ struct Agent {
     /// `None` before the start is done, and when another agent has taken over.
     namespaces: Mutex<Option<Arc<Namespaces>>>,
     takeover: Takeover,
+}
+
+/// The signals an agent obeys. Taken hold of before it touches the kernel: one that comes while it starts would end it
+/// without a word otherwise, and a SIGHUP too.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self> {
+        let take = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self {
+            hangup: take(SignalKind::hangup())?,
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// Why an agent ends.
@@ -139,6 +158,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         }])
         .context("cannot record")?;
 
+    let signals = Signals::take()?;
     let draining = predecessor.as_ref().map(Predecessor::draining);
     let (intercept, listeners) = prepared.attach(draining).context("cannot attach to the kernel")?;
     let provenance = Provenance::new(intercept.processes()?, cgroup2);
@@ -187,7 +207,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     systemd::notify("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 
-    let reason = match wait_for_the_end(&agent).await? {
+    let reason = match wait_for_the_end(&agent, signals).await? {
         Ended::Signal(name) => {
             info!(reason = name, "stopping");
             systemd::notify("STOPPING=1");
@@ -212,10 +232,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
 }
 
 /// Serves SIGHUP until it is time to end.
-async fn wait_for_the_end(agent: &Agent) -> Result<Ended> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn wait_for_the_end(agent: &Agent, mut signals: Signals) -> Result<Ended> {
+    let Signals { hangup, terminate, interrupt } = &mut signals;
     loop {
         tokio::select! {
             _ = hangup.recv() => agent.reload(),

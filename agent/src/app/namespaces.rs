@@ -31,6 +31,7 @@ pub(super) async fn follow(
             },
             Notice::Closed { cookie } => accepting.stop(cookie),
             Notice::Destroyed(connections) => record(&journal, connections),
+            Notice::Mended(found) => record_mended(&journal, &found.join(", ")),
             Notice::Settled => {
                 // Nobody waits for it any more when the start took too long.
                 let _late = settled_tx.take().map(|settled_tx| settled_tx.send(()));
@@ -62,6 +63,13 @@ impl Drop for Accepting {
         for task in self.0.drain().flat_map(|(_, loops)| loops) {
             task.abort();
         }
+    }
+}
+
+fn record_mended(journal: &Journal, found: &str) {
+    warn!(found, "tampering: put back");
+    if let Err(error) = journal.append(&[Event::Tampered { found: found.to_owned(), error: None }]) {
+        warn!(%error, "tampering could not be recorded");
     }
 }
 

@@ -150,7 +150,8 @@ impl Link {
     }
 }
 
-fn pin(fd: &OwnedFd, path: &Path, name: &'static str) -> Result<(), InterceptError> {
+/// Pins what is held.
+pub(super) fn pin(fd: &OwnedFd, path: &Path, name: &'static str) -> Result<(), InterceptError> {
     let failed = |source| InterceptError::Pin { name, source };
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
     // SAFETY: the descriptor is open, and `path` is a terminated string that outlives the call.

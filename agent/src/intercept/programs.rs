@@ -150,32 +150,29 @@ pub(super) fn attach(
 }
 
 /// Puts an instance of the lookup program in force in a network namespace, or in place of the one that an earlier agent
-/// pinned there.
+/// pinned there. The link lasts as long as somebody holds it; it is for the caller to pin a new one.
 pub(super) fn attach_lookup(
     program: BorrowedFd<'_>,
     pin: &Path,
     namespace: &File,
-) -> Result<(), InterceptError> {
+) -> Result<OwnedFd, InterceptError> {
     if let Some(link) = open_link(pin)? {
         if is_in_namespace(&link, namespace, pin)? {
-            return replace_program(&link, program, pin);
+            replace_program(&link, program, pin)?;
+            return Ok(link);
         }
         fs::remove_file(pin).map_err(|source| InterceptError::Unpin { path: pin.to_owned(), source })?;
     }
-    let failed = |source| InterceptError::Netns { what: "attach the lookup program to a", source };
     // SAFETY: both descriptors are open; null options mean defaults.
     let fd = unsafe {
         bpf::bpf_link_create(program.as_raw_fd(), namespace.as_raw_fd(), bpf::BPF_SK_LOOKUP, std::ptr::null())
     };
     if fd < 0 {
-        return Err(failed(io::Error::from_raw_os_error(-fd)));
+        let source = io::Error::from_raw_os_error(-fd);
+        return Err(InterceptError::Netns { what: "attach the lookup program to a", source });
     }
     // SAFETY: the call returned a descriptor that nobody else has.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let path = CString::new(pin.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-    // SAFETY: the descriptor is open, and `path` is a terminated string that outlives the call.
-    let status = unsafe { bpf::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) };
-    if status == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(-status))) }
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -407,7 +404,8 @@ pub(super) fn is_at(
 }
 
 /// Whether the link is attached to this network namespace. One whose namespace has ended is attached nowhere.
-fn is_in_namespace(link: &OwnedFd, namespace: &File, pin: &Path) -> Result<bool, InterceptError> {
+/// Whether the link is attached to this namespace; a link that was detached is attached to none.
+pub(super) fn is_in_namespace(link: &OwnedFd, namespace: &File, pin: &Path) -> Result<bool, InterceptError> {
     let failed = |source| InterceptError::OpenLink { path: pin.to_owned(), source };
     let info = link_info(link).map_err(failed)?;
     // SAFETY: as in `is_at`.

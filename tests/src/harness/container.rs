@@ -145,7 +145,11 @@ fn root_file_system(root: &Path) -> Result<()> {
         fs::create_dir_all(root.join(folder))?;
     }
     for link in ["bin", "sbin", "lib", "lib32", "lib64"] {
-        symlink(format!("usr/{link}"), root.join(link)).with_context(|| format!("linking {link}"))?;
+        let at = root.join(link);
+        // A container of the same name was there before.
+        if !at.is_symlink() {
+            symlink(format!("usr/{link}"), at).with_context(|| format!("linking {link}"))?;
+        }
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;

@@ -10,6 +10,7 @@ mod census;
 mod destroy;
 mod diag;
 mod find;
+mod hunt;
 mod program;
 mod serve;
 mod sys;
@@ -41,6 +42,8 @@ pub enum Notice {
     Closed { cookie: u64 },
     /// Connections to targets that had not come through the agent, and are no more.
     Destroyed(Vec<OldConnection>),
+    /// What somebody had taken away of what keeps namespaces, and was put back.
+    Mended(Vec<String>),
     /// The namespaces that existed at the start are served.
     Settled,
 }

@@ -3,24 +3,32 @@
 use std::{
     fs::File,
     io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use super::{
-    super::{Listeners, bpffs::Pins, programs},
+    super::{Listeners, bpffs::Pins, keep, programs},
     InterceptError, LookupProgram, sys,
 };
 use crate::intercept::listener;
+
+const NAME: &str = "lookup";
 
 pub(super) struct Served {
     pub(super) cookie: u64,
     pub(super) inode: u64,
     pub(super) listeners: Listeners,
+    /// What keeps the lookup program in force, beside its pin.
+    pub(super) link: OwnedFd,
 }
 
 /// Opens listeners and attaches a lookup program that knows them. The program's link is pinned: when the agent dies,
-/// its connections are refused here too, and nobody else gets them.
+/// its connections are refused here too, and nobody else gets them. Where it cannot be pinned now it is later
+/// ([`mend`]): connections are waiting.
 ///
 /// The thread has entered `namespace`.
 pub(super) fn open(namespace: &File, program: &LookupProgram, pins: &Pins) -> Result<Served, InterceptError> {
@@ -29,8 +37,25 @@ pub(super) fn open(namespace: &File, program: &LookupProgram, pins: &Pins) -> Re
     let inode = namespace.metadata().map_err(failed)?.ino();
     let listeners = listener::listen_in_namespace()?;
     let instance = program.instance(&listeners)?;
-    programs::attach_lookup(instance.as_fd(), &pin(pins, cookie), namespace)?;
-    Ok(Served { cookie, inode, listeners })
+    let link = programs::attach_lookup(instance.as_fd(), &pin(pins, cookie), namespace)?;
+    if let Err(error) = mend(&link, pins, cookie) {
+        tracing::warn!(cookie, error = %crate::intercept::chain(&error), "a network namespace is served without a pin");
+    }
+    Ok(Served { cookie, inode, listeners, link })
+}
+
+/// Pins the link if it is not; whether it was not.
+pub(super) fn mend(link: &OwnedFd, pins: &Pins, cookie: u64) -> Result<bool, InterceptError> {
+    let path = pin(pins, cookie);
+    if path.exists() {
+        return Ok(false);
+    }
+    keep::pin(link, &path, NAME).map(|()| true)
+}
+
+/// Whether the lookup program is still attached where it was.
+pub(super) fn is_in_force(link: &OwnedFd, namespace: &File, pins: &Pins, cookie: u64) -> bool {
+    programs::is_in_namespace(link, namespace, &pin(pins, cookie)).unwrap_or(false)
 }
 
 /// Where the link of a namespace's lookup program is pinned.

@@ -22,10 +22,7 @@ use nix::{
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    Command, Governed, Inodes, InterceptError, LookupProgram, Notice, OldConnection, Target,
-    census::{self, Census},
-    destroy::Hunt,
-    find, serve, sys,
+    Command, Governed, Inodes, InterceptError, LookupProgram, Notice, Target, census, find, serve, sys,
 };
 use crate::intercept::bpffs::Pins;
 
@@ -61,34 +58,38 @@ pub(in crate::intercept) struct Parts {
 }
 
 pub(super) struct Worker {
-    parts: Parts,
-    host: File,
+    pub(super) parts: Parts,
+    pub(super) host: File,
     command_rx: mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     notice_tx: Sender<Notice>,
     epoll: Epoll,
     /// By cookie.
-    served: BTreeMap<u64, Inhabited>,
+    pub(super) served: BTreeMap<u64, Inhabited>,
     /// Processes of the last census: what is new since then may have brought connections along.
-    known: HashSet<u32>,
+    pub(super) known: HashSet<u32>,
+    /// When all of them are looked at again.
+    pub(super) everybody_at: Instant,
     /// Inodes of namespaces that could not be served, so that each is complained about once.
     failing: HashSet<u64>,
     /// Inodes of namespaces in which old connections have not been looked for yet.
     fresh: Vec<u64>,
-    census_at: Instant,
+    pub(super) census_at: Instant,
     rest_until: Instant,
 }
 
-struct Inhabited {
-    inode: u64,
+pub(super) struct Inhabited {
+    pub(super) inode: u64,
     /// Kept so that it can be entered again; the listeners keep it in existence anyway.
-    namespace: File,
+    pub(super) namespace: File,
     /// Readable once a process that lived there has ended.
     witness: Option<OwnedFd>,
+    /// Keeps the lookup program there in force, also when its pin is removed.
+    pub(super) link: OwnedFd,
 }
 
 /// Why the thread stops in the middle of something.
-enum Halt {
+pub(super) enum Halt {
     /// The agent has stopped listening: there is nothing more to do.
     Over,
     /// Another agent is taking over, and may fail: until that is known, marks, pins and questions are not ours.
@@ -120,6 +121,7 @@ impl Worker {
             epoll,
             served: BTreeMap::new(),
             known: HashSet::new(),
+            everybody_at: Instant::now(),
             failing: HashSet::new(),
             fresh: Vec::new(),
             census_at: Instant::now() + CENSUS_EVERY,
@@ -206,7 +208,7 @@ impl Worker {
         self.soon();
     }
 
-    fn soon(&mut self) {
+    pub(super) fn soon(&mut self) {
         self.census_at = self.census_at.min(Instant::now() + CENSUS_SOON);
     }
 
@@ -270,6 +272,7 @@ impl Worker {
         let started = Instant::now();
         // First, because what follows may find reasons to look again soon.
         self.census_at = started + CENSUS_EVERY;
+        self.mend()?;
         let census = census::take(&self.parts.governed);
         for (inode, pid) in &census.dwellers {
             self.admit(*inode, *pid)?;
@@ -288,9 +291,7 @@ impl Worker {
         for inode in std::mem::take(&mut self.fresh) {
             self.hunt_in(inode, |hunt| hunt.made_by_the_governed(), &census)?;
         }
-        let newcomers: Vec<u32> =
-            census.pids.iter().filter(|pid| !self.known.contains(pid)).copied().collect();
-        self.hunt(&census, &newcomers)?;
+        self.hunt_holders(&census)?;
         self.known = census.pids.into_iter().collect();
         // On a host with very many processes it takes its time; most of the thread's is for connections that wait.
         self.rest_until = Instant::now() + started.elapsed() * 4;
@@ -339,12 +340,12 @@ impl Worker {
                 return Ok(());
             }
         };
-        let serve::Served { cookie, inode, listeners } = served;
+        let serve::Served { cookie, inode, listeners, link } = served;
         // Known before the first connection can arrive, so that its record has it.
         self.parts.inodes.set(cookie, inode);
         self.tell(Notice::Opened { cookie, inode, listeners })?;
         self.mark(cookie);
-        self.served.insert(cookie, Inhabited { inode, namespace, witness: None });
+        self.served.insert(cookie, Inhabited { inode, namespace, witness: None, link });
         if let Some(pid) = witness {
             self.watch(cookie, pid);
         }
@@ -380,7 +381,7 @@ impl Worker {
         }
     }
 
-    fn close(&mut self, cookie: u64) -> Result<(), Halt> {
+    pub(super) fn close(&mut self, cookie: u64) -> Result<(), Halt> {
         self.still_in_charge()?;
         // In this order: what connects from now on is held, and asked for again.
         let _absent = self.parts.netns.remove(&cookie);
@@ -412,65 +413,13 @@ impl Worker {
         }
     }
 
-    /// Ends old connections in the host's namespace and in all that are served.
-    fn hunt_everywhere(&mut self) -> Result<(), Halt> {
-        let census = census::take(&self.parts.governed);
-        for inode in self.all_inodes() {
-            self.hunt_in(inode, |hunt| hunt.made_by_the_governed(), &census)?;
-        }
-        Ok(())
-    }
-
-    /// Ends connections to targets that these processes hold: of the host's namespace, and of the one they live in.
-    fn hunt(&mut self, census: &Census, pids: &[u32]) -> Result<(), Halt> {
-        if pids.is_empty() {
-            return Ok(());
-        }
-        let mut inodes: HashSet<u64> = pids.iter().filter_map(|pid| census::namespace_of(*pid)).collect();
-        inodes.insert(self.parts.host);
-        for inode in inodes {
-            self.hunt_in(inode, |hunt| hunt.held_by(pids), census)?;
-        }
-        Ok(())
-    }
-
-    fn all_inodes(&self) -> Vec<u64> {
-        std::iter::once(self.parts.host).chain(self.served.values().map(|other| other.inode)).collect()
-    }
-
-    fn hunt_in(
-        &mut self,
-        netns_inode: u64,
-        hunt: impl FnOnce(&Hunt<'_>) -> io::Result<Vec<OldConnection>>,
-        census: &Census,
-    ) -> Result<(), Halt> {
-        let in_host = netns_inode == self.parts.host;
-        let namespace = match self.served.values().find(|other| other.inode == netns_inode) {
-            Some(other) => &other.namespace,
-            None if in_host => &self.host,
-            // Let go of meanwhile.
-            None => return Ok(()),
-        };
-        let Parts { targets, governed, .. } = &self.parts;
-        let ended = sys::enter(namespace)
-            .and_then(|()| hunt(&Hunt { targets, governed, census, in_host, netns_inode }));
-        match ended {
-            Ok(ended) if ended.is_empty() => Ok(()),
-            Ok(ended) => self.tell(Notice::Destroyed(ended)),
-            Err(error) => {
-                tracing::warn!(netns_inode, %error, "old connections to targets cannot be ended here; the egress program drops their packets");
-                Ok(())
-            }
-        }
-    }
-
     /// When a newer agent takes over, its marks and pins are not ours to touch.
-    fn still_in_charge(&self) -> Result<(), Halt> {
+    pub(super) fn still_in_charge(&self) -> Result<(), Halt> {
         let config = self.parts.config.get(&0, 0).map_err(|_| Halt::Over)?;
         if config.agent_tgid == std::process::id() { Ok(()) } else { Err(Halt::StandBy) }
     }
 
-    fn tell(&self, notice: Notice) -> Result<(), Halt> {
+    pub(super) fn tell(&self, notice: Notice) -> Result<(), Halt> {
         self.notice_tx.blocking_send(notice).map_err(|_closed| Halt::Over)
     }
 }

@@ -41,7 +41,7 @@ fn attack(lab: &Lab, pod: usize, (way, server, source): (&str, &str, &str)) -> R
 }
 
 /// The hardware address in what `ip link show` says.
-fn mac(link: &str) -> Result<String> {
+pub(super) fn mac(link: &str) -> Result<String> {
     let address = link.split_once("link/ether ").and_then(|(_, rest)| rest.split(' ').next());
     address.map(str::to_owned).with_context(|| link.to_owned())
 }

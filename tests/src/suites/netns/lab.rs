@@ -34,6 +34,8 @@ pub(super) struct Lab {
     pub(super) postgres: Postgres,
     pub(super) pods: Vec<Netns>,
     pub(super) host: Netns,
+    /// The server's.
+    pub(super) there: Arc<Netns>,
     pub(super) agent_cgroup: Cgroup,
     pub(super) billing_bot: Cgroup,
     pub(super) mail_bot: Cgroup,
@@ -72,7 +74,7 @@ impl Lab {
         there.ip(&["-6", "route", "add", "default", "via", AGENT_V6])?;
         host.sysctl("net.ipv4.ip_forward", "1")?;
         host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        let postgres = Postgres::start_in(&scratch, there, vec![SERVER_V4, SERVER_V6])?;
+        let postgres = Postgres::start_in(&scratch, Arc::clone(&there), vec![SERVER_V4, SERVER_V6])?;
         let mut agent = Agent::prepare(&scratch)?;
         agent.netns = Some(host.path());
         let lab = Self {
@@ -80,6 +82,7 @@ impl Lab {
             postgres,
             pods: Vec::new(),
             host,
+            there,
             agent_cgroup: top.child("agent")?,
             billing_bot: top.child("billing-bot")?,
             mail_bot: top.child("mail-bot")?,

@@ -1,6 +1,7 @@
 //! Other network namespaces: served without anything installed in them, told apart, let go of, and no way around the
 //! agent.
 
+mod dead;
 mod guard;
 mod lab;
 mod life;
@@ -18,7 +19,7 @@ use lab::Lab;
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut lab = Lab::start()?;
     let cases: Vec<Case<Lab>> =
-        [serve::CASES, life::CASES, old::CASES, upgrade::CASES, guard::CASES, storm::CASES]
+        [serve::CASES, life::CASES, old::CASES, upgrade::CASES, dead::CASES, guard::CASES, storm::CASES]
             .into_iter()
             .flatten()
             .copied()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::harness::cgroup::Cgroup;
@@ -19,7 +19,27 @@ pub(super) const CASES: &[Case<Lab>] = &[
         name: "a connection that a process brings into a governed cgroup ends with an error",
         run: brought,
     },
+    Case {
+        name: "a socket made elsewhere and connected in a governed cgroup ends with an error within seconds",
+        run: carried,
+    },
 ];
+
+/// Makes a socket, is moved into another cgroup, is looked at there, and only then connects: no program of the agent's is
+/// attached where the socket was made.
+const CARRIER: &str = "import socket, sys, time\n\
+    s = socket.socket()\n\
+    open(sys.argv[3], 'w').write('made')\n\
+    while 'billing-bot' not in open('/proc/self/cgroup').read():\n\
+    \x20   time.sleep(0.05)\n\
+    time.sleep(2)\n\
+    began = time.monotonic()\n\
+    s.connect((sys.argv[1], int(sys.argv[2])))\n\
+    s.settimeout(40)\n\
+    try:\n\
+    \x20   print('received', s.recv(1))\n\
+    except OSError as error:\n\
+    \x20   print(error.errno, round(time.monotonic() - began, 1))\n";
 
 /// Connects, says so, waits for the server's word for as long as it takes, and prints what ended it.
 const WAITER: &str = "import socket, sys, time\n\
@@ -83,6 +103,24 @@ fn brought(lab: &mut Lab) -> Result<()> {
     let pid = running.pid();
     std::fs::write(lab.billing_bot.path().join("cgroup.procs"), pid.to_string())?;
     aborted(running)?;
+    let found = recorded(lab)?;
+    let ended = found.get(before..).unwrap_or_default();
+    ensure!(ended.len() == 1, "{ended:?}");
+    holds(&ended[0], &json!({"destination": format!("{SERVER_V4}:{PORT}"), "pid": pid}))
+}
+
+fn carried(lab: &mut Lab) -> Result<()> {
+    let before = recorded(lab)?.len();
+    let flag = lab.scratch.path().join("carried");
+    let args = [SERVER_V4, &PORT.to_string(), &flag.to_string_lossy()];
+    let running = lab.python(&lab.outside, &lab.host, CARRIER, &args)?.start()?;
+    wait_for("a socket", Duration::from_secs(10), || Ok(flag.exists().then_some(())))?;
+    let pid = running.pid();
+    std::fs::write(lab.billing_bot.path().join("cgroup.procs"), pid.to_string())?;
+    let said = running.finish(Duration::from_secs(40))?.ok()?;
+    let (error, seconds) = said.trim_end().split_once(' ').context("what became of it")?;
+    ensure!(error == "103" && seconds.parse::<f64>().is_ok_and(|seconds| seconds < 15.0), "{said}");
+    eprintln!("        ended after {seconds} s");
     let found = recorded(lab)?;
     let ended = found.get(before..).unwrap_or_default();
     ensure!(ended.len() == 1, "{ended:?}");
