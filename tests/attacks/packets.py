@@ -1,4 +1,6 @@
 """Packets made by hand."""
+import time
+
 from common import *
 
 
@@ -71,3 +73,42 @@ def fragments6():
     whole = syn(source_for(V6), V6) + b"x" * 28
     header = lambda offset, more: struct.pack("!BBHI", 6, 0, offset | more, 4711)
     return [ip6(44, header(0, 1) + whole[:24]), ip6(44, header(24, 0) + whole[24:])]
+
+
+def tiny_fragments6():
+    """The first part ends before the ports."""
+    header = lambda following, offset, more: struct.pack("!BBHI", following, 0, offset | more, 4712)
+    return [ip6(44, header(60, 0, 1) + extension(6)), ip6(44, header(60, 8, 0) + syn(source_for(V6), V6))]
+
+
+def source_routed(hop):
+    """To a router, and from there to the target: loose source routing."""
+    option = bytes([131, 7, 4]) + socket.inet_aton(V4) + b"\0"
+    return ip(source_for(V4), hop, syn(source_for(V4), V4), options=option)
+
+
+def hardware_address(gateway):
+    """Of the gateway, as the neighbour table has it."""
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.sendto(b"", (gateway, 9))
+    for _ in range(50):
+        with open("/proc/net/arp") as rows:
+            found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
+        if found and found[0] != "00:00:00:00:00:00":
+            return bytes.fromhex(found[0].replace(":", ""))
+        time.sleep(0.02)
+    raise OSError(errno.EHOSTUNREACH, gateway)
+
+
+def default_gateway():
+    return route("0.0.0.0")[1]
+
+
+def route(address):
+    """The interface and the gateway that packets to an address go by."""
+    target = struct.unpack("<I", socket.inet_aton(address))[0]
+    with open("/proc/net/route") as routes:
+        rows = [line.split() for line in routes.readlines()[1:]]
+    fitting = [row for row in rows if target & int(row[7], 16) == int(row[1], 16)]
+    best = max(fitting, key=lambda row: int(row[7], 16).bit_count())
+    return best[0], socket.inet_ntoa(struct.pack("<I", int(best[2], 16)))

@@ -126,6 +126,60 @@ def multipath():
     return dial(V4, sock)
 
 
+def segments():
+    """Connects to somebody harmless, by way of the target (IPv6 segment routing)."""
+    return dial("fd66::2", segment_route(tcp(socket.AF_INET6)))
+
+
+def flipped():
+    """The address is changed while the kernel reads it, between a harmless one and the target."""
+    def connect(_, address):
+        with tcp() as sock:
+            sock.setblocking(False)
+            LIBC.connect(sock.fileno(), address, 16)
+
+    flip(None, connect)
+    return dial(V4)
+
+
+def fastopen_again():
+    """A socket of a harmless connection, dissolved, then sent on its way by data in the SYN."""
+    harmless = tcp()
+    harmless.bind(("127.0.0.1", 0))
+    harmless.listen()
+    sock = tcp()
+    sock.connect(harmless.getsockname())
+    disconnect(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE), 0))
+    sock.sendto(startup(), socket.MSG_FASTOPEN, (V4, PORT))
+    return ask(sock, already_sent=True)
+
+
+def no_room():
+    """A socket with so large a filter that there is no room left to remember where it is going."""
+    SO_ATTACH_FILTER, SO_DETACH_FILTER, HEADER_LENGTH, ACCEPT = 26, 27, 0xB1, 0x06
+    sock = tcp()
+
+    def attach(length):
+        filter = struct.pack("HBBI", HEADER_LENGTH, 0, 0, 0) * length + struct.pack("HBBI", ACCEPT, 0, 0, 0xFFFFFFFF)
+        buffer = ctypes.create_string_buffer(filter)
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER,
+                        struct.pack("HxxxxxxQ", length + 1, ctypes.addressof(buffer)))
+
+    # The longest that fits: each instruction takes more than the entry's size leaves.
+    longest, too_long = 1, 4095
+    while too_long - longest > 1:
+        length = (longest + too_long) // 2
+        try:
+            attach(length)
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+            longest = length
+        except OSError:
+            too_long = length
+    attach(longest)
+    return dial(V4, sock)
+
+
 def vfork_exit():
     """Connects in a child that is gone before anyone can look at it."""
     read, write = os.pipe()
@@ -160,6 +214,10 @@ def inherited():
 
 
 main({
+    "srh": segments,
+    "flip": flipped,
+    "tfo-again": fastopen_again,
+    "no-room": no_room,
     "plain-v4": lambda: dial(V4),
     **dict.fromkeys(("dead-v4", "dead-pod", "dead-steal", "the-gate"), lambda: dial(V4)),
     "dead-v6": lambda: dial(V6),

@@ -57,18 +57,26 @@ pub struct GuardLog {
 }
 
 impl GuardLog {
+    /// Listens from now on: what is dropped before somebody does, nobody hears of.
     pub(super) fn new(group: u16) -> Self {
-        Self { group, socket: None }
+        let mut log = Self { group, socket: None };
+        log.listen();
+        log
+    }
+
+    fn listen(&mut self) {
+        if self.socket.is_some() {
+            return;
+        }
+        match open(self.group) {
+            Ok(socket) => self.socket = Some(socket),
+            Err(error) => tracing::debug!(%error, group = self.group, "cannot read the guard's log"),
+        }
     }
 
     /// What was dropped since the last time. Never waits.
     pub fn drain(&mut self) -> Vec<GuardDrop> {
-        if self.socket.is_none() {
-            match open(self.group) {
-                Ok(socket) => self.socket = Some(socket),
-                Err(error) => tracing::debug!(%error, group = self.group, "cannot read the guard's log"),
-            }
-        }
+        self.listen();
         let Some(socket) = &self.socket else { return Vec::new() };
         let mut drops = Vec::new();
         let mut buffer = vec![0; 64 << 10];
@@ -167,13 +175,18 @@ fn parse(body: &[u8]) -> Option<GuardDrop> {
     Some(GuardDrop { source, destination, protocol, interface })
 }
 
-/// Both ends and the protocol of an IP packet whose rules matched on ports, so that they are there.
+/// Both ends and the protocol of an IP packet. The ports are 0 where there are none to be read: in a later fragment, or a
+/// first one that ends before them, and in protocols without.
 fn addresses(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, u16)> {
-    let (source, destination, protocol, transport): (IpAddr, IpAddr, u8, usize) = match packet.first()? >> 4 {
+    let (source, destination, protocol, transport): (IpAddr, IpAddr, u8, Transport) = match packet.first()?
+        >> 4
+    {
         4 => {
             let address = |at: usize| Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?));
             let header = usize::from(packet.first()? & 0x0f) * 4;
-            (address(12)?.into(), address(16)?.into(), *packet.get(9)?, header)
+            let fragment = u16::from_be_bytes(*packet.get(6..)?.first_chunk::<2>()?);
+            let transport = if fragment & 0x1fff == 0 { Transport::At(header) } else { Transport::Elsewhere };
+            (address(12)?.into(), address(16)?.into(), *packet.get(9)?, transport)
         }
         6 => {
             let address = |at: usize| Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?));
@@ -183,26 +196,48 @@ fn addresses(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, u16)> {
         _ => return None,
     };
     let port = |at: usize| packet.get(at..)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes));
-    Some((
-        SocketAddr::new(source, port(transport)?),
-        SocketAddr::new(destination, port(transport + 2)?),
-        protocol.into(),
-    ))
+    let (from, to) = match transport {
+        Transport::At(at) if has_ports(protocol) => (port(at)?, port(at + 2)?),
+        Transport::At(_) | Transport::Elsewhere => (0, 0),
+    };
+    Some((SocketAddr::new(source, from), SocketAddr::new(destination, to), protocol.into()))
 }
 
-/// The transport protocol of an IPv6 packet, and where its header begins.
-fn behind_extensions(packet: &[u8]) -> Option<(u8, usize)> {
+/// Where a packet's transport header is.
+#[derive(Clone, Copy)]
+enum Transport {
+    At(usize),
+    /// In another fragment.
+    Elsewhere,
+}
+
+/// TCP, UDP, DCCP, SCTP, UDP-Lite.
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
+/// The transport protocol of an IPv6 packet, and where its header begins. In a fragment that is not the first, or that ends
+/// too early, the protocol is what comes next as far as can be told.
+fn behind_extensions(packet: &[u8]) -> Option<(u8, Transport)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
-    let (mut next, mut at) = (*packet.get(6)?, 40);
+    let (mut next, mut at, mut whole) = (*packet.get(6)?, 40, true);
     while matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
-        let length = if next == FRAGMENT { 8 } else { (usize::from(*packet.get(at + 1)?) + 1) * 8 };
-        next = *packet.get(at)?;
-        at += length;
+        let Some([following, length, third, fourth]) = packet.get(at..).and_then(|rest| rest.first_chunk())
+        else {
+            return if whole { None } else { Some((next, Transport::Elsewhere)) };
+        };
+        if next == FRAGMENT && u16::from_be_bytes([*third, *fourth]) & 0xfff8 != 0 {
+            return Some((*following, Transport::Elsewhere));
+        }
+        whole &= next != FRAGMENT;
+        at += if next == FRAGMENT { 8 } else { (usize::from(*length) + 1) * 8 };
+        next = *following;
     }
-    Some((next, at))
+    let ports_are_there = packet.len() >= at + 4;
+    Some((next, if whole || ports_are_there { Transport::At(at) } else { Transport::Elsewhere }))
 }
 
 #[cfg(test)]
@@ -248,6 +283,37 @@ mod tests {
         let (source, destination, protocol) = addresses(&packet).unwrap();
         assert_eq!((source.to_string().as_str(), protocol), ("[fd78::2]:1", 17));
         assert_eq!(destination.to_string(), "[fd77::1]:5432");
+    }
+
+    #[test]
+    fn what_has_no_ports_is_described_without() {
+        let mut later = v4_syn();
+        later[7] = 3;
+        let mut packed = v4_syn();
+        packed[9] = 47;
+        let ends = "10.77.1.9:0".parse().unwrap();
+        assert_eq!(addresses(&later).map(|(_, to, protocol)| (to, protocol)), Some((ends, 6)));
+        assert_eq!(addresses(&packed).map(|(_, to, protocol)| (to, protocol)), Some((ends, 47)));
+
+        let fragment = |next: u8, offset: u16, rest: &[u8]| {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 16, 44, 64];
+            packet.extend("fd78::2".parse::<Ipv6Addr>().unwrap().octets());
+            packet.extend("fd77::1".parse::<Ipv6Addr>().unwrap().octets());
+            packet.extend([next, 0]);
+            packet.extend(offset.to_be_bytes());
+            packet.extend([0, 0, 0, 7]);
+            packet.extend(rest);
+            addresses(&packet).map(|(_, to, protocol)| (to.to_string(), protocol))
+        };
+        let ports = [0x9c, 0x40, 0x15, 0x38];
+        assert_eq!(fragment(6, 1, &ports), Some(("[fd77::1]:5432".into(), 6)));
+        assert_eq!(fragment(6, 24, &ports), Some(("[fd77::1]:0".into(), 6)), "a later one");
+        assert_eq!(
+            fragment(60, 1, &[6, 0, 1, 4, 0, 0, 0, 0]),
+            Some(("[fd77::1]:0".into(), 6)),
+            "a first one without"
+        );
+        assert_eq!(fragment(60, 1, &[]), Some(("[fd77::1]:0".into(), 60)), "a first one with nothing");
     }
 
     #[test]

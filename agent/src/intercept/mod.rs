@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod guard;
 mod guard_log;
+mod guard_rules;
 mod keep;
 mod keeper;
 mod listener;
@@ -139,6 +140,7 @@ pub struct Intercept {
     offsets: Offsets,
     traced: bool,
     guard: Guard,
+    guard_log: Option<GuardLog>,
     governed: Governed,
     inodes: Inodes,
     host_inode: u64,
@@ -212,6 +214,7 @@ impl Prepared {
         state.set_cgroups(&options.modes, &cgroup2)?;
         state.set_targets(&options.targets)?;
         guard.apply(&options.targets)?;
+        let guard_log = guard.log();
         settings::announce(&mut state, config, draining)?;
         state.set_offsets(offsets)?;
         state.beat()?;
@@ -241,6 +244,7 @@ impl Prepared {
             unix,
             traced,
             guard,
+            guard_log,
             pins,
             places,
             state,
@@ -406,9 +410,9 @@ impl Intercept {
         state::take(&mut self.ebpf, "EVENTS").ok().map(Events::new)
     }
 
-    /// What the guard drops; `None` without one.
-    pub fn guard_log(&self) -> Option<GuardLog> {
-        self.guard.log()
+    /// What the guard drops, once; `None` without one.
+    pub fn guard_log(&mut self) -> Option<GuardLog> {
+        self.guard_log.take()
     }
 
     /// The programs' own log lines, once.

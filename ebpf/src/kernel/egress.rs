@@ -1,7 +1,8 @@
 //! cgroup_skb/egress: the net below the connect hooks. No packet leaves for a target but the agent's own, whatever
 //! made it: raw sockets, NAT inside a pod, connections older than the agent.
 //!
-//! What cannot be parsed is dropped when the socket's cgroup is governed. Let through without an entry are
+//! What cannot be parsed, or says that it is to go on from where it is sent (source routes), is dropped when the socket's
+//! cgroup is governed. Let through without an entry are
 //! segments that cannot carry a request: resets (of connections destroyed on purpose) and SYN-ACKs (of a server
 //! whose peer's port looks like a target's; the handshake's last step marks that socket).
 //!
@@ -193,7 +194,39 @@ fn parse_v4(ctx: &SkBuffContext) -> Parsed {
         return Parsed::Unparsable(mapped(header.destination));
     }
     let transport = usize::from(header.version_ihl & 0x0f) * 4;
+    if transport > size_of::<Ipv4Header>() && has_source_route(ctx, transport) {
+        return Parsed::Unparsable(mapped(header.destination));
+    }
     ports(ctx, header.protocol, transport, mapped(header.destination))
+}
+
+/// Whether the packet is to go on from its header's destination to one in its options (RFC 791): the next hop would
+/// send it to whatever stands there. A list of options that cannot be read counts as one that does.
+#[inline(always)]
+fn has_source_route(ctx: &SkBuffContext, end: usize) -> bool {
+    /// Forty bytes of options, each of one at least.
+    const MAX_OPTIONS: usize = 40;
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let mut at = size_of::<Ipv4Header>();
+    for _ in 0..MAX_OPTIONS {
+        if at >= end {
+            return false;
+        }
+        let Ok(kind) = ctx.load::<u8>(at) else { return true };
+        match kind {
+            END => return false,
+            NO_OPERATION => at += 1,
+            LOOSE | STRICT => return true,
+            _ => match ctx.load::<u8>(at + 1) {
+                Ok(length) if length >= 2 => at += usize::from(length),
+                Ok(_) | Err(_) => return true,
+            },
+        }
+    }
+    false
 }
 
 #[repr(C)]

@@ -137,6 +137,11 @@ impl Agent {
         Ok(self.process.as_ref().context("the agent is not running")?.pid())
     }
 
+    /// Whether it was ever started.
+    pub(crate) fn has_run(&self) -> bool {
+        self.started
+    }
+
     pub(crate) fn kill(&mut self) {
         self.process = None;
     }

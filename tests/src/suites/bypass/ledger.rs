@@ -1,7 +1,7 @@
 //! What the journal says of a technique, found field by field.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Result, bail};
@@ -92,11 +92,13 @@ fn tells_of(event: &Value, record: &Record, cgroup: &Cgroup, at: &[String; 2], a
                         && connection["cgroup_id"].as_u64().is_some_and(|id| Some(id) == cgroup.id)
                 })
         }
-        Record::GuardDrop => {
+        Record::GuardDrop | Record::GuardPart | Record::GuardAt(..) => {
             let cable = format!("to{}", cgroup.name.rsplit('/').next().unwrap_or_default());
             event["event"] == "guard_drop" && is_at("destination") && text(event, "interface") == cable
         }
-        Record::Kernel(kind) | Record::KernelPacket(kind) => refusal(kind) && is_at("destination"),
+        Record::Kernel(kind) | Record::KernelPacket(kind) | Record::KernelHop(kind, _) => {
+            refusal(kind) && is_at("destination")
+        }
         Record::KernelListener(kind) => refusal(kind) && is_at("destination") && event["comm"] == aim.name,
         Record::KernelSocket(kind) => refusal(kind) && event["comm"] == aim.name,
     }
@@ -106,9 +108,12 @@ fn tells_of(event: &Value, record: &Record, cgroup: &Cgroup, at: &[String; 2], a
 /// the listener.
 fn destinations(yard: &Yard, record: &Record, aim: &Aim) -> [String; 2] {
     let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let at = |hop: &str| hop.parse().map_or(loopback, |hop: IpAddr| [hop; 2]);
     let (addresses, port) = match record {
         Record::KernelListener(_) => (loopback, yard.listen_port),
-        Record::KernelPacket(_) => (aim.addresses(), 0),
+        Record::KernelPacket(_) | Record::GuardPart => (aim.addresses(), 0),
+        Record::KernelHop(_, hop) => (at(hop), 0),
+        Record::GuardAt(hop, port) => (at(hop), port.unwrap_or(yard.port)),
         _ if aim.means_here() => (loopback, yard.port),
         _ => (aim.addresses(), yard.port),
     };

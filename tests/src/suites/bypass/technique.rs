@@ -64,8 +64,14 @@ pub(super) enum Record {
     KernelListener(&'static str),
     /// A kernel program dropped a packet for this address whose ports it could not read.
     KernelPacket(&'static str),
+    /// The same for a hop on the way to the target.
+    KernelHop(&'static str, &'static str),
     /// The host's side dropped a packet that came over the container's cable.
     GuardDrop,
+    /// The same of a fragment, which has no ports.
+    GuardPart,
+    /// The same of what was sent to another address, at the protected port or another.
+    GuardAt(&'static str, Option<u16>),
     /// The agent ended a connection that stood before it came.
     OldConnection,
     /// A kernel program refused the socket, which had no destination yet.

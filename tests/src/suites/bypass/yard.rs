@@ -223,6 +223,11 @@ impl Yard {
         folder.join(file).display().to_string()
     }
 
+    /// The network namespace of the container that may do more.
+    pub(super) fn containers_netns(&self) -> PathBuf {
+        self.nets.admin.path()
+    }
+
     /// The root of the governed tree.
     pub(super) fn top(&self) -> &Cgroup {
         &self.places.top
@@ -337,6 +342,14 @@ impl Nets {
             host.cable((name, &[&near, &near6]), netns, ("eth0", &[&far, &far6]))?;
             netns.ip(&["route", "add", "default", "via", near.trim_end_matches("/24")])?;
             netns.ip(&["-6", "route", "add", "default", "via", near6.trim_end_matches("/64")])?;
+        }
+        // The host is an end of an overlay, as in a cluster: what comes out of it is forwarded, whoever packed it up.
+        let port = super::corpus::OVERLAY_PORT.to_string();
+        let overlay = ["link", "add", "overlay", "address", "02:00:00:00:00:77", "type", "vxlan", "id", "77"];
+        host.ip(&[&overlay[..], &["dstport", &port, "nolearning"]].concat())?;
+        host.ip(&["link", "set", "overlay", "up"])?;
+        for interface in ["all", "overlay"] {
+            host.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0")?;
         }
         for netns in [host, db, pod, admin] {
             // TCP Fast Open for everybody, without cookies: data in the very first SYN (ip-sysctl, tcp_fastopen).

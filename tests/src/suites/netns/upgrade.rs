@@ -174,7 +174,9 @@ fn caught_attached(lab: &mut Lab) -> Result<()> {
         let said = waiting.finish(Duration::from_secs(30))?.ok()?;
         let times: Vec<f64> = said.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         ensure!(times.len() == 2, "what waited was not served: {said}\n{}", lab.agent.log_since(mark));
-        ensure!(lab.agent.log_since(mark).contains("this agent goes on"), "{}", lab.agent.log_since(mark));
+        wait_for("the old agent going on", Duration::from_secs(20), || {
+            Ok(lab.agent.log_since(mark).contains("this agent goes on").then_some(()))
+        })?;
         let status = lab.agent.status()?.context("no agent answers")?;
         ensure!(status["pid"] == pid, "another agent runs");
         eprintln!(

@@ -28,6 +28,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     guarded("device-egress", "addresses rewritten at the device, behind every hook of sockets"),
     guarded("inner-netns", "a namespace behind ours, whose packets we forward and redirect"),
     guarded("tun", "a packet out of a TUN device, forwarded and masqueraded"),
+    guarded("macvlan", "a frame through a macvlan device of our own"),
+    guarded("overlay-away", "a tunnel of our own that is said to end at the target").sees(&["sent"]),
     guarded("packet", "a frame written to the device (AF_PACKET)"),
     guarded("packet-bypass", "the same past the queues (PACKET_QDISC_BYPASS)"),
     guarded("packet-spoofed", "the same with another container's address as source"),

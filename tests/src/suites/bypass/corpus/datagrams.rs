@@ -21,6 +21,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     denied("udp-sendmmsg", "sendmmsg: one for somebody else, one for the target", Nobody, DATAGRAM),
     denied("udp-segmented", "one send that the kernel cuts into ten datagrams", Nobody, DATAGRAM),
     denied("udp-corked", "a datagram put together from two sends", Nobody, DATAGRAM),
+    denied("udp-flip", "an address that changes while the kernel reads it", Nobody, DATAGRAM),
     denied("udp-reconnected", "sendto on a socket connected elsewhere", Nobody, DATAGRAM),
     denied("udp-pod", "a UDP datagram from a container", Container, DATAGRAM),
     denied("quic", "the first packet of QUIC", Container, DATAGRAM),

@@ -22,6 +22,7 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         Service,
         Attack::Staged(steal),
     ),
+    dead("dead-detach", "tell the kernel programs to let go (`detach`)", Service, Attack::Staged(detach)),
     dead("dead-v4", "connect", Service, Attack::Python("streams.py")),
     dead("dead-v6", "connect over IPv6", Service, Attack::Python("streams.py")),
     dead("dead-pod", "connect from a container", Container, Attack::Python("streams.py")),
@@ -38,6 +39,15 @@ pub(super) const TECHNIQUES: &[Technique] = &[
 
 const fn dead(name: &'static str, says: &'static str, seat: Seat, attack: Attack) -> Technique {
     Technique::new(name, says, seat, attack, GONE, RECORDS).when(Dead)
+}
+
+fn detach(yard: &Yard, aim: &Aim) -> Result<Output> {
+    let program = yard.python(Seat::Service, "inside.py", aim)?;
+    // Without a configuration there is nothing that could be let go of.
+    if yard.agent.has_run() {
+        return program.env("CHAPERONE", yard.agent.binary()).env("CONFIG", &yard.agent.config).run();
+    }
+    program.run()
 }
 
 /// The thief gets the port, because the kernel gives it to a socket that listens without a bind; the victim connects.

@@ -1,7 +1,9 @@
 //! Sockets made and connected before there was an agent. The hooks that judge sockets are too late for them; what
 //! they send is caught by the net that judges packets.
 
-use super::super::technique::Record::{Kernel, KernelPacket, KernelSocket, OldConnection, SessionRefused};
+use super::super::technique::Record::{
+    Kernel, KernelHop, KernelPacket, KernelSocket, OldConnection, SessionRefused,
+};
 use super::super::technique::Seat::{Container, Service};
 use super::super::technique::{Attack, Record, Seat, Technique};
 
@@ -42,6 +44,15 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     dropped("early-raw-v6", "a SYN through a raw IPv6 socket"),
     dropped("early-hop-by-hop", "the same behind a hop-by-hop header"),
     dropped("early-extensions", "the same behind three extension headers"),
+    dropped("early-tiny6", "the same, the first without ports").records(UNREADABLE),
+    Technique::new(
+        "early-lsrr",
+        "a raw SYN to the host, and from there to the target: source routing",
+        Container,
+        PROGRAM,
+        &["refused EPERM", "sent"],
+        &[KernelHop("dropped_unparsable", "10.78.1.1")],
+    ),
     dropped("early-fragment6", "the same in two IPv6 fragments"),
     Technique::new(
         "early-mptcp",

@@ -4,12 +4,14 @@ mod admin;
 mod datagrams;
 mod dead;
 mod early;
+mod frames;
 mod inside;
 mod kinds;
 mod others;
 mod streams;
 
 use super::technique::Technique;
+pub(super) use frames::OVERLAY_PORT;
 
 /// All techniques, in the order they are reported.
 pub(super) fn all() -> impl Iterator<Item = &'static Technique> {
@@ -21,6 +23,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Technique> {
         early::TECHNIQUES,
         inside::TECHNIQUES,
         admin::TECHNIQUES,
+        frames::TECHNIQUES,
         dead::TECHNIQUES,
     ]
     .into_iter()
@@ -40,6 +43,7 @@ pub(super) const SOURCES: &[(&str, &str)] = sources![
     "connect.c",
     "datagrams.py",
     "early.py",
+    "frames.py",
     "handover.py",
     "inside.py",
     "int80.c",

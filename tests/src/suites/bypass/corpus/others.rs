@@ -56,6 +56,13 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         &[Kernel("dropped_egress")],
     )
     .when(Beyond),
+    redirected(
+        "setns-other",
+        "into another container's network namespace, as root of the host",
+        Root,
+        Attack::Staged(others_namespace),
+    )
+    .when(Beyond),
     Technique::new(
         "passed-session",
         "a connection made by a bypassed process, handed to us",
@@ -94,6 +101,10 @@ fn setuid(yard: &Yard, aim: &Aim) -> Result<Output> {
 
 fn clone_into(yard: &Yard, aim: &Aim) -> Result<Output> {
     yard.program(Seat::Service, "connect", aim)?.env("CLONE_INTO", yard.places.agent.path()).run()
+}
+
+fn others_namespace(yard: &Yard, aim: &Aim) -> Result<Output> {
+    yard.python(Seat::Root, "inside.py", aim)?.env("NETNS", yard.containers_netns()).run()
 }
 
 fn own_hook(yard: &Yard, aim: &Aim) -> Result<Output> {

@@ -1,6 +1,6 @@
 //! TCP sockets used in every way a program may use them.
 
-use super::super::technique::Record::{KernelSocket, SessionRefused};
+use super::super::technique::Record::{Kernel, KernelSocket, SessionRefused};
 use super::super::technique::Seat::{Admin, Container, Nobody, Service};
 use super::super::technique::{Attack, Seat, Technique};
 
@@ -26,6 +26,8 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     redirected("freebind", "IP_FREEBIND and a late source port", Service),
     redirected("tfo-sendto", "TCP Fast Open by sendto: data in the SYN", Service),
     redirected("tfo-connect", "TCP Fast Open by socket option", Nobody),
+    redirected("tfo-again", "TCP Fast Open on a socket of a harmless connection", Nobody),
+    redirected("flip", "an address that changes while the kernel reads it", Nobody),
     redirected("tfo-v6", "TCP Fast Open over IPv6", Nobody),
     redirected("inherited", "a socket inherited over two forks and an exec", Service),
     redirected("fork-exit", "a child that connects and is gone at once", Service).sees(&["gone"]),
@@ -43,6 +45,14 @@ pub(super) const TECHNIQUES: &[Technique] = &[
     redirected("pod-inherited", "an inherited socket, in a container", Container),
     redirected("pod-fork-exit", "a child that is gone at once, in a container", Container).sees(&["gone"]),
     redirected("pod-mark", "SO_MARK in a container", Admin),
+    Technique::new(
+        "no-room",
+        "a socket with no room left to remember where it goes",
+        Admin,
+        PROGRAM,
+        &["refused EPERM"],
+        &[Kernel("denied_storage")],
+    ),
     Technique::new(
         "mptcp",
         "Multipath TCP",
