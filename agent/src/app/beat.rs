@@ -52,7 +52,8 @@ pub(super) async fn keep(agent: Arc<Agent>, mut kernel: Kernel) {
             Phase::Moving => {}
             Phase::Serving => {
                 guard.look(&agent);
-                kernel.drain(&agent.shared);
+                let counted = agent.intercept().refusals().ok();
+                kernel.drain(&agent.shared, counted);
                 kernel.tend();
                 checkpoint(&agent.shared.journal).await;
             }

@@ -1,5 +1,7 @@
 //! What the kernel programs tell, once a second: into the journal, and to those who act on it. What they refused is
-//! refused whatever becomes of it here: the rings drop when they are full.
+//! refused whatever becomes of it here: the rings drop when they are full, and how much they dropped is recorded.
+
+mod tally;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,14 +10,18 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::intercept::{
-    Events, GuardDrop, GuardLog, Intercept, Keeper, KernelLog, Namespaces, Redirects, Refusal, Sighting,
-    Sightings, What,
+    Events, GuardDrop, GuardLog, Intercept, Keeper, KernelLog, Namespaces, Redirects, Sighting, Sightings,
+    What,
 };
 use crate::record::event::Event;
 use crate::session::Shared;
+use tally::{Balance, Repeated, Tally};
 
-/// Refusals that are recorded per second; a flood of attempts must not fill the journal.
-const REFUSALS_AT_ONCE: usize = 100;
+/// Uses of guarded capabilities and unix sockets that are recorded per second; a flood must not fill the journal.
+const SEEN_AT_ONCE: usize = 100;
+
+/// Refusals read per second: more than their ring holds, and an end, should they come faster than they are read.
+const READ_AT_ONCE: u64 = 100_000;
 
 /// Processes that came into a governed cgroup and are looked at per second, each at the cost of a census. The regular
 /// one finds the rest, so whoever moves processes about in a loop gains some seconds and costs little.
@@ -32,6 +38,7 @@ pub(super) struct Kernel {
     keeper: Keeper,
     namespaces: Arc<Namespaces>,
     beats: u64,
+    balance: Balance,
 }
 
 impl Kernel {
@@ -44,6 +51,7 @@ impl Kernel {
             keeper: intercept.keeper()?,
             namespaces,
             beats: 0,
+            balance: Balance::default(),
         })
     }
 
@@ -55,8 +63,9 @@ impl Kernel {
         self.beats += 1;
     }
 
-    /// Records what was refused since the last time, and has a look taken at who came into a governed cgroup.
-    pub(super) fn drain(&mut self, shared: &Shared<Redirects>) {
+    /// Records what was refused since the last time, and has a look taken at who came into a governed cgroup. `counted` is
+    /// the kernel's count of refusals, taken before.
+    pub(super) fn drain(&mut self, shared: &Shared<Redirects>, counted: Option<u64>) {
         if let Some(log) = &mut self.log {
             log.flush();
         }
@@ -72,15 +81,21 @@ impl Kernel {
                     refused.push(seen(sighting, destination, shared));
                 }
             }
-            if refused.len() >= REFUSALS_AT_ONCE {
+            if refused.len() >= SEEN_AT_ONCE {
                 break;
             }
         }
-        while let Some(refusal) = self.events.as_mut().and_then(Events::next_refusal) {
-            refused.push(event(refusal, shared));
-            if refused.len() >= REFUSALS_AT_ONCE {
-                break;
-            }
+        let mut tally = Tally::default();
+        while tally.read() < READ_AT_ONCE
+            && let Some(refusal) = self.events.as_mut().and_then(Events::next_refusal)
+        {
+            tally.add(refusal);
+        }
+        let lost = counted.map_or(0, |counted| self.balance.lost(counted, tally.read()));
+        let (listed, unlisted) = tally.listed();
+        refused.extend(listed.into_iter().map(|repeated| event(repeated, shared)));
+        if unlisted > 0 || lost > 0 {
+            refused.push(Event::RefusalsUnlisted { unlisted, lost });
         }
         refused.extend(self.guard.iter_mut().flat_map(GuardLog::drain).map(dropped));
         for pid in moved {
@@ -94,7 +109,7 @@ impl Kernel {
     }
 }
 
-fn event(refusal: Refusal, shared: &Shared<Redirects>) -> Event {
+fn event(Repeated { refusal, count }: Repeated, shared: &Shared<Redirects>) -> Event {
     Event::KernelRefusal {
         kind: refusal.kind.to_owned(),
         destination: refusal.destination.to_string(),
@@ -103,6 +118,7 @@ fn event(refusal: Refusal, shared: &Shared<Redirects>) -> Event {
         uid: refusal.uid,
         comm: refusal.comm,
         cgroup: shared.provenance.cgroup(refusal.cgroup_id),
+        count,
     }
 }
 
@@ -124,5 +140,6 @@ fn seen(sighting: Sighting, destination: String, shared: &Shared<Redirects>) -> 
         uid: sighting.uid,
         comm: sighting.comm,
         cgroup: shared.provenance.cgroup(sighting.cgroup_id),
+        count: 1,
     }
 }

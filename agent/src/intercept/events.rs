@@ -15,8 +15,24 @@ use chaperone_ebpf::{Event, Stat};
 
 use super::origin::{address, comm};
 
+/// The counters that are raised with an event each.
+pub(super) const TOLD: [Stat; 12] = [
+    Stat::DeniedCgroup,
+    Stat::DeniedProtocol,
+    Stat::DeniedStale,
+    Stat::DeniedListener,
+    Stat::DeniedStorage,
+    Stat::DeniedDatagram,
+    Stat::DroppedEgress,
+    Stat::DroppedUnparsable,
+    Stat::DeniedSocketKind,
+    Stat::DeniedMptcp,
+    Stat::DeniedBind,
+    Stat::Unserved,
+];
+
 /// Something a program refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Refusal {
     /// Name of the counter that was raised with it.
     pub kind: &'static str,

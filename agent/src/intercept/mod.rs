@@ -405,6 +405,11 @@ impl Intercept {
         })
     }
 
+    /// How many refusals the kernel programs counted, of those that the ring of refusals tells of.
+    pub fn refusals(&self) -> Result<u64, InterceptError> {
+        events::TOLD.into_iter().map(|stat| self.state.count(stat)).sum()
+    }
+
     /// The ring of refusals, once.
     pub fn events(&mut self) -> Option<Events> {
         state::take(&mut self.ebpf, "EVENTS").ok().map(Events::new)

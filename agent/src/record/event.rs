@@ -196,6 +196,16 @@ pub enum Event {
         comm: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cgroup: Option<String>,
+        /// How often it was, all alike, since the last round.
+        #[serde(default = "once", skip_serializing_if = "is_once")]
+        count: u64,
+    },
+    /// Refusals of the last round that are not in the record one by one.
+    RefusalsUnlisted {
+        /// There were too many different ones.
+        unlisted: u64,
+        /// The kernel counted them, and did not tell of them one by one: some cgroup floods, or there was no room.
+        lost: u64,
     },
     AccessAsked(Box<AccessAsked>),
     GrantIssued(Box<GrantIssued>),
@@ -263,6 +273,7 @@ impl Event {
             | Self::Heartbeat { .. }
             | Self::Repair { .. }
             | Self::KernelRefusal { .. }
+            | Self::RefusalsUnlisted { .. }
             | Self::GrantIssued(_)
             | Self::GrantEnded { .. }
             | Self::GuardDrop { .. }
@@ -270,4 +281,13 @@ impl Event {
             | Self::Control { .. } => None,
         }
     }
+}
+
+fn once() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape serde calls")]
+fn is_once(count: &u64) -> bool {
+    *count == 1
 }

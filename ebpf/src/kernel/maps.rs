@@ -56,6 +56,19 @@ pub(crate) static ASKS: RingBuf<Ask, 65536> = RingBuf::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, 1048576> = RingBuf::new();
 
+/// How much each cgroup was told of lately: one that floods must not fill the ring for all. Not pinned: a new agent begins
+/// anew.
+#[btf_map]
+pub(crate) static TOLD: LruHashMap<u64, Told, 4096> = LruHashMap::new();
+
+/// Value of `TOLD`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) window: u64,
+    pub(crate) count: u64,
+}
+
 #[btf_map]
 pub(crate) static OFFSETS: Array<Offsets, 1> = Array::new();
 

@@ -11,8 +11,15 @@ use chaperone_ebpf::{
 
 use crate::{
     address::Destination,
-    maps::{EVENTS, NOTICES, STATS},
+    maps::{EVENTS, NOTICES, STATS, TOLD, Told},
 };
+
+/// Refusals of one cgroup that are told of in one window of about a second; the others are counted only. The ring holds
+/// those of some dozens of cgroups.
+const TOLD_AT_ONCE: u64 = 400;
+
+/// Nanoseconds of such a window, as a power of two.
+const WINDOW: u32 = 30;
 
 #[inline(always)]
 pub(crate) fn count(stat: Stat) {
@@ -23,16 +30,39 @@ pub(crate) fn count(stat: Stat) {
     }
 }
 
+/// Whether another refusal of this cgroup is told of. Programs that race here tell of a few more.
+#[inline(always)]
+fn may_tell(cgroup: u64) -> bool {
+    // SAFETY: a helper without arguments.
+    let window = unsafe { bpf_ktime_get_boot_ns() } >> WINDOW;
+    if let Some(told) = TOLD.get_ptr_mut(cgroup) {
+        // SAFETY: aligned words of a map value; whoever else writes them counts, too.
+        let told = unsafe { &mut *told };
+        if told.window == window {
+            told.count += 1;
+            return told.count <= TOLD_AT_ONCE;
+        }
+        *told = Told { window, count: 1 };
+        return true;
+    }
+    let _full = TOLD.insert(cgroup, Told { window, count: 1 }, 0);
+    true
+}
+
 /// Counts, and tells who did it. For hooks that run in the caller's own context.
 #[inline(never)]
 pub(crate) fn refused(stat: Stat, destination: &Destination, protocol: u16) {
     count(stat);
+    // SAFETY: a helper without arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    if !may_tell(cgroup) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve(0) else { return };
     entry.write(Event {
-        // SAFETY: helpers without arguments.
+        // SAFETY: a helper without arguments.
         at: unsafe { bpf_ktime_get_boot_ns() },
-        // SAFETY: as above.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        cgroup,
         addr: destination.addr,
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         uid: bpf_get_current_uid_gid() as u32,
@@ -48,6 +78,9 @@ pub(crate) fn refused(stat: Stat, destination: &Destination, protocol: u16) {
 #[inline(never)]
 pub(crate) fn dropped(stat: Stat, cgroup: u64, destination: &Destination, protocol: u16) {
     count(stat);
+    if !may_tell(cgroup) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve(0) else { return };
     entry.write(Event {
         // SAFETY: a helper without arguments.
@@ -70,6 +103,9 @@ pub(crate) fn dropped(stat: Stat, cgroup: u64, destination: &Destination, protoc
 pub(crate) fn unserved(origin: &Origin) {
     const IPPROTO_TCP: u16 = 6;
     count(Stat::Unserved);
+    if !may_tell(origin.cgroup) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve(0) else { return };
     entry.write(Event {
         // SAFETY: a helper without arguments.

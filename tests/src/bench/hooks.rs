@@ -20,7 +20,7 @@ use crate::harness::postgres::free_port;
 use crate::harness::spawn::Program;
 use crate::harness::world::{Wishes, World};
 
-use super::report;
+use super::{namespaces, report};
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -29,7 +29,8 @@ const ATTACHED: &[(&str, u32)] =
     &[("sock_ops", 3), ("sock_create", 2), ("egress", 1), ("connect4", 10), ("getpeername4", 29)];
 
 pub(super) fn run(publish: bool) -> Result<()> {
-    let mut world = World::prepare("bench-hooks", Wishes { quiet_server: true, ..Wishes::default() })?;
+    let more = namespaces::CONFIGURATION.to_owned();
+    let mut world = World::prepare("bench-hooks", Wishes { quiet_server: true, more, ..Wishes::default() })?;
     world.start_agent()?;
     let sink = Sink::start()?;
     let free = sink.address.port().to_string();
@@ -75,6 +76,7 @@ pub(super) fn run(publish: bool) -> Result<()> {
         let [outside, governed] = rounds.map(median);
         writeln!(table, "| {what} | {outside:.0} | {governed:.0} | {:.0} |", governed - outside)?;
     }
+    table += &namespaces::table(&world)?;
     eprintln!("\n{table}");
     if publish {
         report::write_hooks(&format!("{}\n\n{table}", report::machine()))?;
@@ -143,6 +145,11 @@ fn inside(cgroup: &Cgroup, load: &[&str; 3]) -> Result<f64> {
 /// What `e2e load` does, as a process of its own so that it can be governed.
 pub(crate) fn load(kind: &str, port: &str, count: &str) -> Result<()> {
     let (port, count): (u16, u32) = (port.parse()?, count.parse()?);
+    if kind == "first-connect" {
+        let [median, slowest, again] = namespaces::first_connects(count)?;
+        writeln!(std::io::stdout(), "{median:.0} {slowest:.0} {again:.0}")?;
+        return Ok(());
+    }
     let at = |address| SocketAddr::from((address, port));
     let here = at(Ipv4Addr::LOCALHOST);
     // Where the server listens, and no target is.

@@ -6,6 +6,7 @@
 mod arms;
 mod hooks;
 mod measure;
+mod namespaces;
 mod report;
 
 use anyhow::{Context, Result, bail};

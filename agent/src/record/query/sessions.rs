@@ -218,6 +218,7 @@ impl Row {
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
+            | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)
             | Event::GrantIssued(_)
             | Event::GrantUsed { .. }

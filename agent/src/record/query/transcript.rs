@@ -382,6 +382,7 @@ impl Builder {
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
             | Event::KernelRefusal { .. }
+            | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)
             | Event::GrantIssued(_)
             | Event::GrantUsed { .. }

@@ -2,6 +2,7 @@
 //! agent.
 
 mod dead;
+mod flood;
 mod guard;
 mod lab;
 mod life;
@@ -18,11 +19,19 @@ use lab::Lab;
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut lab = Lab::start()?;
-    let cases: Vec<Case<Lab>> =
-        [serve::CASES, life::CASES, old::CASES, upgrade::CASES, dead::CASES, guard::CASES, storm::CASES]
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect();
+    let cases: Vec<Case<Lab>> = [
+        serve::CASES,
+        life::CASES,
+        old::CASES,
+        upgrade::CASES,
+        dead::CASES,
+        guard::CASES,
+        flood::CASES,
+        storm::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect();
     report::run("netns", &mut lab, &cases, filter, |lab| lab.agent.log_tail())
 }
