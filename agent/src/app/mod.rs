@@ -6,6 +6,7 @@ mod announce;
 mod beat;
 mod kernel;
 mod namespaces;
+mod presence;
 mod systemd;
 mod takeover;
 mod warden;
@@ -35,6 +36,7 @@ use crate::session::Shared;
 use crate::workload::Provenance;
 
 use accept::Acceptor;
+pub use presence::forget as forget_programs;
 use takeover::{Phase, Predecessor, Takeover};
 pub use world::{checked_credentials, checked_policies, own_cgroup, ssh_host_keys};
 
@@ -161,6 +163,12 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let signals = Signals::take()?;
     let draining = predecessor.as_ref().map(Predecessor::draining);
     let (intercept, listeners) = prepared.attach(draining).context("cannot attach to the kernel")?;
+    let bpffs = &config.intercept.bpffs;
+    if let Some(found) = presence::gone(&config.state_dir, bpffs, intercept.attached()) {
+        warn!(found, "tampering: nothing was in force in between");
+        journal.append(&[Event::Tampered { found, error: None }]).context("cannot record")?;
+    }
+    presence::note(&config.state_dir, bpffs);
     let provenance = Provenance::new(intercept.processes()?, cgroup2);
     let shared = Arc::new(Shared {
         lookup: intercept.redirects(),

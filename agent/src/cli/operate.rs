@@ -177,6 +177,7 @@ pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))?;
     let removed =
         intercept::detach(&config.intercept.bpffs).map_err(|error| Failure::Failed(error.to_string()))?;
+    app::forget_programs(&config.state_dir);
     journal.append(&[Event::Control { by, action: format!("detach: {removed} links removed") }])?;
     journal.close()?;
     writeln!(out, "{removed} links removed; nothing is intercepted any more")?;

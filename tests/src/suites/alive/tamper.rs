@@ -15,6 +15,10 @@ pub(super) const CASES: &[Case<World>] = &[
     Case { name: "removed pins are put back, and nothing was open meanwhile", run: pins },
     Case { name: "an unmounted bpffs changes nothing, is recorded, and is filled again", run: bpffs },
     Case { name: "a detached link is attached again within seconds, and recorded", run: link },
+    Case {
+        name: "pins removed while no agent runs: nothing is governed, and the next start records it",
+        run: orphaned,
+    },
     Case { name: "an agent moved into another cgroup stays exempt, and records it", run: moved },
 ];
 
@@ -97,6 +101,36 @@ fn link(world: &mut World) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
     prober.end_undisturbed(world)?;
     Ok(())
+}
+
+/// What root on the host can do, as the threat model says; what covers it is that it does not stay unseen.
+fn orphaned(world: &mut World) -> Result<()> {
+    let known = recorded(world)?;
+    world.agent.kill();
+    let direct = |world: &World| {
+        world
+            .client("shop_scram")
+            .env("PGPASSWORD", crate::harness::postgres::SCRAM_PASSWORD)
+            .psql(&["select 9"])
+    };
+    let refused = direct(world);
+    let pins = world.agent.bpffs.join("pins/links");
+    for pin in fs::read_dir(&pins)? {
+        fs::remove_file(pin?.path())?;
+    }
+    let reached = direct(world);
+    world.start_agent()?;
+    ensure!(refused?.code == Some(2), "reached with the pins there");
+    ensure!(reached?.ok()? == "9\n", "the server cannot be reached at all");
+    let found = wait_for_record(world, known)?;
+    ensure!(found.contains("kernel programs were gone"), "{found}");
+    // Told once; and who lets go properly is no tamperer.
+    world.agent.stop()?;
+    let detached = world.agent.command(&["detach"]);
+    world.start_agent()?;
+    detached?.ok()?;
+    ensure!(recorded(world)? == known + 1, "{:?}", tampering(world)?);
+    served(world, "after-orphaned-pins")
 }
 
 fn moved(world: &mut World) -> Result<()> {
