@@ -9,6 +9,7 @@ pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod intercept;
+pub mod privileges;
 pub mod protocol;
 pub mod record;
 pub mod registry;

@@ -1,6 +1,7 @@
 //! The subcommands. Human output by default, `--json` where there is something to read, exit codes that scripts
 //! can use: 0 done, 1 failed or not as it should be, 2 usage or configuration.
 
+mod db;
 mod doctor;
 mod grants;
 mod hosts;
@@ -152,6 +153,11 @@ enum Command {
         #[command(subcommand)]
         what: hosts::Hosts,
     },
+    /// What the targets' databases should be told.
+    Db {
+        #[command(subcommand)]
+        what: db::Db,
+    },
     /// The authority that clients know us by: show it, put it into the system's store, take it out.
     Trust {
         #[command(subcommand)]
@@ -294,6 +300,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),
         Command::NewKey { file } => sign::new_key(file, out),
         Command::Hosts { what } => hosts::hosts(config, what, out),
+        Command::Db { what } => db::db(config, what, out),
         Command::Trust { what } => trust::trust(config, what, out),
         Command::Kill { id, reason } => operate::kill(config, id, reason, out),
         Command::Upgrade => operate::upgrade(config, out),

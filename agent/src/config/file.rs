@@ -16,7 +16,8 @@ use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
 use super::{
-    Config, Grants, Guard, GuardNetRaw, Hold, Intercept, Limits, Network, Protocol, Record, Target, Tls,
+    Config, Grants, Guard, GuardNetRaw, Hold, Intercept, LeastPrivilege, Limits, Network, Protocol, Record,
+    Target, Tls,
 };
 
 #[derive(Debug, Deserialize)]
@@ -157,6 +158,7 @@ struct TargetFile {
     unix_sockets: Vec<String>,
     #[serde(default)]
     labels: Vec<LabelFile>,
+    least_privilege: Option<LeastPrivilege>,
     ssh: Option<SshFile>,
 }
 
@@ -365,6 +367,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     }
     let of_postgres = typed.tls.is_some()
         || !typed.labels.is_empty()
+        || typed.least_privilege.is_some()
         || typed.record.is_some()
         || typed.durability.is_some();
     let tls = match protocol {
@@ -374,7 +377,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
             problems.push(format!(
-                "{key}: tls, labels, record and durability do nothing with protocol = \"ssh\""
+                "{key}: tls, labels, least_privilege, record and durability do nothing with protocol = \"ssh\""
             ));
             None
         }
@@ -413,6 +416,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         labels,
         ssh,
         record_rows: typed.record != Some(Recorded::Meta),
+        least_privilege: typed.least_privilege.unwrap_or_default(),
         synced: typed.durability == Some(Durability::Synced),
     })
 }

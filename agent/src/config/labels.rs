@@ -15,6 +15,14 @@ pub struct Label {
     pub database: Option<String>,
 }
 
+impl Label {
+    /// Whether it may speak of a column of this database.
+    #[must_use]
+    pub fn may_be_in(&self, database: &str) -> bool {
+        self.database.as_ref().is_none_or(|only| only == database)
+    }
+}
+
 /// What replaces a masked cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskStyle {

@@ -145,8 +145,23 @@ pub struct Target {
     pub ssh: Option<SshTarget>,
     /// Record what clients are served, rows and all, where no policy says otherwise.
     pub record_rows: bool,
+    /// What is done about an account that could read labelled columns by itself.
+    pub least_privilege: LeastPrivilege,
     /// What is recorded must be on disk, not only written, before it counts.
     pub synced: bool,
+}
+
+/// What is done about an account that may do more than it needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeastPrivilege {
+    /// It is not looked at.
+    Off,
+    /// It is said in the log and in the record.
+    #[default]
+    Warn,
+    /// And nobody is let in.
+    Refuse,
 }
 
 /// What a target of protocol `ssh` has besides.

@@ -228,6 +228,13 @@ pub enum Event {
         /// Whose it is.
         belongs_to: String,
     },
+    /// What the account of a target could read of labelled columns without anybody's help, as texts.
+    AccountPowers {
+        target: String,
+        database: String,
+        account: String,
+        findings: Vec<String>,
+    },
     /// A packet to a target that came to the host from a pod without having passed the agent. Evidence, as above.
     GuardDrop {
         /// As the packet claimed.
@@ -276,6 +283,7 @@ impl Event {
             | Self::RefusalsUnlisted { .. }
             | Self::GrantIssued(_)
             | Self::GrantEnded { .. }
+            | Self::AccountPowers { .. }
             | Self::GuardDrop { .. }
             | Self::OldConnections { .. }
             | Self::Control { .. } => None,

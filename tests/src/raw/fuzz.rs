@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::cases;
 use super::secrets::Secrets;
 use super::session::{self, PROBE, Step};
-use super::wire::{self, Connection, Ending, Message};
+use super::wire::{self, Connection, Ending, Message, Place};
 
 #[derive(Default)]
 struct Tally {
@@ -24,21 +24,15 @@ struct Tally {
 }
 
 /// Plays the sessions of these seeds; prints findings, and a line of counts.
-pub(super) fn run(
-    host: &str,
-    port: u16,
-    databases: [&str; 2],
-    secrets: &Secrets,
-    seeds: Range<u64>,
-) -> Result<()> {
+pub(super) fn run(places: &[Place<'_>; 2], secrets: &Secrets, seeds: Range<u64>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let cases = texts()?;
     let mut tally = Tally::default();
     for seed in seeds {
         let steps = session::session(seed, &cases);
         let mut both = Vec::new();
-        for database in databases {
-            both.push(play(host, port, database, &steps)?);
+        for place in places {
+            both.push(play(place, &steps)?);
         }
         tally.sessions += 1;
         tally.exchanges += steps.len();
@@ -89,8 +83,8 @@ struct Answer {
     ending: Ending,
 }
 
-fn play(host: &str, port: u16, database: &str, steps: &[Step]) -> Result<Vec<Answer>> {
-    let mut connection = Connection::open(host, port, database)?;
+fn play(place: &Place<'_>, steps: &[Step]) -> Result<Vec<Answer>> {
+    let mut connection = Connection::open(place)?;
     let mut answers = Vec::new();
     for step in steps {
         let ending = connection.exchange(&step.bytes, step.due)?;

@@ -7,20 +7,17 @@ use anyhow::Result;
 
 use super::cases::{self, Case};
 use super::secrets::Secrets;
-use super::wire::{self, Connection, Ending, Message};
+use super::wire::{self, Connection, Ending, Message, Place};
 
-/// How a statement is sent.
-const WAYS: [&str; 3] = ["simple", "text", "binary"];
-
-/// Prints `id way verdict rows hash leak` for each case, separated by tabs.
-pub(super) fn run(host: &str, port: u16, database: &str, secrets: &Secrets) -> Result<()> {
+/// Sends each case in these ways, `simple`, `text` or `binary`, and prints `id way verdict rows hash leak` for each case, separated by tabs.
+pub(super) fn run(at: &Place<'_>, secrets: &Secrets, ways: &[&str]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut connection = None;
     for case in cases::all()? {
-        for way in WAYS {
+        for way in ways {
             let mut open = match connection.take() {
                 Some(open) => open,
-                None => Connection::open(host, port, database)?,
+                None => Connection::open(at)?,
             };
             let (ending, sent) = play(&mut open, &case, way)?;
             let received = std::mem::take(&mut open.received);

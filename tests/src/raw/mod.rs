@@ -22,16 +22,19 @@ use secrets::Secrets;
 
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     match args {
-        ["matrix", host, port, database, planted] => {
-            matrix::run(host, port.parse()?, database, &planted_in(planted)?)
+        ["matrix", host, port, user, database, planted, ways @ ..] => {
+            let at = wire::Place { host, port: port.parse()?, user, database };
+            matrix::run(&at, &planted_in(planted)?, ways)
         }
-        ["fuzz", host, port, a, b, planted, seed, sessions] => {
+        ["fuzz", host, port, user, a, b, planted, seed, sessions] => {
             let range = seed.parse()?..seed.parse::<u64>()? + sessions.parse::<u64>()?;
-            fuzz::run(host, port.parse()?, [a, b], &planted_in(planted)?, range)
+            let port = port.parse()?;
+            let places = [a, b].map(|database| wire::Place { host, port, user, database });
+            fuzz::run(&places, &planted_in(planted)?, range)
         }
         ["show", seed] => fuzz::show(seed.parse()?),
         _ => bail!(
-            "usage: e2e raw matrix HOST PORT DATABASE PLANTED | fuzz HOST PORT A B PLANTED SEED SESSIONS"
+            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
         ),
     }
 }

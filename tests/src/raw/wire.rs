@@ -30,6 +30,15 @@ pub(super) struct Message {
     pub(super) body: Vec<u8>,
 }
 
+/// Where to connect to, as whom.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) host: &'a str,
+    pub(super) port: u16,
+    pub(super) user: &'a str,
+    pub(super) database: &'a str,
+}
+
 pub(super) struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -37,13 +46,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(host: &str, port: u16, database: &str) -> Result<Self> {
-        let stream = TcpStream::connect((host, port)).context("connecting")?;
+    pub(super) fn open(at: &Place<'_>) -> Result<Self> {
+        let stream = TcpStream::connect((at.host, at.port)).context("connecting")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         let mut connection = Self { stream, unread: Vec::new(), received: Vec::new() };
         let mut body = 196_608u32.to_be_bytes().to_vec();
-        for text in ["user", "shop_trust", "database", database, "client_encoding", "UTF8", ""] {
+        for text in ["user", at.user, "database", at.database, "client_encoding", "UTF8", ""] {
             string(&mut body, text);
         }
         let mut startup = length(&body).to_vec();

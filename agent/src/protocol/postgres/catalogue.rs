@@ -19,6 +19,8 @@ use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
+use crate::config::LeastPrivilege;
+use crate::privileges;
 use crate::upstream::{Backend, Stream};
 
 /// Older than this, a catalogue is read again before it is used for a new session.
@@ -52,6 +54,8 @@ pub(super) struct Snapshot {
     pub(super) catalog: Arc<Catalog>,
     /// Schemas that names without one are looked up in, as a value of `search_path`, `pg_temp` last.
     pub(super) search_path: String,
+    /// What the account may do past every mask, where the target's configuration asks.
+    pub(super) powers: Vec<String>,
     read_at: Instant,
 }
 
@@ -66,7 +70,7 @@ impl Snapshot {
 impl Snapshot {
     /// A reading that was not read from a server.
     pub(super) fn for_test(epoch: u64, catalog: Arc<Catalog>) -> Self {
-        Self { epoch, catalog, search_path: String::new(), read_at: Instant::now() }
+        Self { epoch, catalog, search_path: String::new(), powers: Vec::new(), read_at: Instant::now() }
     }
 }
 
@@ -77,6 +81,8 @@ pub(super) struct Catalogue {
     current: Mutex<Option<Arc<Snapshot>>>,
     /// When a session last changed it.
     changed_at: std::sync::Mutex<Option<Instant>>,
+    /// The powers that were recorded last.
+    told: std::sync::Mutex<Vec<String>>,
 }
 
 impl Catalogue {
@@ -87,7 +93,18 @@ impl Catalogue {
             address,
             current: Mutex::new(None),
             changed_at: std::sync::Mutex::default(),
+            told: std::sync::Mutex::default(),
         }
+    }
+
+    /// Whether what the account may do has not been told in these words.
+    pub(super) fn is_news(&self, powers: &[String]) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let news = *told != powers;
+        if news {
+            *told = powers.to_vec();
+        }
+        news
     }
 
     /// The catalogue for a new session.
@@ -155,6 +172,10 @@ async fn read(
     let login = Startup { database: database.to_owned(), ..Startup::default() };
     let Opened { mut stream, rest, .. } = open(backend, address, &login, None).await?;
     let mut buffer = rest;
+    // An account may have limits that are meant for its statements; this reading has its own.
+    const LIMITS: &str =
+        "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)";
+    query(&mut stream, &mut buffer, "limits", LIMITS).await?;
     const PATH: &str = "SELECT s, quote_ident(s) FROM unnest(current_schemas(false)) AS s";
     let path = query(&mut stream, &mut buffer, "search_path", PATH).await?;
     let column = |index: usize| -> Vec<String> {
@@ -166,13 +187,35 @@ async fn read(
         let answer = query(&mut stream, &mut buffer, catalogue_query.name, catalogue_query.sql).await?;
         rows.insert(catalogue_query.name.to_owned(), answer);
     }
+    let powers = powers(&mut stream, &mut buffer, backend, database).await?;
     // Terminate; the answer does not matter any more.
     let _ = stream.write_all(b"X\0\0\0\x04").await;
     let catalog =
         Catalog::build(&rows, &schemas).map_err(|error| CatalogueError::Build(error.to_string()))?;
     // Temporary objects are searched first unless the path says otherwise, and could shadow a labelled table.
     quoted.push("pg_temp".to_owned());
-    Ok(Snapshot { epoch, catalog: Arc::new(catalog), search_path: quoted.join(", "), read_at })
+    Ok(Snapshot { epoch, catalog: Arc::new(catalog), search_path: quoted.join(", "), powers, read_at })
+}
+
+/// What the account could read of labelled columns without anybody's help.
+async fn powers(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    backend: &Backend,
+    database: &str,
+) -> Result<Vec<String>, CatalogueError> {
+    let target = &backend.target;
+    let labels: Vec<_> = target.labels.iter().filter(|label| label.may_be_in(database)).collect();
+    if labels.is_empty() || target.least_privilege == LeastPrivilege::Off {
+        return Ok(Vec::new());
+    }
+    let sql = privileges::check(&target.user, &labels);
+    match query(stream, buffer, "privileges", &sql).await {
+        Ok(rows) => Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()),
+        // What could not be looked at is not taken for harmless.
+        Err(CatalogueError::Query { message, .. }) => Ok(vec![format!("cannot be looked at: {message}")]),
+        Err(error) => Err(error),
+    }
 }
 
 /// Rows of text.

@@ -16,6 +16,7 @@ pub mod login;
 pub mod machine;
 mod open;
 pub mod plan;
+mod powers;
 mod relay;
 pub mod response;
 pub mod rows;

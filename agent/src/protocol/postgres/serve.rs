@@ -16,10 +16,12 @@ use super::catalogue::{self, Catalogue};
 use super::client_tls::ClientTls;
 use super::decide::Decider;
 use super::greeting::{Client, LoginFailure};
+use super::powers::Powers;
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
 use super::startup::{self, CancelKey, Opening, Startup};
 use super::{codec, open};
+use crate::config::LeastPrivilege;
 use crate::gate::{Admission, Gate};
 use crate::protocol::wire::Wire;
 use crate::protocol::{Admitted, Services};
@@ -151,7 +153,7 @@ impl Postgres {
         let (_registration, mut command_rx) = registry.enter(info);
         let asking = Asking { gate, journal, admitted: &admitted, startup: &startup };
         let ready = match asking.enter(&mut client, &mut command_rx).await {
-            Ok(admission) => self.decider(gate, &admitted, admission, &startup).await,
+            Ok(admission) => self.decider(gate, journal, &admitted, admission, &startup).await,
             Err(failure) => Err(failure),
         };
         let (mut decider, search_path) = match ready {
@@ -220,6 +222,7 @@ impl Postgres {
     async fn decider(
         &self,
         gate: &Arc<Gate>,
+        journal: &Journal,
         admitted: &Admitted,
         admission: Admission,
         startup: &Startup,
@@ -230,7 +233,14 @@ impl Postgres {
             let made = || Arc::new(Catalogue::new(&startup.database, admitted.destination));
             Arc::clone(catalogues.entry(startup.database.clone()).or_insert_with(made))
         };
-        let snapshot = catalogue.fresh(&admitted.backend).await.map_err(|error| {
+        let backend = &admitted.backend;
+        let strict = backend.target.least_privilege == LeastPrivilege::Refuse;
+        let read = match catalogue.fresh(backend).await {
+            // Whoever takes rights away need not wait for the next reading to be let in.
+            Ok(snapshot) if strict && !snapshot.powers.is_empty() => catalogue.for_unknown(backend).await,
+            read => read,
+        };
+        let snapshot = read.map_err(|error| {
             warn!(%error, "the catalogue cannot be read");
             let report = match &error {
                 catalogue::CatalogueError::Open(error) => error.report(&admitted.backend.target.name),
@@ -244,6 +254,8 @@ impl Postgres {
             };
             (refused(report), Vec::new())
         })?;
+        let powers = Powers { target: &backend.target, database: &startup.database };
+        powers.tell(&catalogue, &snapshot, journal).map_err(|report| (refused(report), Vec::new()))?;
         let search_path = snapshot.search_path.clone();
         let decider =
             Decider::new(Arc::clone(gate), admitted, admission, &startup.database, catalogue, snapshot)

@@ -224,6 +224,7 @@ impl Row {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::AccountPowers { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }

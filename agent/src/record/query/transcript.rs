@@ -388,6 +388,7 @@ impl Builder {
             | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
+            | Event::AccountPowers { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }

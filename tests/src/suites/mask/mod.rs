@@ -1,6 +1,7 @@
 //! Masking that holds: every case of the analysis and random sessions against a real server, through the kernel's
 //! redirect, with values planted in every masked column and two databases that differ in these alone.
 
+mod harden;
 mod random;
 mod table;
 
@@ -21,6 +22,10 @@ const CASES: &[Case<World>] = &[
         run: table::matrix,
     },
     Case { name: "catalogue queries of tools and frameworks pass", run: table::catalogue },
+    Case {
+        name: "an account that could read by itself is refused, hardened, and let in",
+        run: harden::cases,
+    },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
 ];
@@ -124,10 +129,15 @@ fn target(world: &World) -> String {
         format!("[[targets.labels]]\ncolumn = \"{column}\"\ntags = [\"planted\"]\nmask = \"redact\"\n")
     };
     let labels: String = LABELS.iter().map(label).collect();
+    let port = world.postgres.port;
     format!(
-        "\n[[targets]]\nname = \"leaks\"\nprotocol = \"postgres\"\naddresses = [\"{HOST}\"]\nport = {}\nenv = \"prod\"\n\
-         user = \"shop_trust\"\n{labels}",
-        world.postgres.port
+        "\n[[targets]]\nname = \"leaks\"\nprotocol = \"postgres\"\naddresses = [\"{HOST}\"]\nport = {port}\nenv = \"prod\"\n\
+         user = \"shop_trust\"\n{labels}"
+    ) + &format!(
+        "\n[[targets]]\nname = \"hard\"\nprotocol = \"postgres\"\naddresses = [\"{}\"]\nport = {port}\nenv = \"prod\"\n\
+         user = \"{}\"\nleast_privilege = \"refuse\"\n{labels}",
+        harden::HOST,
+        harden::ACCOUNT
     )
 }
 
@@ -136,10 +146,11 @@ fn planted_in(world: &World) -> PathBuf {
 }
 
 /// This program as a client in a cgroup.
-fn raw(world: &World, place: &Cgroup, kind: &str, args: &[&str]) -> Result<Program> {
+fn raw(world: &World, place: &Cgroup, what: &[&str], args: &[&str]) -> Result<Program> {
+    let &[kind, host, user] = what else { bail!("kind, host and user, not {what:?}") };
     let program = Program::new(std::env::current_exe()?);
     let port = world.postgres.port.to_string();
-    Ok(program.args(["raw", kind, HOST, &port]).args(args).inside(place)?.limit(90))
+    Ok(program.args(["raw", kind, host, &port, user]).args(args).inside(place)?.limit(90))
 }
 
 /// The two databases of a run, with what belongs to them.

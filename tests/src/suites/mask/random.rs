@@ -12,7 +12,7 @@ pub(crate) struct Wanted {
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { exchanges: 1000, seed: 1, lot: 100 }
+        Self { exchanges: 700, seed: 1, lot: 100 }
     }
 }
 
@@ -84,7 +84,10 @@ fn lot(world: &World, place: &Cgroup, pair: &Pair<'_>, seed: u64, sessions: u64)
     let planted = planted_in(world);
     let [a, b] = &pair.names;
     let (seed, sessions) = (seed.to_string(), sessions.to_string());
-    let output = raw(world, place, "fuzz", &[a, b, table::path(&planted)?, &seed, &sessions])?.run()?.ok()?;
+    let output =
+        raw(world, place, &["fuzz", HOST, "shop_trust"], &[a, b, table::path(&planted)?, &seed, &sessions])?
+            .run()?
+            .ok()?;
     let (text, last) = output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
     let words: Vec<&str> = last.split(' ').collect();
     let number = |name: &str| -> Result<u64> {

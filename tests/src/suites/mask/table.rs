@@ -6,14 +6,14 @@ use super::*;
 use crate::raw::cases::{self, Expect};
 
 /// What came of one case in one way of sending it.
-struct Line {
-    verdict: String,
+pub(super) struct Line {
+    pub(super) verdict: String,
     rows: String,
     hash: String,
-    leak: String,
+    pub(super) leak: String,
 }
 
-type Lines = BTreeMap<(String, String), Line>;
+pub(super) type Lines = BTreeMap<(String, String), Line>;
 
 pub(super) fn matrix(world: &mut World) -> Result<()> {
     let (one, other) = (Pair::copy(world, 900)?, Pair::copy(world, 901)?);
@@ -77,10 +77,12 @@ fn judge(case: &cases::Case, line: &Line, direct: &Line) -> Option<String> {
 }
 
 fn start(world: &World, place: &Cgroup, database: &str) -> Result<Running> {
-    raw(world, place, "matrix", &[database, path(&planted_in(world))?])?.start()
+    let planted = planted_in(world);
+    let args = [database, path(&planted)?, "simple", "text", "binary"];
+    raw(world, place, &["matrix", HOST, "shop_trust"], &args)?.start()
 }
 
-fn lines(played: Running) -> Result<Lines> {
+pub(super) fn lines(played: Running) -> Result<Lines> {
     let output = played.finish(Duration::from_secs(180))?.ok()?;
     let mut lines = Lines::new();
     for line in output.lines() {
