@@ -13,6 +13,8 @@ packages=(
     default-jre-headless libpostgresql-jdbc-java bsh
     # Containers, network namespaces and packet filters for the suite `bypass`.
     runc iproute2 nftables
+    # Who can say whether a container exists, and what plays the others, for the suite `identity`.
+    podman python3-grpcio
     openssh-server openssh-client rsync git python3-paramiko python3-asyncssh
 )
 

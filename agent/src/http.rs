@@ -1,6 +1,7 @@
 //! One HTTPS request at a time, to an identity provider or a webhook: bounded in size and time, no redirects, no second
 //! try. Does not know what it carries.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// From the first packet to the last byte of the answer.
@@ -34,6 +35,8 @@ pub enum HttpError {
     Body(String),
     #[error("{0} did not answer within 10 s")]
     Slow(String),
+    #[error("{to} is served by user {uid}, not by root")]
+    NotRoot { to: String, uid: u32 },
 }
 
 /// An address that may be asked: https, or http on loopback.
@@ -75,6 +78,12 @@ impl Http {
     /// When there is no good answer in time.
     pub async fn get(&self, uri: &Uri) -> Result<Bytes, HttpError> {
         self.limited(uri, Method::GET, None, &[]).await
+    }
+
+    /// # Errors
+    /// When there is no good answer in time.
+    pub async fn get_with(&self, uri: &Uri, headers: &[(&'static str, String)]) -> Result<Bytes, HttpError> {
+        self.limited(uri, Method::GET, None, headers).await
     }
 
     /// Sends a form, already encoded.
@@ -126,6 +135,32 @@ impl Http {
         let name = ServerName::try_from(host).map_err(|_| bad())?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(failed)?;
         talk(stream, uri, method, content, headers).await
+    }
+}
+
+/// Asks a service of this host by its unix socket.
+///
+/// # Errors
+/// When there is no good answer in time, or somebody else than root would give it.
+pub async fn get_local(socket: &Path, path: &str) -> Result<Bytes, HttpError> {
+    let shown = || socket.display().to_string();
+    let uri: Uri =
+        format!("http://localhost{path}").parse().map_err(|_| HttpError::Address(path.to_owned()))?;
+    let asked = async { talk(local(socket).await?, &uri, Method::GET, None, &[]).await };
+    tokio::time::timeout(LONGEST, asked).await.unwrap_or_else(|_| Err(HttpError::Slow(shown())))
+}
+
+/// Connects to a socket of this host that a process of root listens on.
+///
+/// # Errors
+/// When it cannot be reached, or is somebody else's.
+pub async fn local(socket: &Path) -> Result<UnixStream, HttpError> {
+    let to = || socket.display().to_string();
+    let failed = |source| HttpError::Connect { to: to(), source };
+    let stream = UnixStream::connect(socket).await.map_err(failed)?;
+    match stream.peer_cred().map_err(failed)?.uid() {
+        0 => Ok(stream),
+        uid => Err(HttpError::NotRoot { to: to(), uid }),
     }
 }
 

@@ -9,6 +9,7 @@ mod jwt;
 mod keeper;
 pub mod keys;
 pub mod provider;
+mod source;
 pub mod token;
 
 use std::sync::Arc;
@@ -28,8 +29,19 @@ pub enum IdentityError {
     Unknown(String),
     #[error("identity {identity} has no token: {why}")]
     NoToken { identity: String, why: String },
+    #[error("identity {identity} goes by what cgroup {cgroup} is called, and that is not confirmed: {why}")]
+    Unverified { identity: String, cgroup: String, why: String },
     #[error("cgroup {cgroup} is claimed by several identities ({names}), so it is none of them")]
     Ambiguous { cgroup: String, names: String },
+}
+
+/// On whose word a workload is somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The configuration names the cgroup itself.
+    Configured,
+    /// What the cgroup is called. An authority has to confirm it, unless the name suffices.
+    Name { suffices: bool },
 }
 
 /// The configured identities.
@@ -76,6 +88,13 @@ impl Identities {
         self.owners.iter().find(|(identity, _)| identity == name).map(|(_, owner)| owner.as_str())
     }
 
+    /// The groups it is in by configuration.
+    #[must_use]
+    pub fn groups(&self, name: &str) -> Vec<String> {
+        let of_it = self.rules.iter().find(|(_, principal)| principal.name() == name);
+        of_it.map(|(_, principal)| principal.groups().to_vec()).unwrap_or_default()
+    }
+
     /// Whether it sends again what needs an approval, instead of waiting.
     #[must_use]
     pub fn retries(&self, name: &str) -> bool {
@@ -88,21 +107,26 @@ impl Identities {
         self.rules.iter().any(|(_, principal)| principal.name() == name)
     }
 
-    /// Who a process of this cgroup is.
+    /// Who a process of this cgroup is, if the cgroup is what it is called.
     ///
     /// # Errors
     /// When nothing is configured for it, or more than one thing: neither is anybody.
     pub fn identify(&self, cgroup: Option<&str>) -> Result<Principal, IdentityError> {
-        let cgroup = cgroup.ok_or(IdentityError::CgroupGone)?;
-        let placement = grammar::parse_path(cgroup, grammar::Options::default()).placement;
-        self.identify_as(cgroup, &placement)
+        self.find(cgroup).map(|(principal, _)| principal)
     }
 
-    /// The same, when it is known already what the path stands for.
+    /// The same, and on whose word.
     ///
     /// # Errors
     /// As [`Identities::identify`].
-    pub fn identify_as(&self, cgroup: &str, placement: &Placement) -> Result<Principal, IdentityError> {
+    pub fn find(&self, cgroup: Option<&str>) -> Result<(Principal, Word), IdentityError> {
+        let cgroup = cgroup.ok_or(IdentityError::CgroupGone)?;
+        let placement = grammar::parse_path(cgroup, grammar::Options::default()).placement;
+        let (principal, word) = self.matching(cgroup, &placement)?;
+        Ok((self.standing(principal)?, word))
+    }
+
+    fn matching(&self, cgroup: &str, placement: &Placement) -> Result<(&Principal, Word), IdentityError> {
         let by_path = self
             .rules
             .iter()
@@ -111,19 +135,21 @@ impl Identities {
                 Whose::Match(_) => None,
             })
             .min_by_key(|(length, _)| *length)
-            .map(|(_, principal)| principal);
+            .map(|(_, principal)| (principal, Word::Configured));
         let by_placement = self.rules.iter().filter_map(|(whose, principal)| match whose {
             Whose::Cgroup(_) => None,
-            Whose::Match(rule) => is_met(rule, placement).then_some(principal),
+            Whose::Match(rule) if !is_met(rule, placement) => None,
+            Whose::Match(rule) if rule.unverified => Some((principal, Word::Name { suffices: true })),
+            Whose::Match(_) => Some((principal, Word::Name { suffices: false })),
         });
-        let mut found: Vec<&Principal> = by_path.into_iter().chain(by_placement).collect();
-        found.dedup_by(|a, b| a.name() == b.name());
+        let mut found: Vec<(&Principal, Word)> = by_path.into_iter().chain(by_placement).collect();
+        found.dedup_by(|a, b| a.0.name() == b.0.name());
         match found.as_slice() {
             [] => Err(IdentityError::Unknown(cgroup.to_owned())),
-            [one] => self.standing(one),
+            [one] => Ok(*one),
             several => Err(IdentityError::Ambiguous {
                 cgroup: cgroup.to_owned(),
-                names: several.iter().map(|principal| principal.name()).collect::<Vec<_>>().join(", "),
+                names: several.iter().map(|(principal, _)| principal.name()).collect::<Vec<_>>().join(", "),
             }),
         }
     }

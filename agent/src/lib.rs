@@ -2,10 +2,12 @@
 //! `cargo xtask tidy`.
 
 pub mod app;
+pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod gate;
+pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod intercept;

@@ -8,13 +8,15 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chaperone_policy::Principal;
 use tokio::net::TcpStream;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
+use crate::authority::Authorities;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::identity::{Identities, IdentityError};
+use crate::identity::{Identities, IdentityError, Word};
 use crate::intercept::Lookup;
 use crate::protocol::{Admitted, Protocol, Services};
 use crate::record::Journal;
@@ -37,6 +39,7 @@ pub struct Service {
 pub struct World {
     pub config: Config,
     pub identities: Identities,
+    pub authorities: Authorities,
     pub services: Vec<Service>,
 }
 
@@ -160,12 +163,15 @@ async fn admit<L: Lookup>(
     let origin = origin.ok_or(Refusal::NoFlow(client))?;
     let destination = reachable(origin.destination.0);
     seen.destination = Some(destination);
-    let workload = shared.provenance.describe(&origin).await;
+    let mut workload = shared.provenance.describe(&origin).await;
     seen.workload = Some(workload.clone());
     let service = world.service(destination).ok_or(Refusal::NoTarget(destination))?;
     seen.target = Some(service.backend.target.name.clone());
     seen.protocol = Some(service.protocol.clone());
-    let principal = world.identities.identify(workload.cgroup.as_deref())?;
+    let (principal, word) = world.identities.find(workload.cgroup.as_deref())?;
+    let confirmed = confirm(world, &principal, word, &mut workload).await;
+    seen.workload = Some(workload.clone());
+    confirmed?;
     let principal = principal.through(workload::facts(&workload));
     let full = shared.journal.usage();
     if full >= FULL {
@@ -185,6 +191,28 @@ async fn admit<L: Lookup>(
         login_timeout,
     };
     Ok((admitted, service.protocol.clone()))
+}
+
+/// Has it confirmed that the cgroup is what its name says, where the identity rests on that.
+async fn confirm(
+    world: &World,
+    principal: &Principal,
+    word: Word,
+    workload: &mut Workload,
+) -> Result<(), IdentityError> {
+    let Word::Name { suffices } = word else { return Ok(()) };
+    let cgroup = workload.cgroup.clone().ok_or(IdentityError::CgroupGone)?;
+    match world.authorities.confirm(workload.cgroup_id, &cgroup).await {
+        Ok(authority) => {
+            workload.confirmed_by = Some(authority.to_owned());
+            Ok(())
+        }
+        Err(doubt) => {
+            workload.unverified = Some(doubt.to_string());
+            let (identity, why) = (principal.name().to_owned(), doubt.to_string());
+            if suffices { Ok(()) } else { Err(IdentityError::Unverified { identity, cgroup, why }) }
+        }
+    }
 }
 
 fn refused(

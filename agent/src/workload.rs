@@ -174,5 +174,7 @@ pub fn facts(workload: &Workload) -> policy::Workload {
         cgroup: workload.cgroup.clone(),
         ancestors: workload.ancestors.iter().filter_map(|ancestor| ancestor.exe.clone()).collect(),
         ancestors_complete: workload.ancestors_complete,
+        unverified: workload.unverified.is_some(),
+        confirmed_by: workload.confirmed_by.clone(),
     }
 }

@@ -92,6 +92,9 @@ fn no_effect(key: &str, policy: &Policy, actions: &[Action]) -> Option<Problem> 
         "approval" if actions.iter().all(|action| *action == Action::Unmask) => {
             "unmasking is not held; a column is shown or masked"
         }
+        "approval" if actions.iter().all(|action| !action.is_done()) => {
+            "a yes does not wait for another yes; @quorum says how many it takes"
+        }
         "quorum" | "approval_ttl" if policy.annotation("approval").is_none() => {
             "it belongs to @approval, which is missing"
         }
@@ -103,7 +106,7 @@ fn no_effect(key: &str, policy: &Policy, actions: &[Action]) -> Option<Problem> 
         "record" if forbid && policy.annotation("approval").is_none() => {
             "nothing runs that could be recorded; the denial itself always is"
         }
-        "record" if actions.iter().all(|action| *action == Action::Unmask) => {
+        "record" if actions.iter().all(|action| !action.is_done()) => {
             "what is recorded is decided with the statement, not with the column"
         }
         _ => return None,

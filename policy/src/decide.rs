@@ -13,10 +13,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cedar_policy::{Authorizer, Context, Entities, Request as CedarRequest, RestrictedExpression};
+use cedar_policy::{
+    ActionConstraint, Authorizer, Context, Entities, Request as CedarRequest, RestrictedExpression,
+};
 
 use crate::annotation::ApprovalNeed;
-use crate::entity::{Kind, Principal, Resource};
+use crate::entity::{Kind, Principal, Resource, uid};
 use crate::index::{Bucket, RuleNo, Stage};
 use crate::load::{PolicySet, Rule};
 use crate::vocabulary::{Action, ContextOf, Flag, MaskWith, RecordMode};
@@ -37,6 +39,8 @@ pub struct Request<'a> {
     pub tables: &'a [Resource],
     /// What is asked of a host, with the actions that are about hosts.
     pub host: Option<&'a HostFacts<'a>>,
+    /// What is approved, with the action that is about approving.
+    pub approving: Option<&'a Approving<'a>>,
     /// What has been given for this statement so far.
     pub approvals: &'a [Approval],
     /// What an approval has to have been given for. Empty: nothing can be approved.
@@ -53,6 +57,7 @@ impl<'a> Request<'a> {
             flags: &[],
             tables: &[],
             host: None,
+            approving: None,
             approvals: &[],
             statement_hash: "",
         }
@@ -70,6 +75,19 @@ pub struct HostFacts<'a> {
     pub line: &'a str,
     pub path: &'a str,
     pub via: &'a str,
+}
+
+/// What a person would say yes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Approving<'a> {
+    /// Who it is for, through the process that waits.
+    pub identity: &'a Principal,
+    /// The person behind the identity.
+    pub owner: Option<&'a str>,
+    /// `statement`, `access` or `grant`.
+    pub kind: &'a str,
+    /// The rules that hold it.
+    pub rules: &'a [String],
 }
 
 /// One approver's yes. The caller vouches for `by` and `groups`.
@@ -160,6 +178,36 @@ impl PolicySet {
             .is_ok_and(|decision| decision.effect == Effect::Permit)
     }
 
+    /// Whether a person may approve. Where no permit is about approving, whoever a rule's `@approval` names may; a forbid
+    /// counts in any case.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn may_approve(
+        &self,
+        person: &Principal,
+        resource: &Resource,
+        approving: &Approving<'_>,
+    ) -> Result<(), Box<Decision>> {
+        let request =
+            Request { approving: Some(approving), ..Request::new(person, Action::Approve, resource) };
+        match self.try_decide(&request) {
+            Ok(decision) if decision.effect == Effect::Permit => Ok(()),
+            Ok(decision) => Err(Box::new(decision)),
+            Err(denial) if denial.cause == Cause::NoPermit && !self.says_who_approves() => Ok(()),
+            Err(denial) => Err(denial),
+        }
+    }
+
+    fn says_who_approves(&self) -> bool {
+        let about_it = |rule: &Rule| {
+            rule.permit
+                && rule.actions.contains(&Action::Approve)
+                && !matches!(rule.policy.action_constraint(), ActionConstraint::Any)
+        };
+        self.rules.iter().any(about_it)
+    }
+
     fn try_decide(&self, request: &Request<'_>) -> Result<Decision, Box<Decision>> {
         if !self.index.applies(request.action, request.resource.kind()) {
             return Err(invalid(request, "the action does not apply to such a resource"));
@@ -220,7 +268,7 @@ impl PolicySet {
     fn what_else(&self, request: &Request<'_>) -> Option<String> {
         let mut permitted = Vec::new();
         let mut held = Vec::new();
-        for action in Action::ALL.iter().filter(|action| **action != Action::Unmask) {
+        for action in Action::ALL.iter().filter(|action| action.is_done()) {
             let other = Request { action: *action, approvals: &[], ..*request };
             match self.try_decide(&other).map(|decision| decision.effect) {
                 Ok(Effect::Permit) => permitted.push(action.as_str()),
@@ -317,14 +365,16 @@ impl PolicySet {
         let principal = request.principal.lineage();
         let resource = request.resource.lineage();
         let action = self.index.action(request.action).ok_or("the schema does not know the action")?;
+        let asked_for = request.approving.map(|approving| approving.identity.lineage().entity.clone());
         let entities = request
             .resource
             .store()?
-            .add_entities([principal.entity.clone(), action.clone()], None)
+            .add_entities([principal.entity.clone(), action.clone()].into_iter().chain(asked_for), None)
             .map_err(|error| error.to_string())?;
         let context = match request.action.context() {
             ContextOf::Nothing => request.principal.facts().alone()?,
             ContextOf::Statement => statement(request)?,
+            ContextOf::Approving => approving(request)?,
             of => host(of, request)?,
         };
         // The types above leave nothing for the schema to object to, and asking it costs about 8 us.
@@ -351,6 +401,22 @@ fn statement(request: &Request<'_>) -> Result<Context, String> {
     Context::from_pairs(pairs).map_err(|error| error.to_string())
 }
 
+/// The context of a yes, as the schema's `Approving` has it.
+fn approving(request: &Request<'_>) -> Result<Context, String> {
+    let approving = request.approving.ok_or("nothing is known of what would be approved")?;
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let identity = approving.identity.lineage().uid.clone();
+    let owner = approving.owner.map(|owner| uid(Kind::Person, owner.to_owned()));
+    let owner = owner.map(|owner| ("owner".to_owned(), RestrictedExpression::new_entity_uid(owner)));
+    let always = [
+        ("identity".to_owned(), RestrictedExpression::new_entity_uid(identity)),
+        ("kind".to_owned(), text(approving.kind)),
+        ("rules".to_owned(), RestrictedExpression::new_set(approving.rules.iter().map(|rule| text(rule)))),
+        approving.identity.facts().attribute()?,
+    ];
+    Context::from_pairs(always.into_iter().chain(owner)).map_err(|error| error.to_string())
+}
+
 /// The context of a request to a host, as the schema's `Command`, `FileAccess` and `Login` have it.
 fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
     let facts = request.host.ok_or("nothing is known of the request")?;
@@ -369,7 +435,7 @@ fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
         ContextOf::File => {
             pairs.extend([("path".to_owned(), text(facts.path)), ("via".to_owned(), text(facts.via))]);
         }
-        ContextOf::Login | ContextOf::Nothing | ContextOf::Statement => {}
+        ContextOf::Login | ContextOf::Nothing | ContextOf::Statement | ContextOf::Approving => {}
     }
     Context::from_pairs(pairs).map_err(|error| error.to_string())
 }

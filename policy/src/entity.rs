@@ -30,11 +30,20 @@ struct PrincipalInner {
 
 impl Principal {
     pub fn new<G: Into<String>>(name: &str, groups: impl IntoIterator<Item = G>) -> Principal {
+        Self::of(Kind::NonHumanIdentity, name, groups)
+    }
+
+    fn of<G: Into<String>>(kind: Kind, name: &str, groups: impl IntoIterator<Item = G>) -> Principal {
         let groups: Vec<String> = groups.into_iter().map(Into::into).collect();
         let parents = groups.iter().map(|group| uid(Kind::Group, group.clone())).collect();
-        let lineage = Lineage::new(uid(Kind::NonHumanIdentity, name.to_owned()), parents);
+        let lineage = Lineage::new(uid(kind, name.to_owned()), parents);
         let inner = Arc::new(PrincipalInner { name: name.to_owned(), groups, lineage });
         Principal { inner, facts: Facts::of(Workload::default()) }
+    }
+
+    /// Somebody who approves.
+    pub fn person<G: Into<String>>(name: &str, groups: impl IntoIterator<Item = G>) -> Principal {
+        Self::of(Kind::Person, name, groups)
     }
 
     /// The same identity through the same process, in these groups besides.
@@ -199,6 +208,7 @@ impl Lineage {
 pub enum Kind {
     Group,
     NonHumanIdentity,
+    Person,
     Env,
     Target,
     Database,
@@ -213,9 +223,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Group,
         Kind::NonHumanIdentity,
+        Kind::Person,
         Kind::Env,
         Kind::Target,
         Kind::Database,
@@ -233,6 +244,7 @@ impl Kind {
         match self {
             Kind::Group => "Group",
             Kind::NonHumanIdentity => "NonHumanIdentity",
+            Kind::Person => "Person",
             Kind::Env => "Env",
             Kind::Target => "Target",
             Kind::Database => "Database",
@@ -259,7 +271,13 @@ impl Kind {
             Kind::Schema => Some(&['/', '/']),
             Kind::Table | Kind::Routine => Some(&['/', '/', '.']),
             Kind::Column => Some(&['/', '/', '.', '.']),
-            Kind::Group | Kind::NonHumanIdentity | Kind::Env | Kind::Tag | Kind::Flag | Kind::Action => None,
+            Kind::Group
+            | Kind::NonHumanIdentity
+            | Kind::Person
+            | Kind::Env
+            | Kind::Tag
+            | Kind::Flag
+            | Kind::Action => None,
         }
     }
 
@@ -274,6 +292,7 @@ impl Kind {
             Kind::Column => "Column::\"target/database/schema.table.column\"",
             Kind::Group => "Group::\"name\"",
             Kind::NonHumanIdentity => "NonHumanIdentity::\"name\"",
+            Kind::Person => "Person::\"name\"",
             Kind::Env => "Env::\"name\"",
             Kind::Account => "Account::\"target/login\"",
             Kind::Tag => "Tag::\"name\"",

@@ -13,6 +13,10 @@ pub(crate) const ATTRIBUTES: &[&str] = &[
     "login",
     "path",
     "via",
+    "identity",
+    "owner",
+    "kind",
+    "rules",
     "workload",
     "exe",
     "exe_sha256",
@@ -21,6 +25,8 @@ pub(crate) const ATTRIBUTES: &[&str] = &[
     "cgroup",
     "ancestors",
     "ancestors_complete",
+    "unverified",
+    "confirmed_by",
 ];
 
 const ACTION_GROUPS: &[&str] = &["sql:all", "sql:read", "sql:write", "ssh:all", "file:all"];
@@ -44,6 +50,7 @@ pub(crate) fn for_validation(message: &str) -> Option<String> {
     }
     if message.contains("in context for Action::\"connect\"")
         || message.contains("in context for Action::\"unmask\"")
+        || message.contains("in context for Action::\"approve\"")
     {
         return Some(
             "only statements have facts: name their actions in the scope, for example action in Action::\"sql:all\"".into(),

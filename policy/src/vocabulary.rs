@@ -82,6 +82,8 @@ closed_list!(
         FileRead = "file:read",
         FileWrite = "file:write",
         FileRemove = "file:remove",
+        /// A person says yes to what an identity asks for.
+        Approve = "approve",
     }
 );
 
@@ -94,6 +96,7 @@ impl Action {
     pub(crate) fn context(self) -> ContextOf {
         match self {
             Action::Connect | Action::Unmask => ContextOf::Nothing,
+            Action::Approve => ContextOf::Approving,
             Action::Exec | Action::ExecDynamic => ContextOf::Command,
             Action::Shell | Action::Pty | Action::Sftp => ContextOf::Login,
             Action::FileList | Action::FileRead | Action::FileWrite | Action::FileRemove => ContextOf::File,
@@ -111,6 +114,11 @@ impl Action {
             | Action::Admin
             | Action::Listen => ContextOf::Statement,
         }
+    }
+
+    /// What an identity does. The others are decided about what it sees, and about people.
+    pub(crate) fn is_done(self) -> bool {
+        !matches!(self, Action::Unmask | Action::Approve)
     }
 
     /// Whether rows can come back, so that a row limit or a mask means something.
@@ -137,6 +145,7 @@ pub(crate) enum ContextOf {
     Command,
     Login,
     File,
+    Approving,
 }
 
 closed_list!(

@@ -23,6 +23,10 @@ pub struct Workload {
     pub ancestors: Vec<String>,
     /// None is missing among the ancestors.
     pub ancestors_complete: bool,
+    /// Who the identity is was read off a cgroup's name, and nobody confirmed that the name tells the truth.
+    pub unverified: bool,
+    /// The authority that did.
+    pub confirmed_by: Option<String>,
 }
 
 impl Default for Workload {
@@ -36,6 +40,8 @@ impl Default for Workload {
             cgroup: None,
             ancestors: Vec::new(),
             ancestors_complete: false,
+            unverified: false,
+            confirmed_by: None,
         }
     }
 }
@@ -81,16 +87,24 @@ impl fmt::Debug for Facts {
 
 const ATTRIBUTE: &str = "workload";
 
+/// Who can confirm what a cgroup's name says.
+const AUTHORITIES: [&str; 4] = ["systemd", "docker", "podman", "cri"];
+
 fn record(workload: &Workload) -> Result<RestrictedExpression, String> {
     let string = |text: &String| RestrictedExpression::new_string(text.clone());
-    let optional =
-        [("exe", &workload.exe), ("exe_sha256", &workload.exe_sha256), ("cgroup", &workload.cgroup)];
+    let optional = [
+        ("exe", &workload.exe),
+        ("exe_sha256", &workload.exe_sha256),
+        ("cgroup", &workload.cgroup),
+        ("confirmed_by", &workload.confirmed_by),
+    ];
     let ancestors = RestrictedExpression::new_set(workload.ancestors.iter().map(string));
     let always = [
         ("uid", RestrictedExpression::new_long(workload.uid.into())),
         ("gid", RestrictedExpression::new_long(workload.gid.into())),
         ("ancestors", ancestors),
         ("ancestors_complete", RestrictedExpression::new_bool(workload.ancestors_complete)),
+        ("unverified", RestrictedExpression::new_bool(workload.unverified)),
     ];
     let known = optional.into_iter().filter_map(|(name, text)| Some((name, string(text.as_ref()?))));
     let fields = known.chain(always).map(|(name, value)| (name.to_owned(), value));
@@ -127,6 +141,9 @@ fn impossible_in(operands: &serde_json::Value) -> Option<(String, String, &'stat
             "64 lower-case hexadecimal digits",
         ),
         "cgroup" => (|text| text.starts_with('/'), "\"/agents.slice/billing-bot.service\""),
+        "confirmed_by" => {
+            (|text| AUTHORITIES.contains(&text), "\"systemd\", \"docker\", \"podman\" or \"cri\"")
+        }
         _ => return None,
     };
     let mut literals = Vec::new();

@@ -10,7 +10,7 @@ use cedar_policy::EntityUid;
 
 use crate::entity::Kind;
 use crate::load::{PolicySet, Rule};
-use crate::vocabulary::{Flag, RecordMode, nearest};
+use crate::vocabulary::{Action, Flag, RecordMode, nearest};
 
 /// What exists. `None` means that it is not known here, and is not compared.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,8 @@ pub struct World {
     pub tags: BTreeSet<String>,
     /// Groups of people who can approve.
     pub approver_groups: Option<BTreeSet<String>>,
+    /// People: those who can approve, and those behind identities.
+    pub people: Option<BTreeSet<String>>,
     /// The recording modes this agent has.
     pub record_modes: Option<BTreeSet<RecordMode>>,
     /// The flags this agent's parsers set.
@@ -72,7 +74,14 @@ fn undefined(rule: &Rule, uid: &EntityUid, world: &World) -> Option<Finding> {
     let name = names.first()?.as_str();
     let (what, known): (&str, Vec<&str>) = match kind {
         Kind::NonHumanIdentity => ("identity", strings(&world.identities)),
+        // Where nobody is said to approve, root does, and is of every group.
+        Kind::Group if rule.actions == [Action::Approve] && world.approver_groups.is_none() => return None,
+        Kind::Group if rule.actions.contains(&Action::Approve) => {
+            let people = world.approver_groups.iter().flatten();
+            ("group", world.groups.iter().chain(people).map(String::as_str).collect())
+        }
         Kind::Group => ("group", strings(&world.groups)),
+        Kind::Person => ("person", strings(world.people.as_ref()?)),
         Kind::Env => ("environment", world.targets.values().map(String::as_str).collect()),
         Kind::Target
         | Kind::Database

@@ -16,6 +16,7 @@ use crate::sh;
 /// Modules of agent/src, and the ones each may name. A module may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("app", &["*"]),
+    ("authority", &["workload", "config", "http", "grpc"]),
     (
         "cli",
         &[
@@ -29,13 +30,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "identity",
             "workload",
             "privileges",
+            "authority",
         ],
     ),
     ("config", &["secret", "workload"]),
     ("control", &["registry", "gate", "record", "config"]),
-    ("gate", &["record", "config"]),
+    ("gate", &["record", "config", "workload"]),
+    ("grpc", &["http"]),
     ("http", &[]),
-    ("identity", &["workload", "config", "upstream", "http"]),
+    ("identity", &["workload", "config", "upstream", "http", "grpc"]),
     ("intercept", &[]),
     ("privileges", &["config"]),
     ("protocol", &["privileges", "trust", "gate", "upstream", "record", "registry", "config", "secret"]),
@@ -48,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "intercept",
             "workload",
             "identity",
+            "authority",
             "protocol",
             "gate",
             "upstream",

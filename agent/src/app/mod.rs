@@ -373,7 +373,7 @@ async fn drain(registry: &Registry) {
 
 fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
     let shared = Arc::clone(&agent.shared);
-    let known = Arc::clone(&agent.shared);
+    let [known, sited] = std::array::from_fn(|_| Arc::clone(&agent.shared));
     let identified = move |cgroup: &str| shared.world().identities.claimed(cgroup);
     let [stats, draining, take_over, upgrade, reload] = std::array::from_fn(|_| Arc::clone(agent));
     Operator {
@@ -384,8 +384,10 @@ fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
         known: Box::new(move |name| {
             let world = known.world();
             let owner = world.identities.owner(name).map(str::to_owned);
-            world.identities.has(name).then_some(Known { owner })
+            let groups = world.identities.groups(name);
+            world.identities.has(name).then_some(Known { owner, groups })
         }),
+        sites: Box::new(move || world::sites(&sited.world().config)),
         stats: Box::new(move || {
             let stats = stats.intercept().stats();
             let Ok(stats) = stats else { return Vec::new() };

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use chaperone_policy::{self as policy, PolicySet};
 
+use crate::authority::Authorities;
 use crate::config::{self, Config, Guard, Target};
-use crate::control::HostBook;
+use crate::control::{HostBook, Site};
 use crate::gate;
 use crate::identity::{Identities, Tokens};
 use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets};
@@ -50,7 +51,8 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     let known = before.map(|world| world.identities.tokens());
     let tokens = Tokens::start(&config.providers, &config.identities, known)?;
     let identities = Identities::new(config.identities.clone()).with_tokens(tokens);
-    Ok(World { identities, services, config })
+    let authorities = Authorities::new(&config.authorities, &intercept::cgroup2_mount()?);
+    Ok(World { identities, authorities, services, config })
 }
 
 /// The protocol of a target nobody has a session with yet, or whose keys are read again.
@@ -170,10 +172,24 @@ fn policy_world(config: &Config) -> policy::World {
             .collect(),
         approver_groups: (!config.approvers.is_empty())
             .then(|| config.approvers.iter().flat_map(|person| person.groups.iter().cloned()).collect()),
+        people: (!config.approvers.is_empty()).then(|| {
+            let behind = config.identities.iter().filter_map(|identity| identity.owner.clone());
+            config.approvers.iter().map(|person| person.name.clone()).chain(behind).collect()
+        }),
         // What is not recorded yet must not look as if it were.
         record_modes: Some([policy::RecordMode::Rows, policy::RecordMode::Meta].into()),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
+}
+
+/// Where grants can let in.
+pub(super) fn sites(config: &Config) -> Vec<Site> {
+    let site = |target: &Target| {
+        let host = target.protocol == config::Protocol::Ssh;
+        let account = host.then(|| target.user.clone());
+        Site { target: target.name.clone(), env: target.env.clone(), host, account }
+    };
+    config.targets.iter().map(site).collect()
 }
 
 /// Groups that an identity can be in: by configuration, by its token, or lent.

@@ -1,4 +1,5 @@
-//! `chaperone identify`: what a process or a cgroup is taken for, and why. Asks no agent, only the configuration.
+//! `chaperone identify`: what a process or a cgroup is taken for, and why. Asks no agent, only the configuration and the
+//! authorities that it names.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,8 +8,10 @@ use serde::Serialize;
 
 use super::Failure;
 use super::operate::print_json;
+use crate::authority::{Authorities, Doubt};
 use crate::config::Config;
-use crate::identity::Identities;
+use crate::identity::{Identities, IdentityError, Word};
+use crate::intercept;
 use crate::workload::grammar::{self, Options, Parsed};
 
 #[derive(Serialize)]
@@ -23,6 +26,12 @@ struct Answer {
     /// Why there is no identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     nobody: Option<String>,
+    /// The authority that says the cgroup is what it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_by: Option<&'static str>,
+    /// Why none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unverified: Option<String>,
 }
 
 pub(super) fn identify(
@@ -43,21 +52,39 @@ pub(super) fn identify(
         (None, None) => return Err(Failure::Usage("say --pid or --cgroup".into())),
     };
     // Without tokens: what an identity provider would add is known to the running agent alone.
-    let identities = Identities::new(Config::load(config)?.identities);
+    let config = Config::load(config)?;
+    let identities = Identities::new(config.identities.clone());
     let unified = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
-    let found = identities.identify(Some(&unified));
+    let asked = ask(&config, &unified)?;
+    let found = identities.find(Some(&unified)).and_then(|(principal, word)| match (&asked, word) {
+        (Err(doubt), Word::Name { suffices: false }) => Err(IdentityError::Unverified {
+            identity: principal.name().to_owned(),
+            cgroup: unified.clone(),
+            why: doubt.to_string(),
+        }),
+        _ => Ok(principal),
+    });
     let answer = Answer {
         cgroup: unified,
         parsed: grammar::parse_lines(&text, Options::default()),
         identity: found.as_ref().ok().map(|principal| principal.name().to_owned()),
         groups: found.as_ref().ok().map(|principal| principal.groups().to_vec()),
         nobody: found.err().map(|error| error.to_string()),
+        confirmed_by: asked.as_ref().ok().copied(),
+        unverified: asked.err().filter(|doubt| *doubt != Doubt::NobodyToAsk).map(|doubt| doubt.to_string()),
     };
     if json {
         return print_json(&answer, out);
     }
     print(&answer, out)?;
     Ok(())
+}
+
+fn ask(config: &Config, cgroup: &str) -> Result<Result<&'static str, Doubt>, Failure> {
+    let mount = intercept::cgroup2_mount().map_err(|error| Failure::Failed(error.to_string()))?;
+    let authorities = Authorities::new(&config.authorities, &mount);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(authorities.ask(cgroup)))
 }
 
 fn print(answer: &Answer, out: &mut dyn Write) -> std::io::Result<()> {
@@ -69,6 +96,12 @@ fn print(answer: &Answer, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "{name:<10} {}", value.to_string().trim_matches('"'))?;
     }
     writeln!(out, "because    {}", answer.parsed.why)?;
+    if let Some(authority) = answer.confirmed_by {
+        writeln!(out, "confirmed  by {authority}")?;
+    }
+    if let Some(why) = &answer.unverified {
+        writeln!(out, "unverified {}", why.escape_debug())?;
+    }
     match (&answer.identity, &answer.nobody) {
         (Some(name), _) => {
             let groups = answer.groups.as_deref().unwrap_or_default().join(", ");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::authorities::{self, AuthoritiesFile};
 use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
@@ -39,6 +40,8 @@ pub(super) struct File {
     limits: LimitsFile,
     #[serde(default)]
     grants: GrantsFile,
+    #[serde(default)]
+    authorities: AuthoritiesFile,
     #[serde(default)]
     identities: Vec<IdentityFile>,
     #[serde(default)]
@@ -207,6 +210,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         }
     }
     let intercept = intercept(file.intercept, &mut problems);
+    let authorities = authorities::convert(file.authorities, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
     let approvers = people::convert(file.approvers, &mut problems);
     let webhooks = webhooks::convert(file.webhooks, &mut problems);
@@ -258,6 +262,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
             drain: Duration::from_secs(file.limits.drain_s),
         },
         grants: Grants { longest: Duration::from_secs(file.grants.longest_s) },
+        authorities,
         identities,
         approvers,
         providers,

@@ -46,9 +46,16 @@ pub struct Match {
     pub alloc: Option<String>,
     pub job: Option<String>,
     pub machine: Option<String>,
-    /// Take the path's word for it that the container exists.
+    /// Take the path's word for it when no authority confirms it; policies are told.
     #[serde(default)]
     pub unverified: bool,
+}
+
+impl Match {
+    /// Whether there is somebody to ask about workloads like this.
+    fn has_authority(&self) -> bool {
+        self.kind.is_unit() || matches!(self.kind, Kind::Container | Kind::K8s)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,7 +115,11 @@ pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> V
         if rules.iter().any(|before| before.whose == whose && matches!(whose, Whose::Match(_))) {
             problems.push(format!("{key}.match: another identity has the same"));
         }
-        let token = identity.token.and_then(|token| providers::token(&key, token, problems));
+        let pod = match &whose {
+            Whose::Match(rule) => rule.pod.clone(),
+            Whose::Cgroup(_) => None,
+        };
+        let token = identity.token.and_then(|token| providers::token(&key, token, pod.as_deref(), problems));
         let (name, groups, owner) = (identity.name, identity.groups, identity.owner);
         let retry = identity.hold == HoldMode::Retry;
         rules.push(IdentityRule { name, groups, owner, retry, token, whose });
@@ -179,9 +190,10 @@ fn check_match(key: &str, rule: &Match, problems: &mut Vec<String>) {
     if matches!(rule.kind, Kind::SystemdUser | Kind::ContainerRootless) && rule.uid.is_none() {
         problems.push(format!("{key}.uid: missing; any user of the host could take such a name"));
     }
-    if rule.kind.is_container() && !rule.unverified {
+    if !rule.has_authority() && !rule.unverified {
         problems.push(format!(
-            "{key}: no container runtime is asked whether the container exists; `unverified = true` takes the path's word"
+            "{key}: nobody can be asked whether this is what its cgroup's name says; `unverified = true` takes the \
+             name's word, and policies are told `context.workload.unverified`"
         ));
     }
 }

@@ -4,6 +4,7 @@
 //! engine. Everything that can be refused without touching the network or the kernel is refused here, all
 //! problems at once, each naming the key.
 
+mod authorities;
 mod file;
 mod identities;
 mod labels;
@@ -19,10 +20,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use authorities::Authorities;
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Label, MaskStyle};
 pub use people::Approver;
-pub use providers::{ProviderRule, TokenRule, TokenSource};
+pub use providers::{Client, Command, Platform, ProviderRule, TokenRule};
 pub use webhooks::{Shape, Webhook};
 
 use file::File;
@@ -52,6 +54,7 @@ pub struct Config {
     pub hold: Hold,
     pub limits: Limits,
     pub grants: Grants,
+    pub authorities: Authorities,
     pub identities: Vec<IdentityRule>,
     pub approvers: Vec<Approver>,
     pub providers: Vec<ProviderRule>,

@@ -29,21 +29,45 @@ pub struct TokenRule {
     pub provider: String,
     /// What its `sub` has to be.
     pub subject: String,
-    pub source: TokenSource,
+    /// What the platform gives; none: the provider itself is asked by the client.
+    pub platform: Option<Platform>,
+    /// How the agent proves itself to the provider. Besides a platform: its token is exchanged.
+    pub client: Option<Client>,
+    /// What `act.sub` of an exchanged token has to be.
+    pub actor: Option<String>,
+    /// The pod that a token of Kubernetes has to be bound to, which is the one the workload is in.
+    pub pod: Option<String>,
+}
+
+/// A client of the provider that proves itself by a key of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    pub id: String,
+    pub key_file: PathBuf,
+    pub key_id: Option<String>,
+    pub scope: Option<String>,
+    pub resource: Option<String>,
+}
+
+/// What gives tokens to workloads of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Platform {
+    /// A file that the platform keeps up to date.
+    File(PathBuf),
+    /// A command that prints one.
+    Command(Command),
+    /// GitHub Actions: an address and what to show there, in files that the runner's hook writes for each job.
+    Request { url_file: PathBuf, bearer_file: PathBuf },
+    /// SPIFFE's Workload API.
+    Spiffe { socket: PathBuf },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    /// client_credentials with a signed assertion.
-    Client {
-        id: String,
-        key_file: PathBuf,
-        key_id: Option<String>,
-        scope: Option<String>,
-        resource: Option<String>,
-    },
-    /// A file that the platform keeps up to date.
-    File { path: PathBuf },
+pub struct Command {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +94,13 @@ pub(super) struct TokenFile {
     client_key_id: Option<String>,
     scope: Option<String>,
     resource: Option<String>,
+    actor: Option<String>,
     file: Option<PathBuf>,
+    command: Option<Vec<String>>,
+    command_user: Option<String>,
+    request_url_file: Option<PathBuf>,
+    request_bearer_file: Option<PathBuf>,
+    spiffe_socket: Option<PathBuf>,
 }
 
 fn default_algorithms() -> Vec<String> {
@@ -134,32 +164,102 @@ fn provider(typed: ProviderFile, problems: &mut Vec<String>) -> ProviderRule {
     }
 }
 
-pub(super) fn token(key: &str, typed: TokenFile, problems: &mut Vec<String>) -> Option<TokenRule> {
-    let (subject, source) = match (typed.client_id, typed.client_key_file, typed.file) {
-        (Some(id), Some(key_file), None) => {
-            let (key_id, scope, resource) = (typed.client_key_id, typed.scope, typed.resource);
-            let subject = typed.subject.unwrap_or_else(|| id.clone());
-            (subject, TokenSource::Client { id, key_file, key_id, scope, resource })
-        }
-        (None, None, Some(path)) => {
-            if typed.client_key_id.is_some() || typed.scope.is_some() || typed.resource.is_some() {
+/// As typed to as meant. `pod` is the one that the identity's workloads are in, where that is said.
+pub(super) fn token(
+    key: &str,
+    mut typed: TokenFile,
+    pod: Option<&str>,
+    problems: &mut Vec<String>,
+) -> Option<TokenRule> {
+    let key = format!("{key}.token");
+    let client = client(&key, &mut typed, problems)?;
+    let platform = platform(&key, &typed, problems)?;
+    if client.is_none() && platform.is_none() {
+        problems.push(format!(
+            "{key}: nothing says where it comes from: `client_id` and `client_key_file`, `file`, `command`, \
+             `request_url_file` or `spiffe_socket`"
+        ));
+        return None;
+    }
+    let exchanged = client.is_some() && platform.is_some();
+    if typed.actor.is_some() && !exchanged {
+        problems.push(format!("{key}.actor: only a token that is exchanged says who acts"));
+    }
+    if pod.is_some() && platform.is_some() && exchanged {
+        problems.push(format!(
+            "{key}: a token that is exchanged does not say which pod it was bound to; leave `client_id` out"
+        ));
+    }
+    let named = match &client {
+        Some(client) if !exchanged => Some(client.id.clone()),
+        _ => None,
+    };
+    let Some(subject) = typed.subject.or(named) else {
+        problems
+            .push(format!("{key}.subject: missing; without it anybody's token of this provider would do"));
+        return None;
+    };
+    let pod = platform.as_ref().and(pod).map(str::to_owned);
+    Some(TokenRule { provider: typed.provider, subject, platform, client, actor: typed.actor, pod })
+}
+
+/// `None`: what was typed is no client, and not nothing either.
+fn client(key: &str, typed: &mut TokenFile, problems: &mut Vec<String>) -> Option<Option<Client>> {
+    let (key_id, scope, resource) = (typed.client_key_id.take(), typed.scope.take(), typed.resource.take());
+    match (typed.client_id.take(), typed.client_key_file.take()) {
+        (Some(id), Some(key_file)) => Some(Some(Client { id, key_file, key_id, scope, resource })),
+        (None, None) => {
+            if key_id.is_some() || scope.is_some() || resource.is_some() {
                 problems
-                    .push(format!("{key}.token: client_key_id, scope and resource do nothing with `file`"));
+                    .push(format!("{key}: client_key_id, scope and resource do nothing without a client"));
             }
-            let Some(subject) = typed.subject else {
-                problems.push(format!(
-                    "{key}.token.subject: missing; without it anybody's token of this provider would do"
-                ));
-                return None;
-            };
-            (subject, TokenSource::File { path })
+            Some(None)
         }
         _ => {
-            problems.push(format!("{key}.token: either `client_id` and `client_key_file`, or `file`"));
-            return None;
+            problems.push(format!("{key}: a client takes both `client_id` and `client_key_file`"));
+            None
         }
-    };
-    Some(TokenRule { provider: typed.provider, subject, source })
+    }
+}
+
+fn platform(key: &str, typed: &TokenFile, problems: &mut Vec<String>) -> Option<Option<Platform>> {
+    let mut found = Vec::new();
+    found.extend(typed.file.clone().map(Platform::File));
+    found.extend(typed.spiffe_socket.clone().map(|socket| Platform::Spiffe { socket }));
+    match (&typed.request_url_file, &typed.request_bearer_file) {
+        (Some(url_file), Some(bearer_file)) => {
+            found.push(Platform::Request { url_file: url_file.clone(), bearer_file: bearer_file.clone() });
+        }
+        (None, None) => {}
+        _ => problems.push(format!("{key}: a request takes `request_url_file` and `request_bearer_file`")),
+    }
+    match (typed.command.as_deref(), typed.command_user.as_deref()) {
+        (Some([program, args @ ..]), Some(user)) if program.starts_with('/') => {
+            match nix::unistd::User::from_name(user).ok().flatten() {
+                Some(user) if !user.uid.is_root() => found.push(Platform::Command(Command {
+                    program: program.into(),
+                    args: args.to_vec(),
+                    uid: user.uid.as_raw(),
+                    gid: user.gid.as_raw(),
+                })),
+                Some(_) => {
+                    problems.push(format!("{key}.command_user: not root; a user that owns nothing else"))
+                }
+                None => problems.push(format!("{key}.command_user: this host has no user `{user}`")),
+            }
+        }
+        (Some(_), Some(_)) => {
+            problems.push(format!("{key}.command: begins with the absolute path of a program"))
+        }
+        (Some(_), None) => problems.push(format!("{key}.command_user: missing; it does not run as root")),
+        (None, Some(_)) => problems.push(format!("{key}.command_user: does nothing without `command`")),
+        (None, None) => {}
+    }
+    if found.len() > 1 {
+        problems.push(format!("{key}: one of `file`, `command`, `request_url_file` and `spiffe_socket`"));
+        return None;
+    }
+    Some(found.pop())
 }
 
 /// Refuses tokens of providers that are not there.

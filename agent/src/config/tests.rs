@@ -75,7 +75,11 @@ fn an_identity_that_could_be_anybody_or_nobody_is_refused() {
     check(&of("kind='systemd', unit='*'"), Err("leave it out"));
     check(&of("kind='systemd', unti='x'"), Err("unknown field `unti`"));
     check(&of("kind='systemd-user', unit='x.service'"), Err("any user of the host"));
-    check(&of("kind='container', runtime='docker'"), Err("takes the path's word"));
+    check(&of("kind='container', runtime='docker'"), Ok(()));
+    check(&of("kind='nomad', task='web'"), Err("takes the name's word"));
+    check(&of("kind='container-rootless', uid=1000"), Err("takes the name's word"));
+    check(&of("kind='nomad', task='web', unverified=true"), Ok(()));
+    check("[authorities]\ndocker = 'x'", Err("authorities.docker"));
 }
 
 #[test]

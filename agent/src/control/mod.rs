@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use caller::Callers;
 pub use client::{ClientError, call, call_draining};
 pub use hosts::{HOSTS_SOCKET, HostBook, KeysOf, serve_hosts};
-pub use operator::{Known, Operator, Successor};
+pub use operator::{Known, Operator, Site, Successor};
 pub use server::Socket;
 
 use crate::gate::approvers::Signed;

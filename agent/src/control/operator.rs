@@ -9,7 +9,9 @@ use super::caller::{Caller, Callers};
 use super::{GrantInfo, Request, Response, Status};
 use crate::config::Approver;
 use crate::gate::approvers::{SignatureError, Statement};
-use crate::gate::{Gate, Given, Held, HoldInfo, Now, Resolution, Terms, Vote, Voted, issued_event};
+use crate::gate::{
+    Gate, Given, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event,
+};
 use crate::record::Journal;
 use crate::record::event::{Event, GrantIssued, HoldOutcome};
 use crate::registry::{Command, Registry};
@@ -28,6 +30,8 @@ pub struct Operator {
     pub reload: Box<dyn Fn() + Send + Sync>,
     /// The identity of this name in the configuration.
     pub known: Lookup,
+    /// The targets of the configuration.
+    pub sites: Box<dyn Fn() -> Vec<Site> + Send + Sync>,
 }
 
 type Lookup = Box<dyn Fn(&str) -> Option<Known> + Send + Sync>;
@@ -35,6 +39,17 @@ type Lookup = Box<dyn Fn(&str) -> Option<Known> + Send + Sync>;
 /// An identity, as far as grants go.
 pub struct Known {
     pub owner: Option<String>,
+    pub groups: Vec<String>,
+}
+
+/// A target, as far as grants go.
+pub struct Site {
+    pub target: String,
+    pub env: String,
+    /// Its databases are accounts of a host.
+    pub host: bool,
+    /// The account sessions are in, where that does not depend on the client.
+    pub account: Option<String>,
 }
 
 /// A new agent that asked to take over, and may.
@@ -127,6 +142,12 @@ impl Operator {
         // A signature is for what its maker was shown; whoever signs without having seen it signs nothing.
         if approve && voice.person.is_some() && voice.binding.is_none() {
             return self.refuse(voice.caller, "the signature does not say what it is for".into());
+        }
+        if approve
+            && let Some(info) = self.gate.holds().get(id)
+            && let Err(why) = self.gate.may_approve(&info, &vote.given)
+        {
+            return self.refuse(voice.caller, why);
         }
         match self.gate.holds().vote(id, vote, voice.binding.as_deref()) {
             Ok(Voted::Resolved(info)) => resolved(approve, &info),
@@ -227,6 +248,21 @@ impl Operator {
         if !not.is_empty() {
             let not = not.into_iter().collect::<Vec<_>>().join(", ");
             return Err(format!("{} may not lend: {not} (approvers.may_lend)", person.name));
+        }
+        self.policy_lets_grant(voice, terms, &known)
+    }
+
+    /// A grant for every target takes a permit for each.
+    fn policy_lets_grant(&self, voice: &Voice<'_>, terms: &Terms, known: &Known) -> Result<(), String> {
+        let sites = (self.sites)();
+        let meant = |site: &&Site| terms.target.as_ref().is_none_or(|target| *target == site.target);
+        for site in sites.iter().filter(meant) {
+            // Any database: the name of none.
+            let database = terms.database.as_deref().or(site.account.as_deref()).unwrap_or("*");
+            let place = Place { target: &site.target, env: &site.env, database, host: site.host };
+            let owner = known.owner.as_deref();
+            let granting = Granting { terms, groups: &known.groups, owner, place };
+            self.gate.may_grant(&granting, &voice.given())?;
         }
         Ok(())
     }

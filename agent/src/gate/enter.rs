@@ -24,7 +24,7 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn resource(&self) -> policy::Resource {
+    pub(super) fn resource(&self) -> policy::Resource {
         match self.host {
             true => policy::account(self.target, self.env, self.database),
             false => policy::Database::new(self.target, self.env, self.database).resource(),

@@ -30,7 +30,13 @@ pub struct HoldInfo {
     pub owner: Option<String>,
     pub workload: Option<Workload>,
     pub target: String,
+    /// Of the target.
+    #[serde(default)]
+    pub env: String,
     pub database: String,
+    /// `database` is an account of a host.
+    #[serde(default)]
+    pub host: bool,
     pub sql: String,
     pub binds: Vec<Bind>,
     /// SHA-256 over everything the approval is bound to, hex.
@@ -274,6 +280,12 @@ impl Holds {
         of_it.count()
     }
 
+    /// What waits under this id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<HoldInfo> {
+        self.lock().pending.get(id).map(|pending| pending.info.clone())
+    }
+
     #[must_use]
     pub fn list(&self) -> Vec<HoldInfo> {
         self.lock().pending.values().map(|pending| pending.info.clone()).collect()
@@ -394,7 +406,9 @@ mod tests {
             owner: Some("olga".into()),
             workload: None,
             target: "shop".into(),
+            env: "prod".into(),
             database: "crm".into(),
+            host: false,
             sql: "DELETE FROM t".into(),
             binds: vec![],
             binding: "b".into(),

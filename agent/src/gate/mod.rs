@@ -8,6 +8,7 @@ mod enter;
 mod grants;
 mod holds;
 mod staged;
+mod yes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,6 +24,7 @@ pub use holds::{
     AccessTerms, Held, HoldInfo, Holds, Need, Resolution, Ticket, TooMany, Vote, VoteError, Voted,
 };
 pub use staged::{Permit, Staged};
+pub use yes::Granting;
 
 use crate::config::Approver;
 use crate::record::event::{Event, GrantIssued, Verdict};

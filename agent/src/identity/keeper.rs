@@ -4,21 +4,16 @@
 //! and then the identity is nobody until there is another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use jsonwebtoken::{Algorithm, EncodingKey};
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use super::provider::{ClientKey, Provider, ProviderError, Wanted};
-use crate::config::{IdentityRule, ProviderRule, TokenRule, TokenSource};
+use super::provider::{Provider, ProviderError};
+use super::source::Source;
+use crate::config::{IdentityRule, ProviderRule, TokenRule};
 use crate::http;
 use crate::upstream::{self, UpstreamError};
 
@@ -28,7 +23,6 @@ const SOONEST: Duration = Duration::from_secs(1);
 /// A token in a file is somebody else's to renew; looked at this often.
 const FILE_EVERY: Duration = Duration::from_secs(30);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
-const LARGEST_FILE: u64 = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
@@ -40,6 +34,14 @@ pub enum KeeperError {
     Key { path: PathBuf },
     #[error("{path} holds no token")]
     NoToken { path: PathBuf },
+    #[error("{program}: {why}")]
+    Command { program: PathBuf, why: String },
+    #[error("the Workload API at {socket}: {why}")]
+    Spiffe { socket: PathBuf, why: String },
+    #[error("the token is not bound to pod {pod}, in which the workload is")]
+    OtherPod { pod: String },
+    #[error("nothing says where the token comes from")]
+    NoSource,
     #[error("provider {name}: {source}")]
     Tls { name: String, source: UpstreamError },
     #[error("{0}")]
@@ -169,42 +171,6 @@ impl State {
     }
 }
 
-enum Source {
-    Client { key: ClientKey, wanted: Wanted, subject: String },
-    File { path: PathBuf, subject: String },
-}
-
-impl Source {
-    fn load(rule: &TokenRule) -> Result<Self, KeeperError> {
-        let subject = rule.subject.clone();
-        Ok(match &rule.source {
-            TokenSource::Client { id, key_file, key_id, scope, resource } => {
-                let (key, algorithm) = client_key(key_file)?;
-                Self::Client {
-                    key: ClientKey { id: id.clone(), key, algorithm, kid: key_id.clone() },
-                    wanted: Wanted { scope: scope.clone(), resource: resource.clone() },
-                    subject,
-                }
-            }
-            TokenSource::File { path } => Self::File { path: path.clone(), subject },
-        })
-    }
-
-    async fn obtain(&self, provider: &Provider) -> Result<super::token::Token, KeeperError> {
-        match self {
-            Self::Client { key, wanted, subject } => Ok(provider.obtain(key, wanted, subject).await?),
-            Self::File { path, subject } => {
-                let failed = |source| KeeperError::Read { path: path.clone(), source };
-                if tokio::fs::metadata(path).await.map_err(failed)?.len() > LARGEST_FILE {
-                    return Err(KeeperError::NoToken { path: path.clone() });
-                }
-                let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
-                Ok(provider.check(text.trim(), Some(subject)).await?)
-            }
-        }
-    }
-}
-
 /// Obtains and replaces, until it is dropped.
 async fn keep(name: String, source: Source, provider: Arc<Provider>, state: Arc<Mutex<State>>) {
     let mut backoff = SOONEST;
@@ -223,7 +189,7 @@ async fn keep(name: String, source: Source, provider: Arc<Provider>, state: Arc<
                 let good = Good { groups, expires_unix_s: token.expires, until: Instant::now() + life };
                 *lock(&state) = State { good: Some(good), why: None };
                 let next = (life * REPLACED_AFTER / 100).max(SOONEST);
-                if matches!(source, Source::File { .. }) { next.min(FILE_EVERY) } else { next }
+                if source.is_renewed_elsewhere() { next.min(FILE_EVERY) } else { next }
             }
             Err(error) => {
                 warn!(identity = name, provider = provider.rule.name, %error, "no token");
@@ -248,23 +214,6 @@ fn tls(rule: &ProviderRule) -> Result<rustls::ClientConfig, KeeperError> {
     }
     upstream::client_tls(rule.ca_file.as_deref())
         .map_err(|source| KeeperError::Tls { name: rule.name.clone(), source })
-}
-
-fn client_key(path: &Path) -> Result<(EncodingKey, Algorithm), KeeperError> {
-    let failed = |source| KeeperError::Read { path: path.to_owned(), source };
-    let mode = std::fs::metadata(path).map_err(failed)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeeperError::Exposed { path: path.to_owned(), mode });
-    }
-    let bad = || KeeperError::Key { path: path.to_owned() };
-    let pem = PrivatePkcs8KeyDer::from_pem_file(path).map_err(|_| bad())?;
-    let der = pem.secret_pkcs8_der();
-    if Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).is_ok() {
-        return Ok((EncodingKey::from_ed_der(der), Algorithm::EdDSA));
-    }
-    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new())
-        .map(|_| (EncodingKey::from_ec_der(der), Algorithm::ES256))
-        .map_err(|_| bad())
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -133,19 +133,54 @@ impl Provider {
         wanted: &Wanted,
         subject: &str,
     ) -> Result<Token, ProviderError> {
+        self.granted("client_credentials", client, wanted, &[], subject).await
+    }
+
+    /// Exchanges a platform's token for one of this provider (RFC 8693), and checks that like any other.
+    ///
+    /// # Errors
+    /// When the provider gives none, or one that is not good.
+    pub async fn exchange(
+        &self,
+        client: &ClientKey,
+        wanted: &Wanted,
+        given: &str,
+        subject: &str,
+    ) -> Result<Token, ProviderError> {
+        let more = [
+            ("subject_token", Some(given)),
+            ("subject_token_type", Some("urn:ietf:params:oauth:token-type:jwt")),
+            ("requested_token_type", Some("urn:ietf:params:oauth:token-type:access_token")),
+            ("audience", Some(self.rule.audience.as_str())),
+        ];
+        self.granted("urn:ietf:params:oauth:grant-type:token-exchange", client, wanted, &more, subject).await
+    }
+
+    async fn granted(
+        &self,
+        grant_type: &str,
+        client: &ClientKey,
+        wanted: &Wanted,
+        more: &[(&str, Option<&str>)],
+        subject: &str,
+    ) -> Result<Token, ProviderError> {
         let endpoint = self.endpoint().await?;
-        let mut form = String::from("grant_type=client_credentials");
         let assertion = self.assertion(client)?;
         let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-        for (name, value) in [
+        let always = [
+            ("grant_type", Some(grant_type)),
             ("client_id", Some(client.id.as_str())),
             ("client_assertion_type", Some(kind)),
             ("client_assertion", Some(assertion.as_str())),
             ("scope", wanted.scope.as_deref()),
             ("resource", wanted.resource.as_deref()),
-        ] {
+        ];
+        let mut form = String::new();
+        for (name, value) in always.iter().chain(more) {
             let Some(value) = value else { continue };
-            form.push('&');
+            if !form.is_empty() {
+                form.push('&');
+            }
             form.push_str(name);
             form.push('=');
             push_encoded(&mut form, value);
@@ -157,6 +192,15 @@ impl Provider {
             return Err(ProviderError::TokenType(answer.token_type));
         }
         self.check(&answer.access_token, Some(subject)).await
+    }
+
+    /// Asks an address that is not the provider's own over the TLS that is the provider's.
+    pub(super) async fn get(
+        &self,
+        uri: &Uri,
+        headers: &[(&'static str, String)],
+    ) -> Result<bytes::Bytes, ProviderError> {
+        Ok(self.http.get_with(uri, headers).await?)
     }
 
     fn assertion(&self, client: &ClientKey) -> Result<String, ProviderError> {
@@ -267,4 +311,4 @@ fn push_encoded(out: &mut String, value: &str) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -44,6 +44,8 @@ pub enum TokenError {
     TooLasting(u64),
     #[error("the token's claim {0} is not a list of group names")]
     Groups(String),
+    #[error("the token does not say that {0} acts for its subject")]
+    Actor(String),
 }
 
 /// What is expected of a token.
@@ -177,6 +179,25 @@ fn check_claims(claims: Map<String, Value>, rules: &Rules, now: u64) -> Result<T
 }
 
 impl Token {
+    /// The pod that a token of Kubernetes is bound to, by uid.
+    #[must_use]
+    pub fn pod(&self) -> Option<&String> {
+        match self.claims.get("kubernetes.io")?.get("pod")?.get("uid")? {
+            Value::String(uid) => Some(uid),
+            _ => None,
+        }
+    }
+
+    /// Whether an exchanged token names this party as the one that acts now (RFC 8693, section 4.1). Whoever acted before is
+    /// told further inside, and says nothing about now.
+    ///
+    /// # Errors
+    /// When it names another, or nobody.
+    pub fn acted_for_by(&self, actor: &str) -> Result<(), TokenError> {
+        let now = self.claims.get("act").and_then(|act| act.get("sub")).and_then(Value::as_str);
+        if now == Some(actor) { Ok(()) } else { Err(TokenError::Actor(actor.to_owned())) }
+    }
+
     /// The groups in a claim, which may lie inside others: `realm_access.roles`. A claim that is not there is no group.
     ///
     /// # Errors

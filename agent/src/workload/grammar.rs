@@ -46,10 +46,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Kinds whose ids are given out by a container runtime, which can say whether they exist.
+    /// Kinds whose ids are given out by a container runtime.
     #[must_use]
     pub fn is_container(self) -> bool {
         matches!(self, Self::K8s | Self::Container | Self::ContainerRootless | Self::Ecs)
+    }
+
+    /// Kinds whose units the system's manager knows.
+    #[must_use]
+    pub fn is_unit(self) -> bool {
+        matches!(self, Self::Systemd | Self::SystemdUser | Self::Session | Self::Nspawn | Self::Vm)
     }
 
     /// Kinds that somebody can be. The others say that nothing is known.
@@ -142,12 +148,15 @@ impl Placement {
 pub struct Parsed {
     #[serde(flatten)]
     pub placement: Placement,
+    /// The part of the path that was understood: the cgroup of the unit, container or job itself.
+    #[serde(skip)]
+    pub root: String,
     pub why: String,
 }
 
 impl Parsed {
     fn new(kind: Kind, why: impl Into<String>) -> Self {
-        Self { placement: Placement::new(kind), why: why.into() }
+        Self { placement: Placement::new(kind), root: String::new(), why: why.into() }
     }
 }
 
@@ -225,14 +234,23 @@ pub fn parse_path(path: &str, options: Options) -> Parsed {
         if let Some(mut inner) = inner {
             inner.placement.outer = found.placement.container;
             let why = format!("{}; inside of it, as nesting is allowed: {}", found.why, inner.why);
-            return Parsed { placement: inner.placement, why };
+            return Parsed {
+                placement: inner.placement,
+                root: root_of(&parts, found.used + inner.used),
+                why,
+            };
         }
     }
+    let root = root_of(&parts, found.used);
     let why = match inside.join("/") {
         rest if rest.is_empty() => found.why,
         rest => format!("{}; `/{}` inside of it does not count", found.why, rest.escape_debug()),
     };
-    Parsed { placement: found.placement, why }
+    Parsed { placement: found.placement, root, why }
+}
+
+fn root_of(parts: &[&str], used: usize) -> String {
+    parts.iter().take(used).flat_map(|part| ["/", part]).collect()
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use chaperone_policy::{Approval, ApprovalNeed, Request};
+use chaperone_policy::{Approval, ApprovalNeed, Approving, PolicySet, Principal, Request, Workload};
 
-use crate::support::{HASH, ask, brief, policies, what, who, yes};
+use crate::support::{HASH, ask, brief, check, policies, what, who, yes};
 
 const RULES: &str = r#"
 @id("write") permit(principal in Group::"ai-agents", action in Action::"sql:write", resource);
@@ -117,4 +117,48 @@ fn approving_releases_nothing_else() {
     ] {
         assert_eq!(brief(&ask(&policies, case, &everyone)), expected, "{case}");
     }
+}
+
+#[test]
+fn who_may_approve_what_is_decided_by_policy() {
+    let bot = who("bot");
+    let rules = ["two-people".to_owned()];
+    let may = |policies: &PolicySet, name: &str, groups: &[&str], kind: &str, resource: &str| {
+        let approving = Approving { identity: &bot, owner: Some("olga"), kind, rules: &rules };
+        let person = Principal::person(name, groups.to_vec());
+        policies.may_approve(&person, &what(resource), &approving).err().map(|denial| brief(&denial))
+    };
+    let silent = policies(r#"@id("read") permit (principal, action == Action::"connect", resource);"#);
+    assert_eq!(may(&silent, "anna", &[], "statement", "shop"), None, "@approval alone says who");
+
+    let said = policies(
+        r#"
+        @id("oncall") permit (principal in Group::"oncall", action == Action::"approve", resource in Env::"prod")
+        when { context.kind != "grant" && context.identity in Group::"ai-agents" };
+        @id("lead") permit (principal == Person::"lena", action == Action::"approve", resource)
+        when { context.rules.contains("two-people") };
+        @id("owner") forbid (principal, action == Action::"approve", resource)
+        when { context has owner && context.owner == principal };
+        @id("never-by-script") forbid (principal, action == Action::"approve", resource)
+        when { context.workload.uid == 0 };
+        "#,
+    );
+    let no = |rule: &str| Some(format!("deny {rule}"));
+    assert_eq!(may(&said, "anna", &["oncall"], "statement", "shop"), None);
+    assert_eq!(may(&said, "anna", &["oncall"], "grant", "shop"), no("default-deny"));
+    assert_eq!(may(&said, "anna", &["oncall"], "statement", "analytics"), no("default-deny"));
+    assert_eq!(may(&said, "anna", &["sales"], "statement", "shop"), no("default-deny"));
+    assert_eq!(may(&said, "olga", &["oncall"], "statement", "shop"), no("owner"));
+    assert_eq!(may(&said, "lena", &[], "grant", "analytics"), None);
+    // An identity of the same name is not the person.
+    let approving = Approving { identity: &bot, owner: None, kind: "statement", rules: &rules };
+    let lena = Principal::new("lena", ["oncall"]);
+    assert!(said.may_approve(&lena, &what("shop"), &approving).is_err());
+    let root = bot.through(Workload { uid: 0, ..Workload::default() });
+    let approving = Approving { identity: &root, ..approving };
+    let anna = Principal::person("anna", ["oncall"]);
+    let denial = said.may_approve(&anna, &what("shop"), &approving).err().map(|denial| brief(&denial));
+    assert_eq!(denial, no("never-by-script"));
+    // What an identity does is never decided by a rule about people.
+    check(&said, "bot sql:select shop/public.t => deny default-deny");
 }

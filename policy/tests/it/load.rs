@@ -136,7 +136,7 @@ fn a_name_the_schema_does_not_know_is_refused_with_the_nearest_one() {
         (
             r#"@id("a") permit(principal, action, resource) when { context.flags.contains(Flag::"star") };"#,
             &[
-                r#"p.cedar:1:53: policy "a": attribute `flags` in context for Action::"connect" not found (only statements have facts: name their actions in the scope, for example action in Action::"sql:all")"#,
+                r#"p.cedar:1:53: policy "a": attribute `flags` in context for Action::"approve" not found (only statements have facts: name their actions in the scope, for example action in Action::"sql:all")"#,
             ],
         ),
     ]);
@@ -158,9 +158,9 @@ fn a_condition_on_what_nothing_has_is_refused() {
             ],
         ),
         (
-            r#"@id("a") forbid(principal, action, resource) when { if principal has owner then true else resource in Env::"prod" };"#,
+            r#"@id("a") forbid(principal, action, resource) when { if principal has manager then true else resource in Env::"prod" };"#,
             &[
-                r#"p.cedar:1:70: policy "a": nothing ever has "owner", so this condition is always the same (a context can have: flags, tables, command, programs, simple, line, login, path, via, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete)"#,
+                r#"p.cedar:1:70: policy "a": nothing ever has "manager", so this condition is always the same (a context can have: flags, tables, command, programs, simple, line, login, path, via, identity, owner, kind, rules, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete, unverified, confirmed_by)"#,
             ],
         ),
     ]);
@@ -380,4 +380,23 @@ fn ids_come_in_the_order_of_the_sources() {
     ])
     .unwrap();
     assert_eq!(policies.ids().collect::<Vec<_>>(), ["z", "y", "x"]);
+}
+
+/// A file that is read while it is written: what is cut inside of a rule is no policy set. (Cut between two rules it is one,
+/// which is why README tells to rename a whole file into place.)
+#[test]
+fn a_file_that_ends_inside_a_rule_is_refused() {
+    let (_, text) = chaperone_policy::STARTER[0];
+    let mut refused = 0;
+    for end in (0..text.len()).step_by(41).filter(|end| text.is_char_boundary(*end)) {
+        let cut = &text[..end];
+        let loaded = PolicySet::load(&[Source::new("p.cedar", cut)]);
+        let after = cut.rsplit_once(";\n").map_or(cut, |(_, after)| after);
+        let inside = after.lines().any(|line| !line.trim().is_empty() && !line.starts_with("//"));
+        if inside && !after.trim_end().ends_with("/") && !after.trim_end().ends_with(';') {
+            assert!(loaded.is_err(), "{end}: {after:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chaperone_policy::{PolicySet, STARTER, Source, World};
+use chaperone_policy::{Action, PolicySet, Principal, Request, STARTER, Source, Workload, World};
 
 use crate::support::{ask, brief, check, what, who, yes};
 
@@ -42,6 +42,16 @@ fn agents_read_masked_write_with_approval_and_change_no_structure() {
         stranger sql:delete shop/public.customers           => deny default-deny
         ",
     );
+}
+
+#[test]
+fn who_is_not_confirmed_stays_out() {
+    let bot = |unverified| who("bot").through(Workload { unverified, ..Workload::default() });
+    let connect = |principal: &Principal| {
+        brief(&starter().decide(&Request::new(principal, Action::Connect, &what("shop"))))
+    };
+    assert_eq!(connect(&bot(false)), "permit agents-connect");
+    assert_eq!(connect(&bot(true)), "deny unverified-stay-out");
 }
 
 #[test]

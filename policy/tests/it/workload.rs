@@ -16,6 +16,7 @@ fn running(exe: Option<&str>, digest: Option<&str>, ancestors: &[&str], complete
         cgroup: Some("/agents/bot".into()),
         ancestors: ancestors.iter().map(|&exe| exe.to_owned()).collect(),
         ancestors_complete: complete,
+        ..Workload::default()
     }
 }
 
@@ -103,6 +104,10 @@ fn conditions_that_could_never_hold_are_refused() {
         (r#"context.workload.ancestors.contains("cron")"#, "is ever \"cron\""),
         (r#"context.workload.ancestors.containsAny(["/a", "cron"])"#, "is ever \"cron\""),
         (r#"context.workload has cgroup && context.workload.cgroup == "agents""#, "is ever \"agents\""),
+        (
+            r#"context.workload has confirmed_by && context.workload.confirmed_by == "dokcer""#,
+            "is ever \"dokcer\"",
+        ),
     ];
     for (condition, word) in cases {
         assert!(refused(condition).contains(word), "{condition}: {:?}", refused(condition));

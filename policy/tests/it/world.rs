@@ -12,6 +12,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 
 fn world() -> World {
     World {
+        people: Some(["anna".to_owned(), "olga".to_owned()].into()),
         identities: set(&["billing-bot"]),
         groups: set(&["ai-agents", "ci"]),
         targets: BTreeMap::from([("shop".into(), "prod".into())]),

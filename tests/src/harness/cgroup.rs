@@ -13,6 +13,9 @@ use super::spawn::wait_for;
 /// What our trees' names begin with; the rest is the suite and the process that made it.
 const PREFIX: &str = "chaperone-e2e-";
 
+/// A suite of this ending has a tree that looks like one of systemd's slices, below which containers have scopes.
+const SLICE: &str = ".slice";
+
 /// One cgroup, removed with everything in and below it on drop.
 pub(crate) struct Cgroup {
     path: PathBuf,
@@ -25,7 +28,8 @@ impl Cgroup {
         let mount = mount_point()?;
         remove_orphans(&mount);
         legacy_mounts().iter().for_each(|mount| remove_orphans(mount));
-        let name = format!("/{PREFIX}{suite}-{}", std::process::id());
+        let (stem, ending) = suite.strip_suffix(SLICE).map_or((suite, ""), |stem| (stem, SLICE));
+        let name = format!("/{PREFIX}{stem}-{}{ending}", std::process::id());
         Self::make(mount.join(name.trim_start_matches('/')), name)
     }
 
@@ -97,7 +101,8 @@ fn remove_orphans(mount: &Path) {
     let Ok(entries) = fs::read_dir(mount) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.rsplit('-').next()?.parse::<i32>().ok());
+        let rest = name.strip_prefix(PREFIX).map(|rest| rest.trim_end_matches(SLICE));
+        let maker = rest.and_then(|rest| rest.rsplit('-').next()?.parse::<i32>().ok());
         if maker.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err()) {
             remove(&entry.path());
         }

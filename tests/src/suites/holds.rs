@@ -1,6 +1,7 @@
 //! Access for a time, and the people who give it: asked for by connecting, granted, used, ended on the second.
 
 mod apart;
+mod yes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -52,6 +53,8 @@ const CASES: &[Case<World>] = &[
     Case { name: "a grant is good for its rows and no more", run: rows },
     Case { name: "a grant lends a group while it lasts", run: lends },
     Case { name: "a yes counts from the right person, with their signature, from outside", run: whose_yes },
+    Case { name: "a yes is for exactly these bind values", run: yes::exact_to_the_bind },
+    Case { name: "policy says who may say yes to what", run: yes::policy_says_who },
     Case { name: "two yeses at the same time are one", run: at_once },
     Case { name: "a quorum is of different people", run: quorum },
     Case {

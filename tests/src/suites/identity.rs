@@ -1,5 +1,8 @@
 //! Who it is: cgroups that lie about themselves, and groups that an identity provider gives and takes away.
 
+mod authority;
+mod platform;
+
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,9 @@ use crate::harness::spawn::{Output, Program, Running, wait_for};
 use crate::harness::trail::{Trail, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
+use authority::Runtimes;
+use platform::Platform;
+
 /// The provider's program; its library is installed by scripts/packages.sh.
 const IDP: &str = include_str!("../../clients/idp.mjs");
 
@@ -30,20 +36,25 @@ permit(principal in Group::"ai-agents", action == Action::"sql:call", resource =
 const MAIL: &str = "select email from customers where id = 1";
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
-    let mut world = World::prepare("identity", Wishes::default())?;
+    let mut world = World::prepare("identity.slice", Wishes::default())?;
     let mut idp = Idp::prepare(&world)?;
     idp.configure(&mut world)?;
+    let runtimes = Runtimes::start(&world)?;
+    world.wishes.more += &runtimes.config();
+    let platform = Platform::start(&mut world, &runtimes)?;
     idp.start()?;
     world.write_config()?;
-    world.write_policy(&format!("{POLICY}{MORE}"))?;
+    world.write_policy(&format!("{POLICY}{MORE}{}", authority::POLICY))?;
     world.start_agent()?;
-    let mut stage = Stage { world, idp };
+    let mut stage = Stage { world, idp, runtimes, _platform: platform };
     report::run("identity", &mut stage, CASES, filter, |stage| stage.world.agent.log_tail())
 }
 
 struct Stage {
     world: World,
     idp: Idp,
+    runtimes: Runtimes,
+    _platform: Platform,
 }
 
 const CASES: &[Case<Stage>] = &[
@@ -52,6 +63,12 @@ const CASES: &[Case<Stage>] = &[
     Case { name: "without the provider a token is good until it ends, and then nothing is", run: outage },
     Case { name: "trees a delegated user makes change nothing about who it is", run: forged },
     Case { name: "check refuses a client's key that is none", run: checked },
+    Case { name: "a command's token and a SPIFFE one are as good as the provider's", run: platform::tokens },
+    Case { name: "a container is who it is called while its engine says so", run: authority::containers },
+    Case { name: "whose name is enough is known to policy as unverified", run: authority::trusted },
+    Case { name: "the Kubernetes runtime confirms containers and their pods", run: authority::cri },
+    Case { name: "a unit is who it is called while systemd's marks say so", run: authority::units },
+    Case { name: "podman itself confirms a container that runs, and no other", run: authority::podman },
     Case { name: "identify says what a line or a process is taken for, and why", run: identify },
 ];
 
@@ -166,7 +183,7 @@ fn taken_away(stage: &mut Stage) -> Result<()> {
 }
 
 fn outage(stage: &mut Stage) -> Result<()> {
-    let Stage { world, idp } = stage;
+    let Stage { world, idp, .. } = stage;
     mail_in_clear(world, true, 15)?;
     let client = in_mid_query(world, "outage")?;
     idp.stop();
@@ -236,7 +253,7 @@ fn identified(world: &World, args: &[&str]) -> Result<Value> {
 }
 
 fn checked(stage: &mut Stage) -> Result<()> {
-    let Stage { world, idp } = stage;
+    let Stage { world, idp, .. } = stage;
     world.agent.command(&["check"])?.ok()?;
     let key = idp.folder.join("bot.pem");
     let good = fs::read(&key)?;

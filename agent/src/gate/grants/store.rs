@@ -67,6 +67,13 @@ impl Store {
         self.connection.as_ref().ok_or_else(|| GrantError::HandedOver { path: self.path.clone() })
     }
 
+    #[cfg(test)]
+    pub(super) fn allow_no_growth(&self) {
+        let connection = self.connection().unwrap();
+        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    }
+
     fn prepare(&mut self, mut connection: Connection) -> Result<(), GrantError> {
         let path = self.path.clone();
         let failed = |source| GrantError::Store { path: path.clone(), source };

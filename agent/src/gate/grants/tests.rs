@@ -164,3 +164,19 @@ fn a_use_that_cannot_be_stored_is_no_use() {
     assert!(grants.revoke(&grant.id, "revoked").is_err());
     assert!(grants.matching(&now(1), "ci", "shop", "crm").is_empty());
 }
+
+#[test]
+fn on_a_full_disk_nothing_is_granted_and_what_was_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let grants = opened(dir.path());
+    let first = grants.issue(&now(0), terms(), given()).unwrap();
+    // As SQLite does where there is no room for another page.
+    grants.lock().store.allow_no_growth();
+    let long = Terms { reason: "x".repeat(100_000), ..terms() };
+    assert!(matches!(grants.issue(&now(0), long, given()), Err(GrantError::Store { .. })));
+    let found = grants.matching(&now(1), "ci", "shop", "crm");
+    assert_eq!(found.iter().map(|grant| &grant.id).collect::<Vec<_>>(), [&first.id]);
+    drop(grants);
+    let found = opened(dir.path()).matching(&now(1), "ci", "shop", "crm");
+    assert_eq!(found.len(), 1, "what could not be stored is not there after a restart either");
+}

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use super::*;
 
 /// A provider that does as it is told, and counts.
-struct Idp {
-    issuer: String,
+pub(in crate::identity) struct Idp {
+    pub(in crate::identity) issuer: String,
     keys: StdMutex<Value>,
     how: StdMutex<How>,
     key_fetches: AtomicUsize,
@@ -33,7 +33,7 @@ enum How {
 }
 
 impl Idp {
-    async fn start() -> Arc<Self> {
+    pub(in crate::identity) async fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
         let idp = Arc::new(Self {
@@ -82,6 +82,14 @@ impl Idp {
                 self.key_fetches.fetch_add(1, Ordering::Relaxed);
                 self.keys.lock().unwrap().clone()
             }
+            // As GitHub answers a job that shows what it was given.
+            path if path.starts_with("/request") => {
+                if !text.contains("authorization: Bearer job-secret\r\n") {
+                    stream.write_all(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+                    return None;
+                }
+                json!({"count": 1, "value": *self.token.lock().unwrap()})
+            }
             _ => {
                 self.posted.lock().unwrap().push(text.split_once("\r\n\r\n")?.1.to_owned());
                 json!({"access_token": *self.token.lock().unwrap(), "token_type": "Bearer", "expires_in": 60})
@@ -122,7 +130,7 @@ impl Idp {
         self.key_fetches.load(Ordering::Relaxed)
     }
 
-    fn provider(&self) -> Provider {
+    pub(in crate::identity) fn provider(&self) -> Provider {
         let rule = ProviderRule {
             name: "test".into(),
             issuer: self.issuer.clone(),
@@ -139,10 +147,25 @@ impl Idp {
         )
     }
 
+    /// What it answers when a token is asked for.
+    pub(in crate::identity) fn says(&self, token: &str) {
+        token.clone_into(&mut self.token.lock().unwrap());
+    }
+
+    pub(in crate::identity) fn last_form(&self) -> String {
+        self.posted.lock().unwrap().last().cloned().unwrap()
+    }
+
     fn token(&self, key: u8) -> String {
-        let claims = json!({
+        self.token_with(key, &json!({}))
+    }
+
+    /// With these claims besides.
+    pub(in crate::identity) fn token_with(&self, key: u8, more: &Value) -> String {
+        let mut claims = json!({
             "iss": self.issuer, "aud": "chaperone", "sub": "bot", "iat": unix_s(), "exp": unix_s() + 60,
         });
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let header = json!({"alg": "EdDSA", "kid": key.to_string()});
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", part(&header), part(&claims));

@@ -50,6 +50,12 @@ pub struct Workload {
     /// Path below the cgroup2 mount, when it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// The authority that confirmed what the cgroup's name says, when it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_by: Option<String>,
+    /// Why none did, when one was needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unverified: Option<String>,
     /// Cookie of the network namespace the socket lives in.
     pub netns_cookie: u64,
     /// Inode of that namespace, as `lsns` and `/proc/PID/ns/net` show it, when it was known.

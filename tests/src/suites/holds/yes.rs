@@ -1,0 +1,77 @@
+//! What a yes is good for, and whose policy lets count.
+
+use super::*;
+
+const BOUND: &str = include_str!("../../../clients/bound.py");
+
+/// `mail-bot` sends again instead of waiting, so that what was approved can be sent with something else in it.
+fn bound(world: &World, user: &str, value: &str) -> Result<Output> {
+    let client = world.client_in(&world.places.mail_bot, "127.0.0.1", user);
+    client.python(BOUND, &["delete from orders where id = %s::int", value])
+}
+
+pub(super) fn exact_to_the_bind(world: &mut World) -> Result<()> {
+    let first = bound(world, "bound", "31")?;
+    ensure!(first.stdout.contains("pending approval"), "{first}");
+    let id = request(world)?;
+    approve(world, &id, "anna", &[])?.ok()?;
+    for other in ["32", "311", "031", " 31"] {
+        let replayed = bound(world, "bound-other", other)?;
+        ensure!(replayed.stdout.contains("42501 pending approval"), "{other:?}: {replayed}");
+    }
+    ensure!(world.postgres.admin("select count(*) from orders where id in (31, 32)")? == "2");
+    let passed = bound(world, "bound-passed", "31")?;
+    ensure!(passed.stdout == "1\n", "{passed}");
+    ensure!(world.postgres.admin("select count(*) from orders where id in (31, 32)")? == "1");
+    for left in waiting(world)? {
+        let id = left["id"].as_str().context("a request without id")?;
+        world.agent.command(&["deny", id])?.ok()?;
+    }
+    Ok(())
+}
+
+/// The group is right, and policy still has a word on who approves what.
+pub(super) fn policy_says_who(world: &mut World) -> Result<()> {
+    revoke_all(world)?;
+    let rules = r#"
+@id("oncall-approves")
+permit(principal in Group::"db-oncall", action == Action::"approve", resource in Env::"prod")
+when { context.kind != "grant" && context.identity in Group::"ai-agents" };
+@id("not-ben") @reason("ben is on leave")
+forbid(principal == Person::"ben", action == Action::"approve", resource);
+"#;
+    world.write_policy(&format!("{POLICY}{ASKING}{rules}"))?;
+    world.agent.reload()?;
+    let outcome = decided(world);
+    world.write_policy(&format!("{POLICY}{ASKING}"))?;
+    world.agent.reload()?;
+    outcome
+}
+
+fn decided(world: &World) -> Result<()> {
+    let refused = |output: Result<Output>, why: &str| -> Result<()> {
+        let output = output?;
+        ensure!(output.code == Some(1) && output.stderr.contains(why), "expected `{why}`: {output}");
+        Ok(())
+    };
+    let client = world.client("says-who").start_script("delete from orders where id = 33;\n")?;
+    let id = request(world)?;
+    // The reload takes a moment; until then ben could.
+    wait_for("the rules in force", Duration::from_secs(5), || {
+        let key = key(world, "anna");
+        let grant = ["grant", "billing-bot", "--for", "9s", "--reason", "x", "--key", &key];
+        let output = world.agent.command(&grant)?;
+        Ok(output.stderr.contains("may not approve this grant").then_some(()))
+    })?;
+    refused(approve(world, &id, "ben", &[]), "ben is on leave [not-ben]")?;
+    refused(approve(world, &id, "sam", &[]), "no policy permits approve")?;
+    approve(world, &id, "anna", &[])?.ok()?;
+    ensure!(finish(client)?.stdout == "DELETE 1\n");
+    // For somebody else's identity nobody was permitted to.
+    let client = idle(world, "says-who-idle").start_script("select 'in';\n")?;
+    let id = request(world)?;
+    refused(approve(world, &id, "anna", &[]), "no policy permits approve")?;
+    world.agent.command(&["deny", &id])?.ok()?;
+    finish(client)?;
+    Ok(())
+}
