@@ -108,6 +108,13 @@ fn nobody(world: &World, cgroup: &Cgroup, user: &str, why: &str) -> Result<()> {
     Ok(())
 }
 
+fn confirmed(world: &World, user: &str, identity: &str, by: &str) -> Result<()> {
+    let start = world.trail(user)?.first("session_start")?.clone();
+    let is = (&start["identity"]["name"], &start["workload"]["confirmed_by"]);
+    ensure!(is == (&json!(identity), &json!(by)), "{start}");
+    Ok(())
+}
+
 pub(super) fn containers(stage: &mut Stage) -> Result<()> {
     let Stage { world, runtimes, .. } = stage;
     let scope = place(world, &format!("docker-{BOXED}.scope"))?;
@@ -130,8 +137,7 @@ pub(super) fn containers(stage: &mut Stage) -> Result<()> {
     runtimes.say("docker.json", &told(true, first.pid()))?;
     let at = step("4")?;
     world.client_in(&at, "127.0.0.1", "box").psql(&["select 1"])?.ok()?;
-    let start = world.trail("box")?.first("session_start")?.clone();
-    holds(&start, &json!({"identity": {"name": "boxed"}, "workload": {"confirmed_by": "docker"}}))?;
+    confirmed(world, "box", "boxed", "docker")?;
     // Confirmed for this cgroup, so the engine may be gone now; for another it is asked, and time is limited.
     runtimes.say("docker.json", &json!({"hang": true}))?;
     world.client_in(&at, "127.0.0.1", "box-again").psql(&["select 1"])?.ok()?;
@@ -156,7 +162,7 @@ pub(super) fn trusted(stage: &mut Stage) -> Result<()> {
         start["workload"]["unverified"].as_str().is_some_and(|why| why.contains("no such container")),
         "{start}"
     );
-    let write = client("trusted-write").psql(&["update orders set total = total where id = 1"])?;
+    let write = client("trusted-write").psql(&["update orders set state = state where id = 1"])?;
     ensure!(write.stderr.contains("unverified-only-read"), "{write}");
     Ok(())
 }
@@ -172,8 +178,7 @@ pub(super) fn cri(stage: &mut Stage) -> Result<()> {
     runtimes.say("cri.json", &told(1))?;
     let at = scope.child("2")?;
     world.client_in(&at, "127.0.0.1", "cri").psql(&["select 1"])?.ok()?;
-    let start = world.trail("cri")?.first("session_start")?.clone();
-    holds(&start, &json!({"identity": {"name": "listed"}, "workload": {"confirmed_by": "cri"}}))?;
+    confirmed(world, "cri", "listed", "cri")?;
     // The pod is the kubelet's word as well: in another pod's cgroup the same container is a forgery.
     let pod = |uid: &str| format!("/kubepods/burstable/pod{uid}/{LISTED}");
     let shown = identified(world, &["--cgroup", &pod("1505f8a9-c386-80d2-9fe6-1118d6f7704b")])?;
@@ -203,8 +208,7 @@ pub(super) fn units(stage: &mut Stage) -> Result<()> {
     mark(&good, invocation).run()?.ok()?;
     let at = good.child("2")?;
     world.client_in(&at, "127.0.0.1", "unit").psql(&["select 1"])?.ok()?;
-    let start = world.trail("unit")?.first("session_start")?.clone();
-    holds(&start, &json!({"identity": {"name": "unit"}, "workload": {"confirmed_by": "systemd"}}))?;
+    confirmed(world, "unit", "unit", "systemd")?;
 
     // A user to whom a slice was handed makes a unit of the right name there, and cannot mark it.
     let top = world.places.top.name().trim_start_matches('/').trim_end_matches(".slice").to_owned();
