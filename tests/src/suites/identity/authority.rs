@@ -162,7 +162,7 @@ pub(super) fn trusted(stage: &mut Stage) -> Result<()> {
         start["workload"]["unverified"].as_str().is_some_and(|why| why.contains("no such container")),
         "{start}"
     );
-    let write = client("trusted-write").psql(&["update orders set state = state where id = 1"])?;
+    let write = client("trusted-write").psql(&["update orders set cents = cents where id = 1"])?;
     ensure!(write.stderr.contains("unverified-only-read"), "{write}");
     Ok(())
 }
