@@ -6,6 +6,7 @@ pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod detect;
 pub mod gate;
 pub mod grpc;
 pub mod http;

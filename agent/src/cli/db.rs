@@ -5,9 +5,10 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::Failure;
+use super::{Failure, Place};
 use crate::config::{Config, Label, Protocol};
 use crate::privileges;
+use crate::record::query;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Db {
@@ -18,10 +19,22 @@ pub(super) enum Db {
         #[arg(long)]
         database: Option<String>,
     },
+    /// List columns without a label that were seen to hold what looks like personal data or secrets, with labels for
+    /// them; of targets with `detect = "report"`, from the journal.
+    Discover {
+        target: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 pub(super) fn db(config: &Path, what: &Db, out: &mut dyn Write) -> Result<(), Failure> {
-    let Db::Harden { target, database } = what;
+    let (target, database) = match what {
+        Db::Harden { target, database } => (target, database),
+        Db::Discover { target, place } => {
+            return discover(&place.dir(config)?, target.as_deref(), place.json, out);
+        }
+    };
     let config = Config::load(config)?;
     let found = config.targets.iter().find(|known| known.name == *target);
     let Some(found) = found.filter(|found| found.protocol == Protocol::Postgres) else {
@@ -42,5 +55,32 @@ pub(super) fn db(config: &Path, what: &Db, out: &mut dyn Write) -> Result<(), Fa
         )));
     }
     out.write_all(privileges::script(target, &found.user, &labels).as_bytes())?;
+    Ok(())
+}
+
+fn discover(dir: &Path, target: Option<&str>, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let (seen, damage) = query::detected(dir, target)?;
+    for problem in damage {
+        writeln!(std::io::stderr(), "chaperone: {problem}")?;
+    }
+    for seen in seen {
+        if json {
+            serde_json::to_writer(&mut *out, &seen).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+            continue;
+        }
+        let query::Seen { target, database, place, kind, hits, values, session, .. } = &seen;
+        writeln!(
+            out,
+            "# {target}/{database}: {place} looks like {kind} ({hits} of {values} values, session {session})"
+        )?;
+        if seen.column {
+            // As TOML, to be pasted below the target.
+            writeln!(
+                out,
+                "[[targets.labels]]\ncolumn = {place:?}\ntags = [\"pii\"]\ndatabase = {database:?}\n"
+            )?;
+        }
+    }
     Ok(())
 }

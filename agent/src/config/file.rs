@@ -17,8 +17,8 @@ use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
 use super::{
-    Config, Grants, Guard, GuardNetRaw, Hold, Intercept, LeastPrivilege, Limits, Network, Protocol, Record,
-    Target, Tls,
+    Config, Detect, Grants, Guard, GuardNetRaw, Hold, Intercept, LeastPrivilege, Limits, Network, Protocol,
+    Record, Target, Tls,
 };
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +162,7 @@ struct TargetFile {
     #[serde(default)]
     labels: Vec<LabelFile>,
     least_privilege: Option<LeastPrivilege>,
+    detect: Option<Detect>,
     ssh: Option<SshFile>,
 }
 
@@ -373,6 +374,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let of_postgres = typed.tls.is_some()
         || !typed.labels.is_empty()
         || typed.least_privilege.is_some()
+        || typed.detect.is_some()
         || typed.record.is_some()
         || typed.durability.is_some();
     let tls = match protocol {
@@ -382,7 +384,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
             problems.push(format!(
-                "{key}: tls, labels, least_privilege, record and durability do nothing with protocol = \"ssh\""
+                "{key}: tls, labels, least_privilege, detect, record and durability do nothing with protocol = \"ssh\""
             ));
             None
         }
@@ -421,6 +423,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         labels,
         ssh,
         record_rows: typed.record != Some(Recorded::Meta),
+        detect: typed.detect.unwrap_or_default(),
         least_privilege: typed.least_privilege.unwrap_or_default(),
         synced: typed.durability == Some(Durability::Synced),
     })

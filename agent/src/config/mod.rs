@@ -150,6 +150,8 @@ pub struct Target {
     pub record_rows: bool,
     /// What is done about an account that could read labelled columns by itself.
     pub least_privilege: LeastPrivilege,
+    /// Whether what is served is looked at for what looks like personal data.
+    pub detect: Detect,
     /// What is recorded must be on disk, not only written, before it counts.
     pub synced: bool,
 }
@@ -165,6 +167,16 @@ pub enum LeastPrivilege {
     Warn,
     /// And nobody is let in.
     Refuse,
+}
+
+/// Whether unlabelled values are looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Detect {
+    #[default]
+    Off,
+    /// What looks like personal data or a secret is recorded, once for each column.
+    Report,
 }
 
 /// What a target of protocol `ssh` has besides.

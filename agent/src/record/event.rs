@@ -235,6 +235,21 @@ pub enum Event {
         account: String,
         findings: Vec<String>,
     },
+    /// What a session was served looked like personal data or a secret, where no label says so.
+    Detected {
+        session: String,
+        target: String,
+        database: String,
+        /// `schema.table.column`, or where else it was: a position, COPY, an error.
+        place: String,
+        /// The place is a column.
+        #[serde(default)]
+        column: bool,
+        kind: String,
+        /// How many of the values seen so far.
+        hits: u32,
+        values: u32,
+    },
     /// A packet to a target that came to the host from a pod without having passed the agent. Evidence, as above.
     GuardDrop {
         /// As the packet claimed.
@@ -270,6 +285,7 @@ impl Event {
             | Self::FileContent { session, .. }
             | Self::SessionEnd { session, .. }
             | Self::GrantUsed { session, .. }
+            | Self::Detected { session, .. }
             | Self::ForeignCredential { session, .. } => Some(session),
             Self::AccessAsked(asked) => Some(&asked.session),
             Self::AgentStart { .. }

@@ -3,12 +3,14 @@
 //! Functions over the reader; nothing is kept between calls. They read past damage and say that there was some:
 //! whoever looks into an incident needs what is left. They prove nothing, `verify` does.
 
+mod detected;
 mod grep;
 mod receipt;
 mod rows;
 mod sessions;
 mod transcript;
 
+pub use detected::{Seen, detected};
 pub use grep::{Hit, grep};
 pub use receipt::{Receipt, receipt};
 pub use rows::Table;

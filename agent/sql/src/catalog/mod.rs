@@ -169,6 +169,14 @@ impl Catalog {
         self.by_oid.get(&oid).and_then(|id| self.relation(*id)).map(Relation::rel_name)
     }
 
+    /// The column with this number of the relation with this OID, as RowDescription names them.
+    pub fn column_at(&self, oid: u32, number: i16) -> Option<ColumnPath> {
+        let relation = self.by_oid.get(&oid).and_then(|id| self.relation(*id))?;
+        let column = relation.columns.list.iter().find(|column| column.number == number)?;
+        let (schema, table) = (Arc::clone(&relation.schema), Arc::clone(&relation.name));
+        Some(ColumnPath { schema, table, column: Arc::clone(&column.name) })
+    }
+
     /// Whether `***` is a value of the type in text and in binary. JSON, XML, arrays and `"char"` are not.
     pub fn is_text_like(&self, oid: u32) -> bool {
         matches!(oid, 25 | 1043 | 1042 | 19) || self.type_oids.get(&oid).is_some_and(|info| info.citext)

@@ -4,7 +4,7 @@
 //! passed, when a statement names something unknown, and when it is older than `STALE`. Between two readings a
 //! DBA's change is not seen; the cross-check of row descriptions stands behind that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
 use crate::config::LeastPrivilege;
+use crate::detect::Kind;
 use crate::privileges;
 use crate::upstream::{Backend, Stream};
 
@@ -47,6 +48,9 @@ pub(super) enum CatalogueError {
     #[error("reading took longer than {} s", READ_TIMEOUT.as_secs())]
     Timeout,
 }
+
+/// More places than these are not recorded until the agent starts again.
+const SIGHTED_MAX: usize = 4096;
 
 /// One reading of a catalogue.
 pub(super) struct Snapshot {
@@ -83,6 +87,8 @@ pub(super) struct Catalogue {
     changed_at: std::sync::Mutex<Option<Instant>>,
     /// The powers that were recorded last.
     told: std::sync::Mutex<Vec<String>>,
+    /// Places and what they were seen to hold, as they were recorded.
+    sighted: std::sync::Mutex<BTreeSet<(String, Kind)>>,
 }
 
 impl Catalogue {
@@ -94,6 +100,7 @@ impl Catalogue {
             current: Mutex::new(None),
             changed_at: std::sync::Mutex::default(),
             told: std::sync::Mutex::default(),
+            sighted: std::sync::Mutex::default(),
         }
     }
 
@@ -105,6 +112,12 @@ impl Catalogue {
             *told = powers.to_vec();
         }
         news
+    }
+
+    /// Whether that place was not yet said to hold such values.
+    pub(super) fn is_new(&self, place: &str, kind: Kind) -> bool {
+        let mut sighted = self.sighted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        sighted.len() < SIGHTED_MAX && sighted.insert((place.to_owned(), kind))
     }
 
     /// The catalogue for a new session.

@@ -1,6 +1,7 @@
 //! From a statement to an answer: analyse, ask the gate, record. Keeps what was decided for texts seen before.
 
 mod account;
+mod detected;
 mod hold;
 mod labels;
 mod link;

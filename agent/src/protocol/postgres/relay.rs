@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::decide::{Answer, Decider};
 use super::machine::{Fatal, Machine, Next, Outcome};
 use super::response::{Report, sqlstate};
+use super::watch::Watch;
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
 use crate::record::event::{Event, HoldOutcome};
@@ -120,6 +121,8 @@ pub(super) struct Relay<'a, C, U> {
     pause: Pause,
     hearing: Hearing,
     rows: u64,
+    /// Looks at what is served, where that is wanted.
+    watch: Option<Watch>,
     /// Bytes served so far that were recorded.
     recorded: u64,
 }
@@ -162,6 +165,7 @@ where
         session: &'a str,
     ) -> Self {
         let (origins, guarded) = decider.origins();
+        let watch = decider.watches().then(Watch::default);
         Self {
             wire,
             machine: Machine::new(origins, guarded, decider.rows_recorded()),
@@ -178,6 +182,7 @@ where
             hearing: Hearing::Open,
             rows: 0,
             recorded: 0,
+            watch,
         }
     }
 

@@ -225,6 +225,7 @@ impl Row {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }
+            | Event::Detected { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }

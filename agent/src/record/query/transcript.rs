@@ -389,6 +389,7 @@ impl Builder {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }
+            | Event::Detected { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }

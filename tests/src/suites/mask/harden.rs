@@ -56,9 +56,8 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
     let masked = client.psql(&["select token from app.users"])?;
     ensure!(masked.stderr.contains("42501") && masked.stderr.contains("permission denied"), "{masked}");
     let told = trail::everything(&world.agent)?;
-    let told = told
-        .iter()
-        .find(|event| event["event"]["event"] == "account_powers" || event["event"] == "account_powers");
+    let mine = |event: &&serde_json::Value| event["event"] == "account_powers" && event["account"] == ACCOUNT;
+    let told = told.iter().find(mine);
     let told = told.context("no account_powers in the journal")?.to_string();
     for finding in
         ["reads column app.users.token", "owns app.wide", "may run app.lent()", "may create in schema app"]

@@ -3,6 +3,7 @@
 
 mod harden;
 mod random;
+mod seen;
 mod table;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,10 @@ const CASES: &[Case<World>] = &[
     Case {
         name: "an account that could read by itself is refused, hardened, and let in",
         run: harden::cases,
+    },
+    Case {
+        name: "columns that hold personal data without a label are told, once, with a label",
+        run: seen::cases,
     },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
@@ -132,7 +137,7 @@ fn target(world: &World) -> String {
     let port = world.postgres.port;
     format!(
         "\n[[targets]]\nname = \"leaks\"\nprotocol = \"postgres\"\naddresses = [\"{HOST}\"]\nport = {port}\nenv = \"prod\"\n\
-         user = \"shop_trust\"\n{labels}"
+         user = \"shop_trust\"\ndetect = \"report\"\n{labels}"
     ) + &format!(
         "\n[[targets]]\nname = \"hard\"\nprotocol = \"postgres\"\naddresses = [\"{}\"]\nport = {port}\nenv = \"prod\"\n\
          user = \"{}\"\nleast_privilege = \"refuse\"\n{labels}",

@@ -68,6 +68,10 @@ where
                 served_to: (to > 0).then_some(to),
             });
         }
+        if let Some(watch) = &mut self.watch {
+            watch.feed(&self.served);
+            self.events.extend(watch.take().iter().filter_map(|seen| self.decider.detected(seen)));
+        }
         let written = self.journal.append_served(burst, &self.events);
         self.events.clear();
         written?;
