@@ -7,6 +7,8 @@ packages=(
     postgresql-15 haproxy pgbouncer openssl
     # Network namespaces and what is wired between them.
     iproute2 nftables
+    # A small file system of its own for the suite `retention`.
+    e2fsprogs
     python3 python3-psycopg python3-psycopg2 python3-asyncpg
     # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
     python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc

@@ -23,12 +23,14 @@ cargo xtask <command>
   tidy                      the house rules: import arrows, pure machines, file sizes, unsafe
   test [unit|e2e]           everything, or one half
   e2e <suite> [filter]      one end-to-end suite, or its cases whose name holds filter: core, bad, journal, record,
-                            mask, reload, drivers, dba, regress [--all], tls, holds, bypass, netns, provenance, ssh,
-                            unix, identity, alive
+                            mask, retention, reload, drivers, dba, regress [--all], tls, holds, bypass, netns,
+                            provenance, ssh, unix, identity, alive
   vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
                             suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql
   bench hooks               what the kernel programs cost, by the kernel's statistics; writes docs/bench.md
+  bench record              what recording costs a statement, and how fast a journal of 1,000,000 operations answers;
+                            writes docs/bench.md
   bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
                             what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md
   bench policy              what a decision costs with the starter policies and with 10,000 rules more

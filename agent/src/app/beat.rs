@@ -43,6 +43,7 @@ pub(super) async fn keep(agent: Arc<Agent>, mut kernel: Kernel) {
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut guard = Guard::default();
+    let mut retention = Retention { running: None };
     loop {
         interval.tick().await;
         match agent.takeover.phase() {
@@ -56,6 +57,7 @@ pub(super) async fn keep(agent: Arc<Agent>, mut kernel: Kernel) {
                 kernel.drain(&agent.shared, counted);
                 kernel.tend();
                 checkpoint(&agent.shared.journal).await;
+                retention.tend(&agent.shared.journal);
             }
         }
     }
@@ -76,6 +78,28 @@ async fn checkpoint(journal: &Arc<Journal>) {
         Ok(Err(error @ RecordError::Abandoned)) => alive::fatal(&error.to_string()),
         Ok(Err(error)) => warn!(%error, "checkpoint failed"),
         Err(error) => warn!(%error, "checkpoint panicked"),
+    }
+}
+
+/// Lets old records go and makes indexes, beside everything else: both read whole segments.
+struct Retention {
+    running: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Retention {
+    fn tend(&mut self, journal: &Arc<Journal>) {
+        if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        let journal = Arc::clone(journal);
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = journal.retain() {
+                error!(%error, "old records could not be pruned");
+            }
+            if let Err(error) = journal.index_next() {
+                warn!(%error, "a segment of the journal has no index");
+            }
+        }));
     }
 }
 

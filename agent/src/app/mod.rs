@@ -29,8 +29,8 @@ use crate::control::{self, Callers, Known, Operator};
 use crate::gate::{self, Gate, Grants};
 use crate::identity::Identities;
 use crate::intercept::{self, Intercept, Namespaces, Redirects};
+use crate::record::Journal;
 use crate::record::event::Event;
-use crate::record::{self, Journal};
 use crate::registry::{Command, Registry};
 use crate::session::Shared;
 use crate::workload::Provenance;
@@ -38,7 +38,7 @@ use crate::workload::Provenance;
 use accept::Acceptor;
 pub use presence::forget as forget_programs;
 use takeover::{Phase, Predecessor, Takeover};
-pub use world::{checked_credentials, checked_policies, own_cgroup, ssh_host_keys};
+pub use world::{checked_credentials, checked_policies, journal_options, own_cgroup, ssh_host_keys};
 
 /// How long live sessions get to end when the agent does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -133,8 +133,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     }
     // The record before anything else: its lock says whether another agent has this directory, and from here on, what
     // happens is written.
-    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
-        .context("cannot open the journal")?;
+    let journal = Journal::open(&world::journal_options(&config)).context("cannot open the journal")?;
     let journal = Arc::new(journal);
     let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
     let hooks = config.webhooks.iter().map(announce::Hook::load).collect::<Result<Vec<_>>>()?;

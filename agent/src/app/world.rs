@@ -17,6 +17,7 @@ use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
+use crate::record;
 use crate::secret;
 use crate::session::{Service, Shared, World};
 use crate::trust::HostCa;
@@ -265,12 +266,20 @@ pub fn own_cgroup() -> Result<String> {
         .context("this process has no cgroup in the unified hierarchy")
 }
 
+/// Where the journal is, how large it may get and what of it goes.
+pub fn journal_options(config: &Config) -> record::Options {
+    let mut options = record::Options::new(&config.state_dir, config.record.max_bytes);
+    options.retention =
+        record::Retention { keep: config.record.keep, when_full: config.record.prune_when_full };
+    options
+}
+
 /// Refuses a reload that changes what can only change at a start.
 pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
     let fixed = [
         ("state_dir", before.state_dir == after.state_dir),
         ("run_dir", before.run_dir == after.run_dir),
-        ("record", before.record.max_bytes == after.record.max_bytes),
+        ("record", before.record == after.record),
         ("intercept.cgroup", before.intercept.cgroup == after.intercept.cgroup),
         ("intercept.bpffs", before.intercept.bpffs == after.intercept.bpffs),
         ("intercept.listen_port", before.intercept.listen_port == after.intercept.listen_port),

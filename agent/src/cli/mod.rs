@@ -10,6 +10,7 @@ mod install;
 mod journal;
 mod operate;
 mod policy;
+mod prune;
 mod sign;
 mod trust;
 
@@ -114,6 +115,8 @@ enum Command {
         #[arg(long, conflicts_with = "id")]
         since: Option<PathBuf>,
     },
+    /// Remove the oldest records, in whole segments; what is left can still be verified and proved.
+    Prune(prune::Wanted),
     /// List statements that wait for an approval.
     Approvals {
         #[arg(long)]
@@ -291,6 +294,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Prove { id, place, key, since } => {
             journal::prove(&place.dir(config)?, key.as_deref(), id.as_deref(), since.as_deref(), out)
         }
+        Command::Prune(wanted) => prune::prune(config, wanted, out),
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve(approval) => operate::approve(config, approval, out),
         Command::Deny { id, comment } => operate::deny(config, id, comment.as_deref(), out),

@@ -11,8 +11,8 @@ use crate::control::{ClientError, Request, Response, call, call_draining};
 use crate::gate::{AccessTerms, Held, HoldInfo};
 use crate::identity;
 use crate::intercept;
+use crate::record::Journal;
 use crate::record::event::Event;
-use crate::record::{self, Journal};
 
 pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
@@ -166,15 +166,14 @@ pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     if let Err(why) = app::require_operator(&config) {
         let why = format!("{why:#}");
         // Where an agent runs it has the journal, and is not let go of anyway.
-        if let Ok(journal) = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))
-        {
+        if let Ok(journal) = Journal::open(&app::journal_options(&config)) {
             journal.append(&[Event::Control { by, action: format!("refused: detach: {why}") }])?;
             journal.close()?;
         }
         return Err(Failure::Failed(why));
     }
     // The journal's lock is the proof that no agent runs, and the act is recorded like any other.
-    let journal = Journal::open(&record::Options::new(&config.state_dir, config.record.max_bytes))?;
+    let journal = Journal::open(&app::journal_options(&config))?;
     let removed =
         intercept::detach(&config.intercept.bpffs).map_err(|error| Failure::Failed(error.to_string()))?;
     app::forget_programs(&config.state_dir);

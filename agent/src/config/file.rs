@@ -90,11 +90,23 @@ impl Default for InterceptFile {
 #[serde(deny_unknown_fields, default)]
 struct RecordFile {
     max_bytes: u64,
+    keep_days: Option<u64>,
+    when_full: WhenFull,
+}
+
+/// What happens when the journal nears its ceiling.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WhenFull {
+    /// No new sessions, then no service.
+    Stop,
+    /// The oldest records go.
+    Prune,
 }
 
 impl Default for RecordFile {
     fn default() -> Self {
-        Self { max_bytes: 10 << 30 }
+        Self { max_bytes: 10 << 30, keep_days: None, when_full: WhenFull::Stop }
     }
 }
 
@@ -231,6 +243,10 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
                 .into(),
         );
     }
+    if file.record.keep_days.is_some_and(|days| !(1..=36_500).contains(&days)) {
+        problems
+            .push("record.keep_days: between 1 and 36500; without it nothing is removed for its age".into());
+    }
     let mut targets: Vec<Target> =
         file.targets.into_iter().filter_map(|typed| target(typed, &mut problems)).collect();
     for target in &mut targets {
@@ -255,7 +271,11 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         run_dir: file.run_dir,
         policy_dir: file.policy_dir,
         intercept,
-        record: Record { max_bytes: file.record.max_bytes },
+        record: Record {
+            max_bytes: file.record.max_bytes,
+            keep: file.record.keep_days.map(|days| Duration::from_secs(days * 24 * 3600)),
+            prune_when_full: file.record.when_full == WhenFull::Prune,
+        },
         hold: Hold { timeout: Duration::from_secs(file.hold.timeout_s) },
         limits: Limits {
             sessions: file.limits.sessions,

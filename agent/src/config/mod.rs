@@ -95,9 +95,13 @@ pub enum GuardNetRaw {
     Kill,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub max_bytes: u64,
+    /// Records that are older are removed.
+    pub keep: Option<Duration>,
+    /// The oldest records go before the ceiling is reached.
+    pub prune_when_full: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -19,6 +19,7 @@ pub use server::Socket;
 
 use crate::gate::approvers::Signed;
 use crate::gate::{AccessTerms, Given, Grant, HoldInfo, Hours, Terms};
+use crate::record::Gone;
 use crate::registry::SessionInfo;
 
 /// Name of the socket in the run directory.
@@ -65,6 +66,11 @@ pub enum Request {
         version: String,
         layout: u32,
     },
+    /// Remove the oldest segments of the journal: those older than this, and those above so many bytes.
+    Prune {
+        older_than_s: Option<u64>,
+        to_bytes: Option<u64>,
+    },
     /// Start the agent's program again, to take over from this process.
     Upgrade,
     /// From the agent that took over, to the one it took over from: read the policies again.
@@ -86,6 +92,10 @@ pub enum Response {
     },
     Granted {
         grant: GrantInfo,
+    },
+    /// What was pruned now, if anything may have gone; there may be more.
+    Pruned {
+        gone: Option<Gone>,
     },
     /// The answer to `TakeOver`: the agent that would be replaced, and how long its sessions may go on after that.
     Offer {

@@ -1,7 +1,7 @@
 //! What the control socket answers: each request, once it is known who asks and that they may.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
@@ -12,9 +12,12 @@ use crate::gate::approvers::{SignatureError, Statement};
 use crate::gate::{
     Gate, Given, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event,
 };
-use crate::record::Journal;
 use crate::record::event::{Event, GrantIssued, HoldOutcome};
+use crate::record::{Journal, Wanted};
 use crate::registry::{Command, Registry};
+
+/// Segments of the journal: as many as can be read while somebody waits for the answer.
+const PRUNED_AT_ONCE: usize = 4;
 
 /// What the socket operates on.
 pub struct Operator {
@@ -125,6 +128,7 @@ impl Operator {
                 Ok(what) => Response::Done { what },
                 Err(why) => Response::Refused { why },
             }),
+            Request::Prune { older_than_s, to_bytes } => self.prune(voice, older_than_s, to_bytes),
             Request::Reload => {
                 (self.reload)();
                 Response::Done { what: "reloaded".to_owned() }
@@ -295,6 +299,21 @@ impl Operator {
                 Response::Refused { why: format!("no session {id} lives") }
             }
         })
+    }
+
+    /// Blocks on storage. Its record names who asked.
+    fn prune(&self, voice: &Voice<'_>, older_than_s: Option<u64>, to_bytes: Option<u64>) -> Response {
+        let wanted = Wanted {
+            older_than: older_than_s.map(Duration::from_secs),
+            to_bytes,
+            at_most: PRUNED_AT_ONCE,
+            why: "an operator asked".to_owned(),
+            by: Some(voice.describe()),
+        };
+        match self.journal.prune(&wanted) {
+            Ok(gone) => Response::Pruned { gone },
+            Err(error) => Response::Refused { why: error.to_string() },
+        }
     }
 
     fn record_then(&self, voice: &Voice<'_>, action: String, act: impl FnOnce() -> Response) -> Response {

@@ -67,7 +67,7 @@ impl Socket {
     }
 }
 
-async fn answer(mut stream: UnixStream, operator: &Operator) -> std::io::Result<()> {
+async fn answer(mut stream: UnixStream, operator: &Arc<Operator>) -> std::io::Result<()> {
     let caller = Caller::of(&stream);
     let mut line = String::new();
     BufReader::new((&mut stream).take(LINE_MAX)).read_line(&mut line).await?;
@@ -81,6 +81,11 @@ async fn answer(mut stream: UnixStream, operator: &Operator) -> std::io::Result<
                 stream.set_nonblocking(false)?;
                 (operator.take_over)(Successor { stream, pid: caller.pid, version, layout });
                 return Ok(());
+            }
+            (Ok(()), request @ Request::Prune { .. }) => {
+                // Reads what it removes.
+                let operator = Arc::clone(operator);
+                tokio::task::spawn_blocking(move || operator.answer(&caller, request)).await?
             }
             (Ok(()), request) => operator.answer(&caller, request),
         },

@@ -24,7 +24,9 @@ pub enum RecordError {
     Encode(#[from] serde_json::Error),
     #[error("a record of {bytes} bytes is longer than the {limit} a journal takes")]
     TooLong { bytes: usize, limit: usize },
-    #[error("the journal is full: {used} of {limit} bytes; archive and remove it, or raise record.max_bytes")]
+    #[error(
+        "the journal is full: {used} of {limit} bytes; `chaperone prune` makes room, or raise record.max_bytes"
+    )]
     Full { used: u64, limit: u64 },
     #[error("cannot append to {}: {source}", path.display())]
     Append { path: PathBuf, source: io::Error },
@@ -44,6 +46,8 @@ pub enum RecordError {
         "record {seq} is not signed yet: the journal is signed up to record {signed}, once a second while it grows"
     )]
     NotSigned { seq: u64, signed: u64 },
+    #[error("record {seq} is gone: records 1 to {through} were pruned, and only their hashes are kept")]
+    Pruned { seq: u64, through: u64 },
     #[error("the first {seq} records are not those this host signed; run `chaperone verify`")]
     NotAsSigned { seq: u64 },
     #[error("no recorded session has an id that begins with {0:?}")]

@@ -60,6 +60,23 @@ pub enum Event {
         offset: u64,
         bytes: u64,
     },
+    /// The oldest records are about to be removed, and everything up to number `through` is gone then.
+    Pruned {
+        through: u64,
+        records: u64,
+        segments: u64,
+        bytes: u64,
+        /// What asked for it: the configuration, or an operator.
+        why: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// The host's clock was set: records before this one have times by the one, from here on by the other.
+    ClockSet {
+        by_ms: i64,
+        expected_unix_ms: u64,
+        found_unix_ms: u64,
+    },
     SessionStart {
         session: String,
         protocol: String,
@@ -295,6 +312,8 @@ impl Event {
             | Self::Reload { .. }
             | Self::Heartbeat { .. }
             | Self::Repair { .. }
+            | Self::Pruned { .. }
+            | Self::ClockSet { .. }
             | Self::KernelRefusal { .. }
             | Self::RefusalsUnlisted { .. }
             | Self::GrantIssued(_)

@@ -13,6 +13,9 @@ use super::format::MAX_SEQ;
 const LOCK: &str = "lock";
 /// A segment or head that is being made; never read, removed at the next start.
 pub(super) const UNFINISHED: &str = ".new";
+const SEGMENT: &str = ".chj";
+/// What is called as its segment but for this is derived from it.
+pub(super) const INDEX: &str = ".chx";
 
 /// An open segment, as far as appending needs it. The other implementer is the tests' faulty disk.
 pub(super) trait Medium: Send + Sync {
@@ -50,11 +53,16 @@ pub(super) fn segment_path(dir: &Path, first_seq: u64) -> PathBuf {
 
 /// The segments of `dir` in the order of their names.
 pub(super) fn segments(dir: &Path) -> Result<Vec<SegmentFile>, RecordError> {
+    numbered(dir, SEGMENT)
+}
+
+/// The files of `dir` that are called as segments are, but for their `suffix`, in the order of their names.
+pub(super) fn numbered(dir: &Path, suffix: &str) -> Result<Vec<SegmentFile>, RecordError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
         let path = entry.map_err(io_error("list", dir))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let digits = name.strip_prefix("journal-").and_then(|name| name.strip_suffix(".chj"));
+        let digits = name.strip_prefix("journal-").and_then(|name| name.strip_suffix(suffix));
         let seq = digits.filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok());
         let seq = seq.filter(|seq| (1..=MAX_SEQ).contains(seq));
         if let Some(first_seq) = seq {
@@ -62,6 +70,21 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<SegmentFile>, RecordError> {
         }
     }
     found.sort_by_key(|segment| segment.first_seq);
+    Ok(found)
+}
+
+/// What lies beside a segment and goes with it: what repairs cut off, its index.
+pub(super) fn beside(dir: &Path, segment: &SegmentFile) -> Result<Vec<PathBuf>, RecordError> {
+    let name = segment.path.with_extension("");
+    let stem = name.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+        let path = entry.map_err(io_error("list", dir))?.path();
+        let rest = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(&stem));
+        if rest.is_some_and(|rest| rest.starts_with(".chj.cut-") || rest == INDEX) {
+            found.push(path);
+        }
+    }
     Ok(found)
 }
 
@@ -134,6 +157,18 @@ fn patiently(try_lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryL
 /// Puts `bytes` at `path` in one step: after a crash there is the old content or the new one. Which of the two is
 /// certain only after [`sync_dir`].
 pub(super) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<File, RecordError> {
+    replace_with(path, mode, |mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    })
+}
+
+/// The same, by what `fill` writes and syncs.
+pub(super) fn replace_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<File, RecordError> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
     let unfinished = PathBuf::from(unfinished);
@@ -144,11 +179,7 @@ pub(super) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<File, Reco
         .truncate(true)
         .mode(mode)
         .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            Ok(file)
-        })
+        .and_then(|file| fill(&file).map(|()| file))
         .and_then(|file| fs::rename(&unfinished, path).map(|()| file));
     written.map_err(|error| {
         // Left behind it would only take room on a disk that may be full.

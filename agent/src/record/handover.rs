@@ -18,7 +18,7 @@ use super::event::Event;
 use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
 use super::served::{Burst, Encoder};
-use super::{Appended, Checkpoint, Options, RecordError, Repaired};
+use super::{Appended, Checkpoint, Gone, Options, RecordError, Repaired, Wanted};
 
 /// Longest wait for the successor: what takes longer was not recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,8 +59,24 @@ impl Journal {
     }
 
     #[cfg(test)]
-    pub(super) fn open_on(options: &Options, mount: super::tail::Mount) -> Result<Self, RecordError> {
-        Ok(Self::holding(options, Local::open_on(options, mount)?))
+    pub(super) fn open_on(
+        options: &Options,
+        mount: super::tail::Mount,
+        now: super::clock::Now,
+    ) -> Result<Self, RecordError> {
+        Ok(Self::holding(options, Local::open_on(options, mount, now)?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn prune_by_steps(
+        &self,
+        wanted: &Wanted,
+        step: &mut dyn FnMut(u32) -> Result<(), RecordError>,
+    ) -> Result<Option<Gone>, RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.prune_by_steps(wanted, step),
+            Place::Away(_) | Place::Nowhere => Err(RecordError::Closed),
+        }
     }
 
     fn holding(options: &Options, local: Local) -> Self {
@@ -118,6 +134,42 @@ impl Journal {
             Place::Here(local) => local.checkpoint(),
             Place::Away(_) => Ok(None),
             Place::Nowhere => Err(RecordError::Closed),
+        }
+    }
+
+    /// Removes the oldest segments as `wanted`. `None` when there is nothing that may go. Blocks on
+    /// storage, and reads what it removes.
+    ///
+    /// # Errors
+    /// `Damaged` when what would go is not what this host wrote; nothing was removed then. `Closed` when another agent
+    /// has the journal. Otherwise when files cannot be read, written or removed.
+    pub fn prune(&self, wanted: &Wanted) -> Result<Option<Gone>, RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.prune(wanted),
+            Place::Away(_) | Place::Nowhere => Err(RecordError::Closed),
+        }
+    }
+
+    /// Removes what the configuration says is to go. Meant to be called every second.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn retain(&self) -> Result<Option<Gone>, RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.retain(),
+            Place::Away(_) | Place::Nowhere => Ok(None),
+        }
+    }
+
+    /// Makes the index of one full segment that has none, for the questions of the command line. Meant to be called
+    /// every second.
+    ///
+    /// # Errors
+    /// When files cannot be read or written. Nothing depends on it.
+    pub fn index_next(&self) -> Result<(), RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.index_next(),
+            Place::Away(_) | Place::Nowhere => Ok(()),
         }
     }
 

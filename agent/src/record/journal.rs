@@ -1,11 +1,14 @@
 //! The journal as the agent holds it: open, append, checkpoint, close.
 
+mod prune;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
+use super::clock::{self, Now, Watch};
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
@@ -17,9 +20,13 @@ use super::tail::{self, Batch, Begun, Fixed, Mount, Tail};
 use super::tree::Tree;
 use super::{HEARTBEAT, HostKey, RecordError, Repaired, head, key};
 
+pub use prune::{Gone, Wanted};
+
 /// Records that end what was recorded before, and those that say that the agent lives, may use this much of the ceiling
 /// that others may not, so that a full journal still says how its sessions ended.
 const RESERVE: u64 = 1 << 20;
+/// How often an append that finds no room lets something go and tries again.
+const ROOM_TRIES: usize = 16;
 const KEPT_BUFFERS: usize = 16;
 const KEPT_CAPACITY: usize = 1 << 20;
 
@@ -33,17 +40,29 @@ pub struct Options {
     pub max_bytes: u64,
     /// A segment that would become longer is closed and the next one begun.
     pub segment_bytes: u64,
+    pub retention: Retention,
+}
+
+/// Which records the agent itself removes. By default none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Those that are older.
+    pub keep: Option<Duration>,
+    /// The oldest, before the ceiling is reached.
+    pub when_full: bool,
 }
 
 impl Options {
-    /// `journal` and `journal-key` below `state_dir`, segments of 64 MiB.
+    /// `journal` and `journal-key` below `state_dir`, segments of 64 MiB, or of a sixteenth of a smaller ceiling, so that
+    /// there is always something that may go.
     #[must_use]
     pub fn new(state_dir: &Path, max_bytes: u64) -> Self {
         Self {
             dir: state_dir.join("journal"),
             key: state_dir.join("journal-key"),
             max_bytes,
-            segment_bytes: 64 << 20,
+            segment_bytes: (max_bytes / 16).clamp(64 << 10, 64 << 20),
+            retention: Retention::default(),
         }
     }
 }
@@ -59,6 +78,12 @@ pub struct Appended {
 pub(super) struct Journal {
     fixed: Fixed,
     max_bytes: u64,
+    retention: Retention,
+    /// Held while segments are removed.
+    pruning: Mutex<()>,
+    looks: Mutex<Looks>,
+    /// Segments up to the one that begins with this record have an index, or were tried.
+    indexed: AtomicU64,
     tail: Mutex<Tail>,
     /// Taken before `tail` where both are held.
     synced: Mutex<Synced>,
@@ -67,12 +92,16 @@ pub(super) struct Journal {
     _lock: DirLock,
 }
 
+/// When the oldest records are looked at next: for their age, and at all after they could not go.
+struct Looks {
+    age: Instant,
+    broken: Instant,
+}
+
 /// What is known to be on stable storage.
 struct Synced {
     seq: u64,
     head_seq: u64,
-    /// After a failed fdatasync the kernel may have dropped what was not written, and the next one succeeds.
-    failed: bool,
 }
 
 impl Journal {
@@ -82,10 +111,10 @@ impl Journal {
     /// `InUse` when another agent holds the directory; `Damaged` or `Header` when the journal is not what an agent
     /// with this key left there; otherwise when files cannot be read, made or written.
     pub(super) fn open(options: &Options) -> Result<Self, RecordError> {
-        Self::open_on(options, Box::new(|file| Arc::new(file)))
+        Self::open_on(options, Box::new(|file| Arc::new(file)), Box::new(clock::read))
     }
 
-    pub(super) fn open_on(options: &Options, mount: Mount) -> Result<Self, RecordError> {
+    pub(super) fn open_on(options: &Options, mount: Mount, now: Now) -> Result<Self, RecordError> {
         let dir = &options.dir;
         files::create_dir(dir)?;
         let lock = DirLock::take(dir)?;
@@ -97,15 +126,19 @@ impl Journal {
         };
         let used = AtomicU64::new(files::used_bytes(dir)?);
         let fixed =
-            Fixed { dir: dir.clone(), key, journal, segment_bytes: options.segment_bytes, mount, used };
+            Fixed { dir: dir.clone(), key, journal, segment_bytes: options.segment_bytes, mount, used, now };
         let repaired = recovered.repaired.clone();
         let head_seq = recovered.head_seq;
         let tail = open_tail(&fixed, recovered)?;
         let opened = Self {
             fixed,
             max_bytes: options.max_bytes,
+            retention: options.retention,
+            pruning: Mutex::new(()),
+            looks: Mutex::new(Looks { age: Instant::now(), broken: Instant::now() }),
+            indexed: AtomicU64::new(0),
             tail: Mutex::new(tail),
-            synced: Mutex::new(Synced { seq: 0, head_seq, failed: false }),
+            synced: Mutex::new(Synced { seq: 0, head_seq }),
             buffers: Mutex::new(Vec::new()),
             repaired,
             _lock: lock,
@@ -163,7 +196,7 @@ impl Journal {
                 batch.push_encoded(Kind::Event, payload)?;
             }
         }
-        lock(&self.tail)?.append(&self.fixed, &mut batch, self.max_bytes - reserve, false)
+        self.put(&mut batch, self.max_bytes - reserve)
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head; and records that the
@@ -213,7 +246,7 @@ impl Journal {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share, to be compared with 0.95")]
     pub(super) fn usage(&self) -> f64 {
-        self.fixed.used.load(Ordering::Relaxed) as f64 / self.max_bytes.max(1) as f64
+        self.fixed.used() as f64 / self.max_bytes.max(1) as f64
     }
 
     /// Records that the agent lives, when nothing else said so.
@@ -221,7 +254,7 @@ impl Journal {
         if lock(&self.tail)?.silent() < HEARTBEAT {
             return Ok(());
         }
-        let used_bytes = self.fixed.used.load(Ordering::Relaxed);
+        let used_bytes = self.fixed.used();
         self.append(&[Event::Heartbeat { used_bytes, max_bytes: self.max_bytes }]).map(drop)
     }
 
@@ -242,7 +275,7 @@ impl Journal {
                     break;
                 }
             }
-            let part = lock(&self.tail)?.append(&self.fixed, &mut batch, limit, false)?;
+            let part = self.put(&mut batch, limit)?;
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }
         let mut buffers = lock(&self.buffers)?;
@@ -257,6 +290,19 @@ impl Journal {
                 Ok(Appended { first_seq: next, last_seq: next - 1 })
             }
         }
+    }
+
+    /// Where the configuration says so, room is made by what is oldest.
+    fn put(&self, batch: &mut Batch, limit: u64) -> Result<Appended, RecordError> {
+        let may_prune = self.retention.when_full && limit != u64::MAX;
+        // Others take room that was just made; each time one segment goes.
+        for _ in 0..ROOM_TRIES {
+            let appended = lock(&self.tail)?.append(&self.fixed, batch, limit, false);
+            if !matches!(appended, Err(RecordError::Full { .. })) || !may_prune || !self.make_room() {
+                return appended;
+            }
+        }
+        lock(&self.tail)?.append(&self.fixed, batch, limit, false)
     }
 
     fn sign(&self, close: bool) -> Result<Option<Checkpoint>, RecordError> {
@@ -290,16 +336,17 @@ impl Journal {
         }
         let (medium, path, last) = {
             let tail = lock(&self.tail)?;
+            if tail.failed {
+                return Err(RecordError::SyncFailed { path: tail.path.clone() });
+            }
             (Arc::clone(&tail.medium), tail.path.clone(), tail.link.seq - 1)
         };
-        if synced.failed {
-            return Err(RecordError::SyncFailed { path });
-        }
         // Segments before this one were synced when they were left.
-        medium.sync().map_err(|error| {
-            synced.failed = true;
-            io_error("sync", &path)(error)
-        })?;
+        if let Err(error) = medium.sync() {
+            // The kernel may have dropped what it could not write, and the next sync would succeed all the same.
+            lock(&self.tail)?.failed = true;
+            return Err(io_error("sync", &path)(error));
+        }
         synced.seq = last;
         Ok(())
     }
@@ -335,7 +382,9 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
             written: Instant::now(),
             dirty: false,
             rotating: false,
+            failed: false,
             closed: false,
+            watch: Watch::default(),
         });
     };
     let medium = (fixed.mount)(end.file);
@@ -351,7 +400,9 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
         written: Instant::now(),
         dirty: false,
         rotating: false,
+        failed: false,
         closed: false,
+        watch: Watch::after(end.time_ns),
     })
 }
 

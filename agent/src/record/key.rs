@@ -14,7 +14,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::checkpoint::{Checkpoint, key_id, verifier_key};
+use super::checkpoint::{Checkpoint, KeyId, key_id, verifier_key};
 use super::error::io_error;
 use super::format::{HostId, JournalId};
 use super::{RecordError, files};
@@ -59,10 +59,15 @@ impl HostKey {
     /// Puts the key's id and its signature into `checkpoint`.
     #[must_use]
     pub fn sign(&self, checkpoint: Checkpoint) -> Checkpoint {
-        let key = key_id(&checkpoint.journal, &self.public().0);
-        let signature = self.pair.sign(checkpoint.body().as_bytes());
-        let signature = signature.as_ref().first_chunk::<64>().copied().unwrap_or([0; 64]);
+        let (key, signature) = self.sign_body(&checkpoint.journal, &checkpoint.body());
         Checkpoint { key, signature, ..checkpoint }
+    }
+
+    /// What a signed note of this journal carries besides its `body`.
+    pub(super) fn sign_body(&self, journal: &JournalId, body: &str) -> (KeyId, [u8; 64]) {
+        let signature = self.pair.sign(body.as_bytes());
+        let signature = signature.as_ref().first_chunk::<64>().copied().unwrap_or([0; 64]);
+        (key_id(journal, &self.public().0), signature)
     }
 
     fn load(path: &Path, file: &File) -> Result<Self, RecordError> {
@@ -122,10 +127,19 @@ impl PublicKey {
     /// Whether the host signed `checkpoint`.
     #[must_use]
     pub fn signed(&self, checkpoint: &Checkpoint) -> bool {
-        checkpoint.key == key_id(&checkpoint.journal, &self.0)
-            && UnparsedPublicKey::new(&ED25519, &self.0)
-                .verify(checkpoint.body().as_bytes(), &checkpoint.signature)
-                .is_ok()
+        self.signed_body(&checkpoint.journal, &checkpoint.body(), checkpoint.key, &checkpoint.signature)
+    }
+
+    /// Whether the host signed a note of this journal with this `body`.
+    pub(super) fn signed_body(
+        &self,
+        journal: &JournalId,
+        body: &str,
+        key: KeyId,
+        signature: &[u8; 64],
+    ) -> bool {
+        key == key_id(journal, &self.0)
+            && UnparsedPublicKey::new(&ED25519, &self.0).verify(body.as_bytes(), signature).is_ok()
     }
 
     /// The key in the form that verifiers of signed notes take.

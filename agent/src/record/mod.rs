@@ -5,15 +5,18 @@
 //! policy: it is handed [`event::Event`]s and a directory. docs/journal.md is the format, byte by byte.
 
 pub mod checkpoint;
+mod clock;
 mod error;
 pub mod event;
 mod files;
 pub mod format;
+mod frozen;
 mod handover;
 pub mod head;
 mod journal;
 mod key;
 pub mod prove;
+pub mod pruned;
 pub mod query;
 pub mod reader;
 mod recover;
@@ -28,7 +31,7 @@ pub mod verify;
 pub use checkpoint::Checkpoint;
 pub use error::RecordError;
 pub use handover::{Journal, serve_predecessor};
-pub use journal::{Appended, Options};
+pub use journal::{Appended, Gone, Options, Retention, Wanted};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;

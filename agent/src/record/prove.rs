@@ -10,9 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::format::{Kind, hex, payload_digest};
+use super::frozen::{self, Piece};
 use super::reader::{Check, Reader};
 use super::tree::{self, Prover, Wanted};
-use super::{Checkpoint, PublicKey, RecordError, Stamp, head};
+use super::{Checkpoint, PublicKey, RecordError, Stamp, head, pruned};
 
 /// A record, and that it is in the tree of `checkpoint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,9 +63,13 @@ pub fn record(dir: &Path, key: &PublicKey, seq: u64) -> Result<Inclusion, Record
     if seq == 0 || seq > head.seq {
         return Err(RecordError::NotSigned { seq, signed: head.seq });
     }
+    if let Some(through) = pruned::load(dir, key)?.map(|note| note.through).filter(|through| seq <= *through)
+    {
+        return Err(RecordError::Pruned { seq, through });
+    }
     let (index, size) = (seq - 1, head.seq);
     let mut proved = None;
-    let proof = pass(dir, &head, tree::inclusion(index, size), |frame| {
+    let proof = pass(dir, key, &head, tree::inclusion(index, size), |frame| {
         if frame.seq == seq {
             proved = Some(Proved {
                 seq,
@@ -93,7 +98,7 @@ pub fn growth(dir: &Path, key: &PublicKey, since: &Checkpoint) -> Result<Growth,
     if since.journal != head.journal || since.seq > head.seq {
         return Err(RecordError::NotSigned { seq: since.seq, signed: head.seq });
     }
-    let proof = pass(dir, &head, tree::consistency(since.seq, head.seq), |_| {})?;
+    let proof = pass(dir, key, &head, tree::consistency(since.seq, head.seq), |_| {})?;
     Ok(Growth {
         old_size: since.seq,
         size: head.seq,
@@ -111,13 +116,25 @@ fn newest(dir: &Path, key: &PublicKey) -> Result<Checkpoint, RecordError> {
 /// Reads up to the head; its root has to come out of what is there.
 fn pass(
     dir: &Path,
+    key: &PublicKey,
     head: &Checkpoint,
     wanted: Wanted,
     mut each: impl FnMut(&super::format::Frame<'_>),
 ) -> Result<Vec<String>, RecordError> {
     let mut prover = Prover::new(wanted);
     let mut whole = tree::Tree::default();
-    let mut reader = Reader::open(dir, Check::Chain)?;
+    let mut through = 0;
+    if let Some(note) = pruned::load(dir, key)? {
+        through = note.through;
+        frozen::walk(dir, &note, |piece| {
+            if let Piece::Subtree(level, root) = piece {
+                // What does not fit makes another root in the end.
+                let _fits = whole.push_subtree(level, root);
+                prover.push_subtree(level, root);
+            }
+        })?;
+    }
+    let mut reader = Reader::open_after(dir, Check::Chain, through)?;
     while whole.size() < head.seq {
         let Some(frame) = reader.next_frame().transpose()? else { break };
         let hash = frame.hash();

@@ -55,14 +55,29 @@ pub struct Reader {
     link: Option<Link>,
     /// Number of the newest record read.
     newest: u64,
+    /// The last segment is the one that an agent may be writing.
+    live: bool,
 }
 
 impl Reader {
     /// # Errors
     /// When the directory cannot be listed.
     pub fn open(dir: &Path, check: Check) -> Result<Self, RecordError> {
-        let waiting = files::segments(dir)?.into();
-        Ok(Self { waiting, current: None, check, journal: None, link: Some(Link::START), newest: 0 })
+        Self::open_after(dir, check, 0)
+    }
+
+    /// Begins with the first segment after record `through`. Where the chain begins, it is taken as it is.
+    pub(super) fn open_after(dir: &Path, check: Check, through: u64) -> Result<Self, RecordError> {
+        let mut segments = files::segments(dir)?;
+        segments.retain(|segment| segment.first_seq > through);
+        Ok(Self::over(segments, check, true))
+    }
+
+    /// Reads some of the segments of a journal; `live` when its newest one is among them.
+    pub(super) fn over(segments: Vec<SegmentFile>, check: Check, live: bool) -> Self {
+        let waiting = VecDeque::from(segments);
+        let link = waiting.front().is_none_or(|first| first.first_seq == 1).then_some(Link::START);
+        Self { waiting, current: None, check, journal: None, link, newest: 0, live }
     }
 
     /// The next frame, undecoded.
@@ -104,7 +119,9 @@ impl Reader {
                 }
                 Ok(None) => self.current = None,
                 Ok(Some(Place::Frame(span))) => return Some(Ok(span)),
-                Ok(Some(Place::Damage(damage))) if damage.to_end && self.waiting.is_empty() => return None,
+                Ok(Some(Place::Damage(damage))) if damage.to_end && self.live && self.waiting.is_empty() => {
+                    return None;
+                }
                 Ok(Some(Place::Damage(damage))) => {
                     self.link = None;
                     let problem = format!("{} bytes are no record", damage.len);
@@ -118,7 +135,7 @@ impl Reader {
     fn enter(&mut self, segment: SegmentFile) -> Result<(), RecordError> {
         let link = self.link.take();
         let (scanner, bytes) = Scanner::open(&segment.path)?;
-        if bytes.len() < HEADER_LEN && self.waiting.is_empty() {
+        if bytes.len() < HEADER_LEN && self.live && self.waiting.is_empty() {
             return Ok(());
         }
         let header = scan::header(&segment.path, &bytes)?;

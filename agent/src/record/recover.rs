@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
@@ -15,6 +15,7 @@ use super::error::io_error;
 use super::event::Event;
 use super::files::{self, SegmentFile};
 use super::format::{CHECKPOINT_EVERY, FRAME_LEN, Frame, HEADER_LEN, Header, JournalId, Kind};
+use super::pruned::{self, Pruned};
 use super::scan::{self, Found, Link, Scanner};
 use super::tail::file_name;
 use super::tree::Tree;
@@ -52,11 +53,23 @@ pub(super) struct End {
     pub(super) tree: Tree,
     pub(super) unsigned: u64,
     pub(super) signed: Option<Checkpoint>,
+    /// Time of the last record, 0 when there is none.
+    pub(super) time_ns: u64,
 }
 
 pub(super) fn recover(dir: &Path, key: &PublicKey) -> Result<Recovered, RecordError> {
     remove_unfinished(dir)?;
     let head = head::load(dir, key)?;
+    let pruned = pruned::load(dir, key)?;
+    if let Some(note) = pruned
+        && !head.is_some_and(|head| head.journal == note.journal && head.seq >= note.event)
+    {
+        // It came here from another journal, or from a later state of this one: nothing goes by it.
+        let problem = "the note about pruned records and the head are not of one journal at one time";
+        return Err(damaged(&pruned::path(dir), 0, note.event, problem));
+    }
+    let through = pruned.map_or(0, |note| note.through);
+    pruned::remove(dir, through, through)?;
     let mut segments = files::segments(dir)?;
     let mut repaired = Vec::new();
     if let Some(last) = segments.last()
@@ -68,7 +81,9 @@ pub(super) fn recover(dir: &Path, key: &PublicKey) -> Result<Recovered, RecordEr
         segments.pop();
     }
     let head_seq = head.map_or(0, |head| head.seq);
-    let end = Walk::over(dir, key, head, &segments)?.map(|walk| walk.finish(&mut repaired)).transpose()?;
+    let end = Walk::over(dir, key, (head, pruned), &segments)?
+        .map(|walk| walk.finish(&mut repaired))
+        .transpose()?;
     Ok(Recovered { end, repaired, head_seq })
 }
 
@@ -82,6 +97,7 @@ fn beginning_len(segment: &SegmentFile) -> u64 {
 struct Walk<'a> {
     key: &'a PublicKey,
     head: Option<Checkpoint>,
+    pruned: Option<Pruned>,
     journal: JournalId,
     path: &'a Path,
     link: Link,
@@ -91,6 +107,10 @@ struct Walk<'a> {
     signed: Option<Checkpoint>,
     /// End of the last whole record.
     offset: u64,
+    /// From where on in the segment no sync is known of.
+    unsynced: u64,
+    /// Of the last record.
+    time_ns: u64,
     /// Whether something incomplete follows `offset`.
     torn: bool,
 }
@@ -99,10 +119,10 @@ impl<'a> Walk<'a> {
     fn over(
         dir: &'a Path,
         key: &'a PublicKey,
-        head: Option<Checkpoint>,
+        (head, pruned): (Option<Checkpoint>, Option<Pruned>),
         segments: &'a [SegmentFile],
     ) -> Result<Option<Self>, RecordError> {
-        let headers = headers(key, head.as_ref(), segments)?;
+        let headers = headers(key, head.as_ref(), pruned.as_ref(), segments)?;
         let from = headers.len().saturating_sub(2);
         let (Some(first), Some(segment)) = (headers.get(from), segments.get(from)) else {
             return match head {
@@ -113,6 +133,7 @@ impl<'a> Walk<'a> {
         let mut walk = Self {
             key,
             head,
+            pruned,
             journal: first.journal,
             path: &segment.path,
             link: Link { seq: first.first_seq, previous: first.previous, last: first.previous },
@@ -121,6 +142,8 @@ impl<'a> Walk<'a> {
             unsigned: if from == 0 { 0 } else { CHECKPOINT_EVERY },
             signed: None,
             offset: 0,
+            unsynced: 0,
+            time_ns: 0,
             torn: false,
         };
         let rest = segments.get(from..).unwrap_or_default();
@@ -143,6 +166,7 @@ impl<'a> Walk<'a> {
         self.offset = 0;
         let header = scan::header(self.path, &bytes)?;
         self.link.enter(&header, &bytes).map_err(|problem| self.damaged(problem))?;
+        self.unsynced = HEADER_LEN as u64;
         loop {
             self.offset = scanner.offset();
             match scanner.next().map_err(io_error("read", self.path))? {
@@ -166,6 +190,10 @@ impl<'a> Walk<'a> {
             self.enter_tree(frame)?;
         }
         self.unsigned += 1;
+        self.time_ns = frame.time_ns;
+        if self.head.is_some_and(|head| head.seq + 1 >= frame.seq) {
+            self.unsynced = self.offset + frame.len() as u64;
+        }
         if frame.kind == Kind::Checkpoint {
             self.checkpoint(frame)?;
         }
@@ -188,6 +216,15 @@ impl<'a> Walk<'a> {
         match (stated, &self.tree) {
             (Some(stated), Some(tree)) if stated != *tree => {
                 Err(self.damaged("the segment begins with another tree than that of the records before it"))
+            }
+            (Some(stated), None)
+                if self
+                    .pruned
+                    .is_some_and(|note| note.through == stated.size() && note.root != stated.root()) =>
+            {
+                Err(self.damaged(
+                    "the segment begins with another tree than that of the records that were pruned",
+                ))
             }
             (Some(stated), _) => {
                 self.tree = Some(stated);
@@ -220,6 +257,9 @@ impl<'a> Walk<'a> {
         if self.torn {
             repaired.push(cut(self.path, self.offset)?);
         }
+        if self.unsynced < self.offset {
+            write_again(self.path, self.offset)?;
+        }
         let file = OpenOptions::new()
             .write(true)
             .open(self.path)
@@ -233,6 +273,7 @@ impl<'a> Walk<'a> {
             tree: self.tree.unwrap_or_default(),
             unsigned: self.unsigned,
             signed: self.signed,
+            time_ns: self.time_ns,
         })
     }
 
@@ -245,6 +286,7 @@ impl<'a> Walk<'a> {
 fn headers(
     key: &PublicKey,
     head: Option<&Checkpoint>,
+    pruned: Option<&Pruned>,
     segments: &[SegmentFile],
 ) -> Result<Vec<Header>, RecordError> {
     let mut headers = Vec::<Header>::with_capacity(segments.len());
@@ -262,12 +304,43 @@ fn headers(
         if header.first_seq != segment.first_seq {
             return refuse("the segment does not begin with the record its name gives");
         }
-        if headers.is_empty() && header.first_seq != 1 {
-            return refuse("the segments before this one are missing");
+        if headers.is_empty() {
+            let (first, previous) = pruned.map_or((1, [0; 32]), |note| (note.through + 1, note.last));
+            if header.first_seq != first {
+                return refuse("the segments before this one are missing");
+            }
+            if header.previous != previous || pruned.is_some_and(|note| note.journal != header.journal) {
+                return refuse("the segment does not follow the records that were pruned");
+            }
         }
         headers.push(header);
     }
     Ok(headers)
+}
+
+/// Puts a segment, of whose end no sync is known, on stable storage: as a file of its own that takes the place of the
+/// first. After a sync that failed the kernel holds bytes that it takes for written and the disk does not have; and
+/// written once more in the same place, ext4 may put them into blocks that it still knows as never written.
+fn write_again(path: &Path, len: u64) -> Result<(), RecordError> {
+    let from = File::open(path).map_err(io_error("open", path))?;
+    let mut part = vec![0; 1 << 20];
+    let mut copy_to = |to: &File| -> std::io::Result<()> {
+        let mut at = 0;
+        while at < len {
+            let most = usize::try_from(len - at).unwrap_or(usize::MAX).min(part.len());
+            let part = part.get_mut(..most).unwrap_or_default();
+            from.read_exact_at(part, at)?;
+            to.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+        to.sync_all()
+    };
+    if files::replace_with(path, 0o600, &mut copy_to).is_ok() {
+        return path.parent().map_or(Ok(()), files::sync_dir);
+    }
+    // Where there is no room for another one, the same place is better than nothing.
+    let same = OpenOptions::new().write(true).open(path).map_err(io_error("open for writing", path))?;
+    copy_to(&same).map_err(io_error("write again", path))
 }
 
 /// Moves what follows `offset` out of the segment into a file of its own.

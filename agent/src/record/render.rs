@@ -153,6 +153,14 @@ pub fn report_text(report: &Report, paint: Paint, out: &mut dyn Write) -> io::Re
         let text = "ends at {} without the agent's end: it died then, or what followed was cut off";
         writeln!(out, "  {}", paint.apply(Tone::Waiting, &text.replace("{}", &last.to_string())))?;
     }
+    if report.pruned_through > 0 {
+        writeln!(out, "  records 1 to {} were pruned; proofs that involve them hold", report.pruned_through)?;
+    }
+    for back in &report.set_back {
+        let (at, from, to) = (back.at, back.from, back.to);
+        let told = if back.recorded { "the agent noted it" } else { "without a word of the agent" };
+        writeln!(out, "  the clock went back before record {at}, from {from} to {to}; {told}")?;
+    }
     for quiet in &report.quiet {
         let (after, from, to) = (quiet.after, quiet.from, quiet.to);
         writeln!(

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, NOTE_MAX};
+use super::clock::{Moment, Now, Set, Watch};
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, Medium};
@@ -33,6 +34,22 @@ pub(super) struct Fixed {
     pub(super) mount: Mount,
     /// Bytes of the directory; read without the lock.
     pub(super) used: AtomicU64,
+    pub(super) now: Now,
+}
+
+impl Fixed {
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_used(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn sub_used(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _always_some = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// Frames with their payloads in place, encoded before the lock is taken.
@@ -124,7 +141,11 @@ pub(super) struct Tail {
     pub(super) dirty: bool,
     /// A rotation was begun and not finished: its file may exist, so nothing may be added to the segment before it.
     pub(super) rotating: bool,
+    /// A sync failed: the kernel may have dropped what it had not written, and says so once. Nothing may follow what is
+    /// perhaps not there.
+    pub(super) failed: bool,
     pub(super) closed: bool,
+    pub(super) watch: Watch,
 }
 
 impl Tail {
@@ -139,12 +160,36 @@ impl Tail {
         if self.closed {
             return Err(RecordError::Closed);
         }
+        if self.failed {
+            return Err(RecordError::SyncFailed { path: self.path.clone() });
+        }
+        let now = (fixed.now)();
+        let mut watch = self.watch;
+        if let Some(set) = watch.look(now) {
+            let mut word = Batch::default();
+            word.clear();
+            word.push(&clock_set(&set))?;
+            // Under the ceiling or not: times must not go back without a word.
+            self.put(fixed, &mut word, u64::MAX, false, now)?;
+        }
+        self.watch = watch;
+        self.put(fixed, batch, limit, sign, now)
+    }
+
+    fn put(
+        &mut self,
+        fixed: &Fixed,
+        batch: &mut Batch,
+        limit: u64,
+        sign: bool,
+        now: Moment,
+    ) -> Result<Appended, RecordError> {
         self.cut_back()?;
         let sign = sign || self.unsigned + batch.records() > CHECKPOINT_EVERY;
         let most = (batch.bytes.len() - if sign { 0 } else { ROOM }) as u64;
         self.make_room(fixed, most, limit)?;
 
-        let time_ns = now_ns();
+        let time_ns = now.wall_ns;
         let mut link = self.link;
         let mut signed = self.signed;
         let mut skip = ROOM;
@@ -166,7 +211,7 @@ impl Tail {
         self.write(bytes)?;
 
         self.offset += bytes.len() as u64;
-        fixed.used.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        fixed.add_used(bytes.len() as u64);
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
@@ -197,7 +242,7 @@ impl Tail {
     fn make_room(&mut self, fixed: &Fixed, len: u64, limit: u64) -> Result<(), RecordError> {
         let rotate = self.rotating
             || (self.offset > self.begun && self.offset.saturating_add(len) > fixed.segment_bytes);
-        let used = fixed.used.load(Ordering::Relaxed);
+        let used = fixed.used();
         let begin = if rotate { beginning_len(&self.tree) } else { 0 };
         let wanted = used.saturating_add(len).saturating_add(begin);
         if wanted > limit {
@@ -208,7 +253,10 @@ impl Tail {
 
     fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
         self.rotating = true;
-        self.medium.sync().map_err(io_error("sync", &self.path))?;
+        self.medium.sync().map_err(|error| {
+            self.failed = true;
+            io_error("sync", &self.path)(error)
+        })?;
         let Begun { path, medium, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
         (self.path, self.medium) = (path, medium);
         (self.begun, self.offset) = (len, len);
@@ -259,7 +307,7 @@ pub(super) struct Begun {
 /// Creates the segment that begins with record `link.seq`, which is the state of the tree unless it is the first.
 /// All of it is on stable storage before it has its name.
 pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> Result<Begun, RecordError> {
-    let created_ns = now_ns();
+    let created_ns = (fixed.now)().wall_ns;
     let header = Header {
         host: fixed.key.public().host(),
         journal: fixed.journal,
@@ -281,7 +329,7 @@ pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> 
     let path = files::segment_path(&fixed.dir, link.seq);
     let file = files::replace(&path, 0o600, &bytes)?;
     files::sync_dir(&fixed.dir)?;
-    fixed.used.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    fixed.add_used(bytes.len() as u64);
     *link = next;
     if has_tree {
         tree.push(&next.last);
@@ -308,9 +356,14 @@ fn put(bytes: &mut [u8], at: usize, from: &[u8]) {
     }
 }
 
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+fn clock_set(set: &Set) -> Event {
+    let millis = |ns: u64| ns / 1_000_000;
+    let (expected_unix_ms, found_unix_ms) = (millis(set.expected_ns), millis(set.found_ns));
+    Event::ClockSet {
+        by_ms: found_unix_ms.cast_signed() - expected_unix_ms.cast_signed(),
+        expected_unix_ms,
+        found_unix_ms,
+    }
 }
 
 /// For messages: the file's name without its directory.

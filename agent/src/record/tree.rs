@@ -38,14 +38,27 @@ impl Tree {
     }
 
     pub fn push(&mut self, entry: &Hash) {
-        let mut hash = leaf(entry);
+        self.grow(0, leaf(entry));
+    }
+
+    /// Puts a complete subtree of 2^`level` entries at the end; `false` when none of that size can stand here.
+    #[must_use]
+    pub fn push_subtree(&mut self, level: u32, root: &Hash) -> bool {
+        let fits = level < MOST_LEVELS && self.size.trailing_zeros() >= level;
+        if fits {
+            self.grow(level, *root);
+        }
+        fits
+    }
+
+    fn grow(&mut self, level: u32, mut hash: Hash) {
         // As in a binary counter: every complete subtree of the same size makes one of twice the size.
-        for _ in 0..self.size.trailing_ones() {
+        for _ in 0..(self.size >> level).trailing_ones() {
             let Some(left) = self.peaks.pop() else { break };
             hash = node(&left, &hash);
         }
         self.peaks.push(hash);
-        self.size += 1;
+        self.size += 1 << level;
     }
 
     #[must_use]
@@ -53,6 +66,61 @@ impl Tree {
         let mut peaks = self.peaks.iter().rev();
         let Some(smallest) = peaks.next() else { return Sha256::digest([]).into() };
         peaks.fold(*smallest, |right, left| node(left, &right))
+    }
+}
+
+/// No tree has that many: records are numbered up to 2^62.
+const MOST_LEVELS: u32 = 63;
+
+/// A range of entries by the roots of the largest complete subtrees that lie in it: enough for every proof that begins
+/// or ends at its ends, without the entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    next: u64,
+    /// With the level of each: 2^level entries.
+    subtrees: Vec<(u32, Hash)>,
+}
+
+impl Stretch {
+    /// An empty one whose first entry will be entry `from`.
+    #[must_use]
+    pub const fn new(from: u64) -> Self {
+        Self { next: from, subtrees: Vec::new() }
+    }
+
+    pub fn push(&mut self, entry: &Hash) {
+        let (mut level, mut hash) = (0, leaf(entry));
+        self.next += 1;
+        // A subtree is complete when it ends at a multiple of its size and its left half is here too.
+        while self.next.trailing_zeros() > level
+            && let Some((_, left)) = self.subtrees.pop_if(|(last, _)| *last == level)
+        {
+            hash = node(&left, &hash);
+            level += 1;
+        }
+        self.subtrees.push((level, hash));
+    }
+
+    /// Entries before its end.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.next
+    }
+
+    #[must_use]
+    pub fn subtrees(&self) -> &[(u32, Hash)] {
+        &self.subtrees
+    }
+
+    /// The levels of the subtrees that the entries `from..to` have.
+    pub fn levels(from: u64, to: u64) -> impl Iterator<Item = u32> {
+        let mut at = from;
+        std::iter::from_fn(move || {
+            let left = to.checked_sub(at).filter(|left| *left > 0)?;
+            let level = at.trailing_zeros().min(u64::BITS - 1 - left.leading_zeros());
+            at += 1 << level;
+            Some(level)
+        })
     }
 }
 
@@ -140,6 +208,17 @@ impl Prover {
             }
         }
         self.next += 1;
+    }
+
+    /// The same for a complete subtree of 2^`level` entries. What a proof wants of its inside is missing then.
+    pub fn push_subtree(&mut self, level: u32, root: &Hash) {
+        let end = self.next.saturating_add(1 << level.min(MOST_LEVELS));
+        for (range, tree) in &mut self.parts {
+            if range.start <= self.next && end <= range.end {
+                let _or_incomplete = tree.push_subtree(level, root);
+            }
+        }
+        self.next = end;
     }
 
     /// The proof; `None` when not all entries were shown.
@@ -276,6 +355,44 @@ mod tests {
             assert_eq!(Tree::from_peaks(count, &tree.peaks()), Some(tree.clone()));
             assert_eq!(Tree::from_peaks(count, &[tree.peaks(), vec![0; 32]].concat()), None);
             assert_eq!(Tree::from_peaks(count, &[tree.peaks(), vec![0]].concat()), None);
+        }
+    }
+
+    #[test]
+    fn stretches_make_the_tree_and_every_proof_that_begins_at_their_ends() {
+        let all = entries(50);
+        let at = |n: u64| usize::try_from(n).unwrap();
+        for (first, second) in (0..20).flat_map(|first| (first..34).map(move |second| (first, second))) {
+            let mut tree = Tree::default();
+            for size in first.max(1)..50 {
+                let mut prover = Prover::new(consistency(first, size));
+                let mut late = Prover::new(inclusion(second, size));
+                tree = Tree::default();
+                for (from, to) in [(0, first), (first, second)] {
+                    let mut stretch = Stretch::new(from);
+                    all[at(from)..at(to)].iter().for_each(|entry| stretch.push(entry));
+                    let levels = stretch.subtrees().iter().map(|(level, _)| *level).collect::<Vec<_>>();
+                    assert_eq!((Stretch::levels(from, to).collect(), stretch.end()), (levels, to));
+                    for (level, root) in stretch.subtrees() {
+                        assert!(tree.push_subtree(*level, root));
+                        prover.push_subtree(*level, root);
+                        late.push_subtree(*level, root);
+                    }
+                }
+                for entry in all.iter().take(at(size)).skip(at(second)) {
+                    tree.push(entry);
+                    prover.push(entry);
+                    late.push(entry);
+                }
+                if size <= second {
+                    continue;
+                }
+                let (old, root) = (grown(&all[..at(first)]).root(), grown(&all[..at(size)]).root());
+                assert_eq!(tree.root(), root);
+                assert!(consistent(first, &old, size, &root, &prover.finish().unwrap()));
+                assert!(included(&all[at(second)], second, size, &late.finish().unwrap(), &root));
+            }
+            assert!(!tree.push_subtree(tree.size().trailing_zeros() + 1, &[0; 32]));
         }
     }
 

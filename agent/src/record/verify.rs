@@ -19,13 +19,15 @@ use super::files::{self, DirLock};
 use super::head::HeadSummary;
 use super::scan::Scanner;
 use super::tail::file_name;
-use super::{Checkpoint, PublicKey, RecordError, Stamp, head};
+use super::{Checkpoint, PublicKey, RecordError, Stamp, frozen, head, pruned};
 use walk::Walk;
 
 /// An agent that runs records something at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Without a record for this long, an agent was not running.
 const SILENCE: Duration = Duration::from_secs(100);
+/// How often a verification begins again because of a pruning.
+const PRUNED_MEANWHILE: u32 = 3;
 /// Problems described one by one; the others are counted.
 const DESCRIBED: usize = 20;
 
@@ -37,6 +39,8 @@ pub struct Report {
     pub live: bool,
     pub segments: u64,
     pub bytes: u64,
+    /// Records 1 to this one are gone with the host's word for it; 0 when nothing was pruned.
+    pub pruned_through: u64,
     /// Whole records, those of checkpoints among them.
     pub records: u64,
     pub events: u64,
@@ -68,6 +72,8 @@ pub struct Report {
     pub stopped: bool,
     /// Times without any record although an agent was running.
     pub quiet: Vec<Quiet>,
+    /// Where the clock went back.
+    pub set_back: Vec<SetBack>,
     pub problems: Vec<Problem>,
     /// Problems beyond those described.
     pub more_problems: u64,
@@ -92,6 +98,17 @@ pub struct Quiet {
     pub after: u64,
     pub from: Stamp,
     pub to: Stamp,
+}
+
+/// Times go back by more than a second from one record to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetBack {
+    /// The record with the earlier time.
+    pub at: u64,
+    pub from: Stamp,
+    pub to: Stamp,
+    /// The agent noticed, and said so.
+    pub recorded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -120,6 +137,8 @@ pub enum ProblemKind {
     /// The journal ends before the record that the head speaks of.
     EndMissing,
     HeadInvalid,
+    /// The note about pruned records, or what is kept of them, is not this host's.
+    PrunedInvalid,
     /// The tree stated at the beginning of a segment is not that of the records before it.
     TreeMismatch,
     /// The journal does not go on from the checkpoint that was kept: it was put back to an older state, or replaced.
@@ -150,6 +169,7 @@ impl ProblemKind {
             Self::CheckpointMissing => "checkpoint_missing",
             Self::EndMissing => "end_missing",
             Self::HeadInvalid => "head_invalid",
+            Self::PrunedInvalid => "pruned_invalid",
             Self::TreeMismatch => "tree_mismatch",
             Self::RolledBack => "rolled_back",
             Self::Silent => "silent",
@@ -163,6 +183,19 @@ impl ProblemKind {
 /// # Errors
 /// When the directory cannot be listed. Everything about its files is in the report.
 pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Report, RecordError> {
+    let gone = || pruned::load(dir, key).ok().flatten();
+    for _ in 0..PRUNED_MEANWHILE {
+        let before = gone();
+        let report = judge(dir, key, since)?;
+        if report.ok || gone() == before {
+            return Ok(report);
+        }
+        // An agent pruned while segments were read: what is missing now may be missing by right.
+    }
+    judge(dir, key, since)
+}
+
+fn judge(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Report, RecordError> {
     // The head first: records that come while the segments are read must not make it look behind.
     let head = head::load(dir, key);
     let segments = files::segments(dir)?;
@@ -172,6 +205,7 @@ pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<
         walk.file("head");
         walk.problem(ProblemKind::HeadInvalid, 0, 0, 0, error.to_string());
     }
+    begin_after_pruned(&mut walk, dir, key);
     let mut bytes = 0;
     for (at, segment) in segments.iter().enumerate() {
         walk.file(&file_name(&segment.path));
@@ -193,6 +227,7 @@ pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<
         live,
         segments: segments.len() as u64,
         bytes,
+        pruned_through: 0,
         records: 0,
         events: 0,
         served: 0,
@@ -209,9 +244,28 @@ pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<
         last_time: None,
         stopped: false,
         quiet: Vec::new(),
+        set_back: Vec::new(),
         problems: Vec::new(),
         more_problems: 0,
     }))
+}
+
+/// Tells the walk of the records that the host let go, and what is kept of them.
+fn begin_after_pruned(walk: &mut Walk<'_>, dir: &Path, key: &PublicKey) {
+    let note = match pruned::load(dir, key) {
+        Ok(Some(note)) => note,
+        Ok(None) => return,
+        Err(error) => {
+            walk.file("pruned");
+            return walk.problem(ProblemKind::PrunedInvalid, 0, 0, 0, error.to_string());
+        }
+    };
+    let kept = frozen::walk(dir, &note, |piece| walk.frozen(piece));
+    if let Err(error) = &kept {
+        walk.file("pruned");
+        walk.problem(ProblemKind::PrunedInvalid, 0, 1, note.through, error.to_string());
+    }
+    walk.pruned(note, kept.is_ok());
 }
 
 fn read_segment(

@@ -226,8 +226,19 @@ impl Agent {
 
     /// What the client of a session was served, as the record has it, into a file.
     pub(crate) fn served(&self, session: &str, file: &Path) -> Result<()> {
-        let command = "exec \"$0\" --config \"$1\" replay \"$2\" --served >\"$3\"";
-        let words = [self.binary.as_os_str(), self.config.as_os_str(), session.as_ref(), file.as_os_str()];
+        self.served_from(&self.journal(), session, file)
+    }
+
+    /// The same of another journal than the agent's.
+    pub(crate) fn served_from(&self, journal: &Path, session: &str, file: &Path) -> Result<()> {
+        let command = "exec \"$0\" --config \"$1\" replay \"$2\" --served --dir \"$4\" >\"$3\"";
+        let words = [
+            self.binary.as_os_str(),
+            self.config.as_os_str(),
+            session.as_ref(),
+            file.as_os_str(),
+            journal.as_os_str(),
+        ];
         let program = Program::new("/bin/sh").args(["-c", command]).args(words);
         program.limit(20).run()?.ok().map(drop)
     }

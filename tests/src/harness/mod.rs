@@ -7,6 +7,7 @@ pub(crate) mod agent;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod container;
+pub(crate) mod disk;
 pub(crate) mod net;
 pub(crate) mod postgres;
 pub(crate) mod report;

@@ -19,11 +19,15 @@ use super::trail::Trail;
 pub(crate) struct Wishes {
     pub(crate) hold_timeout_s: u64,
     pub(crate) record_max_bytes: u64,
+    /// Further lines of the section `record`.
+    pub(crate) record_more: &'static str,
     pub(crate) quiet_server: bool,
     /// Columns labelled beside those of `customers`.
     pub(crate) labels: Vec<&'static str>,
     /// TOML appended to the identity of that name.
     pub(crate) identity: Vec<(&'static str, String)>,
+    /// A line in the section of the target of that name.
+    pub(crate) target: Vec<(&'static str, &'static str)>,
     /// TOML appended as it is.
     pub(crate) more: String,
 }
@@ -33,9 +37,11 @@ impl Default for Wishes {
         Self {
             hold_timeout_s: 4,
             record_max_bytes: 1 << 30,
+            record_more: "",
             quiet_server: false,
             labels: Vec::new(),
             identity: Vec::new(),
+            target: Vec::new(),
             more: String::new(),
         }
     }
@@ -154,7 +160,7 @@ impl World {
         write!(
             text,
             "state_dir = {:?}\nrun_dir = {:?}\npolicy_dir = {:?}\n\n[intercept]\ncgroup = {:?}\nbypass = [{:?}]\n\
-             deny = [{:?}]\nbpffs = {:?}\nguard = \"off\"\nlisten_port = {}\n\n[record]\nmax_bytes = {}\n\n[hold]\ntimeout_s = {}\n",
+             deny = [{:?}]\nbpffs = {:?}\nguard = \"off\"\nlisten_port = {}\n\n[record]\nmax_bytes = {}\n{}\n\n[hold]\ntimeout_s = {}\n",
             agent.state,
             agent.run,
             agent.policy,
@@ -164,6 +170,7 @@ impl World {
             agent.bpffs.join("pins"),
             self.listen_port,
             self.wishes.record_max_bytes,
+            self.wishes.record_more,
             self.wishes.hold_timeout_s * u64::from(slowness().min(3)),
         )?;
         for (name, groups, cgroup) in [
@@ -197,6 +204,9 @@ impl World {
             self.postgres.port,
             target.user
         )?;
+        for (_, line) in self.wishes.target.iter().filter(|(of, _)| *of == target.name) {
+            writeln!(text, "{line}")?;
+        }
         if let Some(password) = target.password {
             let file = self.scratch.folder("etc", 0o755)?.join(format!("{}.password", target.name));
             fs::write(&file, password)?;

@@ -153,7 +153,7 @@ fn proved(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-const PROVE: &str = include_str!("../../clients/prove.py");
+pub(super) const PROVE: &str = include_str!("../../clients/prove.py");
 
 /// What event the record of a proof is; an error for a record that is none.
 fn event_of(proof: &str) -> Result<String> {

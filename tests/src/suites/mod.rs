@@ -15,6 +15,7 @@ mod provenance;
 mod record;
 mod regress;
 mod reload;
+mod retention;
 mod service;
 mod ssh;
 mod tls;
@@ -30,6 +31,7 @@ const SUITES: &[Suite] = &[
     ("bad", bad::run),
     ("journal", journal::run),
     ("record", record::run),
+    ("retention", retention::run),
     ("reload", reload::run),
     ("mask", mask::run),
     ("drivers", drivers::run),

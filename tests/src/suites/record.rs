@@ -17,7 +17,7 @@ use crate::harness::spawn::Program;
 use crate::harness::trail::{self, Trail, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
-const CAPTURE: &str = include_str!("../../clients/capture.py");
+pub(super) const CAPTURE: &str = include_str!("../../clients/capture.py");
 
 /// How often the agent is killed by default.
 const KILLS: u64 = 20;
@@ -46,7 +46,7 @@ const CASES: &[Case<World>] = &[
 ];
 
 /// A folder that clients may write to.
-fn folder(world: &World) -> Result<PathBuf> {
+pub(super) fn folder(world: &World) -> Result<PathBuf> {
     let folder = world.scratch.folder("captured", 0o777)?;
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     for entry in fs::read_dir(&folder)? {
@@ -239,22 +239,47 @@ fn killed_often(world: &mut World) -> Result<()> {
 
 /// Under load, at moments that differ.
 fn killed(world: &mut World, kills: u64) -> Result<()> {
-    let mut bytes = 0;
+    let (mut bytes, mut transactions) = (0, 0);
+    let script = world.scratch.path().join("one.sql");
+    fs::write(&script, "select 1 as one;\n")?;
     for kill in 0..kills {
         let folder = folder(world)?;
         let arguments = [folder.to_str().context("a path")?, "4", "0", "both"];
         let client = world.client(&format!("killed-{kill}")).limit(60).start_python(CAPTURE, &arguments)?;
+        let logs = world.scratch.folder(&format!("pgbench-{kill}"), 0o777)?;
+        let prefix = logs.join("log");
+        let arguments = ["-c", "3", "-T", "30", "-l", "--log-prefix", prefix.to_str().context("a path")?];
+        let pgbench = world.client(&format!("bench-{kill}")).limit(60).start_pgbench(&script, &arguments)?;
         // From the first login to the middle of the traffic.
         std::thread::sleep(Duration::from_millis(120 + kill * 97 % 400));
         world.agent.kill();
         client.finish(Duration::from_secs(30))?.ok()?;
+        pgbench.finish(Duration::from_secs(30))?;
         world.start_agent()?;
         bytes += compare(world, &folder, false).with_context(|| format!("kill {kill}"))?;
+        transactions +=
+            logged(world, &logs, &format!("bench-{kill}")).with_context(|| format!("kill {kill}"))?;
         world.agent.command(&["verify"])?.ok().with_context(|| format!("kill {kill}"))?;
     }
     ensure!(bytes > kills * 1_000, "{bytes} bytes in {kills} kills: nothing was under load");
-    eprintln!("        {kills} kills, {bytes} bytes received, all of them recorded");
+    ensure!(transactions > kills, "{transactions} transactions in {kills} kills");
+    eprintln!(
+        "        {kills} kills; {bytes} bytes received, {transactions} transactions of pgbench: all recorded"
+    );
     Ok(())
+}
+
+/// How many transactions pgbench has in its own log; the record must have the rows of each.
+fn logged(world: &World, logs: &Path, user: &str) -> Result<u64> {
+    let mut logged = 0;
+    for entry in fs::read_dir(logs)? {
+        logged += fs::read_to_string(entry?.path())?.lines().count() as u64;
+    }
+    let listed = trail::sessions(&world.agent)?;
+    let own = listed.iter().filter(|session| session["claimed_user"] == user);
+    let recorded: u64 = own.filter_map(|session| session["rows"].as_u64()).sum();
+    ensure!(recorded >= logged, "{logged} transactions in the client's log, {recorded} in the record");
+    Ok(logged)
 }
 
 /// The journal's own small disk, taken away with it.
@@ -296,7 +321,7 @@ fn full_once(world: &World, turn: u64) -> Result<()> {
 }
 
 /// The last word to the client is that nothing can be recorded: it is all that may be missing.
-fn compare_until_full(world: &World, folder: &Path) -> Result<u64> {
+pub(super) fn compare_until_full(world: &World, folder: &Path) -> Result<u64> {
     let sessions = sessions(world)?;
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {

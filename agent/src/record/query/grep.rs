@@ -11,7 +11,8 @@ use super::super::RecordError;
 use super::super::event::{Event, Verdict};
 use super::super::format::Kind;
 use super::super::stamp::Stamp;
-use super::frames;
+use super::index::Index;
+use super::{Piece, walk};
 
 /// A statement that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -44,10 +45,12 @@ struct Statement<'a> {
 /// When the directory cannot be listed.
 pub fn grep(dir: &Path, pattern: &Regex, mut each: impl FnMut(Hit)) -> Result<Vec<String>, RecordError> {
     let mut sessions = HashMap::<String, (String, String)>::new();
-    frames(dir, |frame| {
-        if frame.kind != Kind::Event {
-            return;
-        }
+    walk(dir, |piece| {
+        let frame = match piece {
+            Piece::Segment(index) => return in_segment(index, pattern, &mut sessions, &mut each),
+            Piece::Record(frame) if frame.kind != Kind::Event => return true,
+            Piece::Record(frame) => frame,
+        };
         if frame.payload.starts_with(br#"{"event":"session_start""#)
             && let Some(Event::SessionStart { session, identity, target, .. }) = super::event(frame)
         {
@@ -69,5 +72,36 @@ pub fn grep(dir: &Path, pattern: &Regex, mut each: impl FnMut(Hit)) -> Result<Ve
                 sql: statement.sql.into_owned(),
             });
         }
+        true
+    })
+}
+
+fn in_segment(
+    index: &Index,
+    pattern: &Regex,
+    sessions: &mut HashMap<String, (String, String)>,
+    each: &mut impl FnMut(Hit),
+) -> bool {
+    for part in index.directory.sessions.iter().filter_map(|entry| entry.summary.as_ref()) {
+        // A session that was refused has no statements.
+        if let (Some(_), Some(identity), Some(target)) = (&part.protocol, &part.identity, &part.target) {
+            sessions.insert(part.id.clone(), (identity.clone(), target.clone()));
+        }
+    }
+    index.texts(|text| {
+        let Some(entry) = index.directory.sessions.get(text.session).filter(|_| pattern.is_match(text.sql))
+        else {
+            return;
+        };
+        let known = sessions.get(&entry.id);
+        each(Hit {
+            id: format!("{}/{}", entry.id, text.op),
+            seq: text.seq,
+            time: text.time,
+            identity: known.map(|(identity, _)| identity.clone()),
+            target: known.map(|(_, target)| target.clone()),
+            verdict: text.verdict,
+            sql: text.sql.to_owned(),
+        });
     })
 }

@@ -8,6 +8,7 @@ use super::super::RecordError;
 use super::super::event::{Event, Identity, Step, Verdict, Workload};
 use super::super::format::Kind;
 use super::super::stamp::Stamp;
+use super::Piece;
 use super::transcript::{Hold, Outcome, replay};
 
 /// Of one statement.
@@ -95,7 +96,16 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
 fn whole_digest(dir: &Path, beginning: &str) -> Result<Option<String>, RecordError> {
     let mut found = None;
     let told: [&[u8]; 2] = [br#"{"event":"agent_start""#, br#"{"event":"reload""#];
-    super::frames(dir, |frame| {
+    super::walk(dir, |piece| {
+        let frame = match piece {
+            Piece::Segment(index) => {
+                let mut whole = index.directory.policies.iter();
+                let fits = |digest: &&String| !beginning.is_empty() && digest.starts_with(beginning);
+                found = found.take().or_else(|| whole.find(fits).cloned());
+                return true;
+            }
+            Piece::Record(frame) => frame,
+        };
         if found.is_none()
             && frame.kind == Kind::Event
             && told.iter().any(|event| frame.payload.starts_with(event))
@@ -106,6 +116,7 @@ fn whole_digest(dir: &Path, beginning: &str) -> Result<Option<String>, RecordErr
         {
             found = Some(policy_sha256);
         }
+        true
     })?;
     Ok(found)
 }

@@ -1,14 +1,15 @@
 //! The list of sessions, one line of numbers each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::RecordError;
 use super::super::event::{Event, Step, Verdict};
 use super::super::stamp::Stamp;
-use super::events;
+use super::index::Index;
+use super::{Piece, walk};
 
 /// What a session must be like to be listed; the default lists all. All that is set must hold.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +28,7 @@ pub struct Filter {
     pub text: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
     /// No end is recorded and the agent was not started again since.
@@ -39,7 +40,7 @@ pub enum SessionState {
     Lost,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionSummary {
     pub id: String,
     pub state: SessionState,
@@ -73,7 +74,15 @@ pub struct Listing {
 /// When the directory cannot be listed.
 pub fn sessions(dir: &Path, filter: &Filter) -> Result<Listing, RecordError> {
     let mut found = Found::new(filter.text.as_deref());
-    let damage = events(dir, |_, time, event| found.take(time, &event))?;
+    let damage = walk(dir, |piece| match piece {
+        Piece::Segment(index) => found.take_segment(index),
+        Piece::Record(frame) => {
+            if let Some(event) = super::event(frame) {
+                found.take(Stamp(frame.time_ns), &event);
+            }
+            true
+        }
+    })?;
     let sessions = found.rows.into_iter().filter(|row| filter.takes(row)).map(|row| row.summary).collect();
     Ok(Listing { sessions, damage })
 }
@@ -93,6 +102,7 @@ impl Filter {
 }
 
 /// The sessions seen so far.
+#[derive(Default)]
 pub(super) struct Found {
     text: Option<String>,
     places: HashMap<String, usize>,
@@ -113,16 +123,50 @@ impl Found {
 
     pub(super) fn take(&mut self, time: Stamp, event: &Event) {
         if let Event::AgentStart { predecessor, .. } = event {
-            // The sessions of an agent that was taken over from live on.
-            return if predecessor.is_none() {
-                self.agent_started(time)
-            };
+            return self.agent_start(time, predecessor.is_some());
         }
         let Some(session) = event.session() else { return };
         let text = self.text.clone();
         if let Some(row) = self.row(session, time) {
             row.take(time, event, text.as_deref());
         }
+    }
+
+    /// What a whole segment says; `false`, and nothing was taken, when its index is damaged.
+    fn take_segment(&mut self, index: &Index) -> bool {
+        let mut with_text = HashSet::new();
+        if let Some(wanted) = &self.text
+            && !index.texts(|text| {
+                if !with_text.contains(&text.session) && text.sql.to_lowercase().contains(wanted) {
+                    with_text.insert(text.session);
+                }
+            })
+        {
+            return false;
+        }
+        let mut starts = index.directory.starts.iter().peekable();
+        for (at, entry) in index.directory.sessions.iter().enumerate() {
+            while let Some(start) = starts.next_if(|start| start.seq < entry.seq) {
+                self.agent_start(start.time, start.took_over);
+            }
+            let Some(part) = &entry.summary else { continue };
+            if let Some(row) = self.row(&part.id, part.start) {
+                row.add(part, with_text.contains(&at));
+            }
+        }
+        starts.for_each(|start| self.agent_start(start.time, start.took_over));
+        true
+    }
+
+    fn agent_start(&mut self, time: Stamp, took_over: bool) {
+        // The sessions of an agent that was taken over from live on.
+        if !took_over {
+            self.agent_started(time);
+        }
+    }
+
+    pub(super) fn into_summaries(self) -> impl Iterator<Item = SessionSummary> {
+        self.rows.into_iter().map(|row| row.summary)
     }
 
     pub(super) fn into_summary(self, id: &str) -> Option<SessionSummary> {
@@ -176,6 +220,30 @@ impl Row {
         Self { summary, has_text: false }
     }
 
+    /// What came later of the same session.
+    fn add(&mut self, part: &SessionSummary, has_text: bool) {
+        let Self { summary, has_text: had_text } = self;
+        if part.protocol.is_some() || part.state == SessionState::Refused {
+            summary.identity.clone_from(&part.identity);
+            summary.groups.clone_from(&part.groups);
+            summary.target.clone_from(&part.target);
+        }
+        if part.protocol.is_some() {
+            summary.protocol.clone_from(&part.protocol);
+            summary.database.clone_from(&part.database);
+            summary.claimed_user.clone_from(&part.claimed_user);
+        }
+        summary.statements += part.statements;
+        summary.denied += part.denied;
+        summary.held += part.held;
+        summary.rows += part.rows;
+        if part.state != SessionState::Open {
+            (summary.state, summary.end) = (part.state, part.end);
+            summary.end_reason.clone_from(&part.end_reason);
+        }
+        *had_text |= has_text;
+    }
+
     fn take(&mut self, time: Stamp, event: &Event, text: Option<&str>) {
         let Self { summary, has_text } = self;
         match event {
@@ -217,6 +285,8 @@ impl Row {
             | Event::Reload { .. }
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
+            | Event::Pruned { .. }
+            | Event::ClockSet { .. }
             | Event::KernelRefusal { .. }
             | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)

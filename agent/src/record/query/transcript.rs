@@ -8,12 +8,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
 use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
-use super::super::format::{Kind, hex};
-use super::super::reader::{Check, Reader};
+use super::super::format::{Frame, Kind, hex};
 use super::super::served::{self, Served};
 use super::super::stamp::Stamp;
 use super::rows::{Stream, Table};
 use super::sessions::{Found, SessionSummary};
+use super::{Piece, walk};
 
 /// Candidates named when a prefix fits several sessions.
 const NAMED: usize = 5;
@@ -181,7 +181,8 @@ fn about(
     mut each: impl FnMut(u64, Stamp, Part<'_>),
 ) -> Result<Vec<String>, RecordError> {
     let named = memchr::memmem::Finder::new(id.as_bytes());
-    super::frames(dir, |frame| {
+    let mut unread = Vec::new();
+    let mut take = |frame: &Frame<'_>| {
         let time = Stamp(frame.time_ns);
         match frame.kind {
             Kind::Served if served::session(frame.payload) == Some(id) => {
@@ -203,7 +204,25 @@ fn about(
             }
             Kind::Event | Kind::Served | Kind::Checkpoint | Kind::Tree => {}
         }
-    })
+    };
+    let mut damage = walk(dir, |piece| {
+        let index = match piece {
+            Piece::Record(frame) => {
+                take(frame);
+                return true;
+            }
+            Piece::Segment(index) => index,
+        };
+        let Some(places) = index.places(id) else { return false };
+        for place in places {
+            if !index.record(place, &mut take) {
+                unread.push(format!("no record at byte {place} of a segment that had one there"));
+            }
+        }
+        true
+    })?;
+    damage.extend(unread.into_iter().take(NAMED));
+    Ok(damage)
 }
 
 /// Number of the record of a statement's decision; `id` is the session's id, or what alone begins with it, a slash and the
@@ -227,24 +246,33 @@ struct Peek<'a> {
 }
 
 fn resolve(dir: &Path, prefix: &str) -> Result<String, RecordError> {
-    let mut ids = BTreeSet::new();
-    let mut reader = Reader::open(dir, Check::Checksums)?;
-    while let Some(frame) = reader.next_frame() {
-        // Damage is told of by the pass that reads the session.
-        let Some(payload) = frame.ok().filter(|frame| frame.kind == Kind::Event).map(|frame| frame.payload)
-        else {
-            continue;
-        };
-        let session = serde_json::from_slice::<Peek<'_>>(payload).ok().and_then(|peek| peek.session);
-        if let Some(session) = session.filter(|session| session.starts_with(prefix))
-            && ids.len() <= NAMED
-            && !ids.contains(session.as_ref())
-        {
-            if session == prefix {
-                return Ok(session.into_owned());
+    let (mut ids, mut exact) = (BTreeSet::new(), false);
+    let mut candidate = |session: &str| {
+        if session.starts_with(prefix) {
+            exact |= session == prefix;
+            if ids.len() <= NAMED && !ids.contains(session) {
+                ids.insert(session.to_owned());
             }
-            ids.insert(session.into_owned());
         }
+    };
+    // Damage is told of by the pass that reads the session.
+    walk(dir, |piece| {
+        match piece {
+            Piece::Segment(index) => {
+                let told = index.directory.sessions.iter().filter(|entry| entry.summary.is_some());
+                told.for_each(|entry| candidate(&entry.id));
+            }
+            Piece::Record(frame) if frame.kind == Kind::Event => {
+                if let Ok(Peek { session: Some(session) }) = serde_json::from_slice(frame.payload) {
+                    candidate(&session);
+                }
+            }
+            Piece::Record(_) => {}
+        }
+        true
+    })?;
+    if exact {
+        return Ok(prefix.to_owned());
     }
     match (ids.len(), ids.first()) {
         (1, Some(id)) if !prefix.is_empty() => Ok(id.clone()),
@@ -381,6 +409,8 @@ impl Builder {
             | Event::Reload { .. }
             | Event::Heartbeat { .. }
             | Event::Repair { .. }
+            | Event::Pruned { .. }
+            | Event::ClockSet { .. }
             | Event::KernelRefusal { .. }
             | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::*;
+use crate::record::clock;
 use crate::record::files::Medium;
 
 /// What the disk does, changed while the journal is open.
@@ -58,7 +59,7 @@ fn open(state: &State) -> (Journal, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let given = Arc::clone(&faults);
     let mount = move |file| Arc::new(Faulty { file, faults: Arc::clone(&given) }) as Arc<dyn Medium>;
-    (Journal::open_on(&state.options, Box::new(mount)).unwrap(), faults)
+    (Journal::open_on(&state.options, Box::new(mount), Box::new(clock::read)).unwrap(), faults)
 }
 
 #[test]
@@ -116,19 +117,54 @@ fn after_a_failed_sync_the_head_stays_where_it_was() {
 }
 
 #[test]
+fn after_a_failed_sync_nothing_is_recorded_until_the_journal_is_opened_again() {
+    let state = State::with_segments_of(1_500);
+    let (mut journal, mut faults) = open(&state);
+    let mut recorded = 0;
+    // By a checkpoint, by somebody who waits for one, by a rotation.
+    for way in 0..3 {
+        recorded += 1;
+        journal.append(&[statement(recorded, "select 1")]).unwrap();
+        faults.no_sync.store(true, Ordering::SeqCst);
+        match way {
+            0 => assert!(journal.checkpoint().is_err()),
+            1 => assert!(journal.sync_all().is_err()),
+            _ => {
+                while journal.append(&[statement(recorded + 1, "select 1")]).is_ok() {
+                    recorded += 1;
+                }
+            }
+        }
+        faults.no_sync.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            let error = journal.append(&[statement(99, "select 1")]).unwrap_err();
+            assert!(matches!(error, RecordError::SyncFailed { .. }), "{way}: {error}");
+            assert!(journal.checkpoint().is_err() && journal.sync_all().is_err());
+        }
+        drop(journal);
+        (journal, faults) = open(&state);
+    }
+    journal.close().unwrap();
+    assert!(state.verify().ok);
+    assert_eq!(state.events().len() as u64, recorded);
+}
+
+#[test]
 fn a_rotation_that_fails_is_tried_again_and_nothing_goes_into_the_segment_before() {
     let state = State::with_segments_of(1_500);
-    let (journal, faults) = open(&state);
+    let (journal, _) = open(&state);
     let mut appended = 0;
     while state.segments().len() < 3 {
-        faults.no_sync.store(appended % 2 == 0, Ordering::SeqCst);
-        if journal.append(&[statement(appended + 1, "select 1")]).is_ok() {
-            appended += 1;
-        } else {
-            faults.no_sync.store(false, Ordering::SeqCst);
+        // Where the next segment is made stands something else.
+        let next = state.places().last().map_or(1, |place| place.seq + 1);
+        let in_the_way = state.journal_dir().join(format!("journal-{next:020}.chj.new"));
+        fs::create_dir(&in_the_way).unwrap();
+        let failed = journal.append(&[statement(appended + 1, "select 1")]).is_err();
+        fs::remove_dir(&in_the_way).unwrap();
+        if failed {
             journal.append(&[statement(appended + 1, "")]).unwrap();
-            appended += 1;
         }
+        appended += 1;
     }
     drop(journal);
     assert_eq!(state.verify().events, appended);

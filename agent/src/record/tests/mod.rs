@@ -1,10 +1,13 @@
 //! Journals in temporary directories, and ways to damage them.
 
 mod append;
+mod clock;
 mod crash;
 mod faults;
 mod handover;
+mod index;
 mod prove;
+mod prune;
 mod recover;
 mod render;
 mod sessions;

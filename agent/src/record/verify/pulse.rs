@@ -4,9 +4,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::Stamp;
+use super::super::clock::TOLERATED;
 use super::super::format::{Frame, Kind};
-use super::{Quiet, SILENCE};
+use super::{Quiet, SILENCE, SetBack};
 
+/// What is less is a clock that was slewed, and not worth a word.
+const BACK: Duration = Duration::from_nanos(TOLERATED);
 /// Silences described one by one.
 const DESCRIBED: usize = 20;
 
@@ -15,6 +18,7 @@ pub(super) struct Pulse {
     last: Option<(u64, Stamp)>,
     stopped: bool,
     quiet: Vec<Quiet>,
+    set_back: Vec<SetBack>,
 }
 
 impl Pulse {
@@ -31,8 +35,16 @@ impl Pulse {
         {
             self.quiet.push(Quiet { after, from, to: time });
         }
+        if let Some((_, from)) = self.last
+            && from.since(time) > BACK
+            && self.set_back.len() < DESCRIBED
+        {
+            let recorded = is(br#"{"event":"clock_set""#);
+            self.set_back.push(SetBack { at: seq, from, to: time, recorded });
+        }
         if frame.kind == Kind::Event {
-            self.stopped = is(br#"{"event":"agent_stop""#);
+            // An operator may prune when no agent runs.
+            self.stopped = is(br#"{"event":"agent_stop""#) || self.stopped && is(br#"{"event":"pruned""#);
         }
         self.last = Some((seq, time));
     }
@@ -57,6 +69,10 @@ impl Pulse {
 
     pub(super) const fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    pub(super) fn set_back(&self) -> Vec<SetBack> {
+        self.set_back.clone()
     }
 
     pub(super) fn quiet(&self) -> Vec<Quiet> {

@@ -3,10 +3,12 @@
 //! Fed in file order, in bounded memory. Each record is judged by three witnesses: its own checksum (before it comes
 //! here), its number, and the hash its successor names. Signatures say which history is the host's own.
 
+mod beginning;
 mod growth;
 
 use super::super::format::{CHECKPOINT_EVERY, Frame, HEADER_LEN, Hash, Header, JournalId, Kind, hex};
 use super::super::head::HeadSummary;
+use super::super::pruned::Pruned;
 use super::super::scan::{Damage, Extent};
 use super::super::tree::Tree;
 use super::super::{Checkpoint, PublicKey, Stamp};
@@ -20,6 +22,12 @@ pub(super) struct Walk<'a> {
     key: &'a PublicKey,
     head: Option<Checkpoint>,
     since: Option<Checkpoint>,
+    /// What of the beginning is gone with the host's word for it.
+    pruned: Option<Pruned>,
+    /// The tree over it, from what is kept of it.
+    frozen: Option<Tree>,
+    /// The record that tells of the pruning was met.
+    pruned_told: bool,
     /// Whether what was kept was met, and met as it was.
     since_met: Option<bool>,
     file: String,
@@ -77,6 +85,9 @@ impl<'a> Walk<'a> {
             key,
             head,
             since,
+            pruned: None,
+            frozen: None,
+            pruned_told: false,
             since_met: None,
             file: String::new(),
             journal: head.or(since).map(|head| head.journal),
@@ -155,12 +166,20 @@ impl<'a> Walk<'a> {
     fn follow(&mut self, header: &Header) {
         let first = header.first_seq;
         self.settle(first);
+        if self.records == 0 && self.expected == 1 && first > 1 {
+            self.begin_behind_pruned(first);
+        }
         if first == self.expected {
             self.enter_tree(Some(header.previous));
         }
         if first > self.expected {
-            let (kind, detail) = if self.records == 0 && self.expected == 1 {
-                (ProblemKind::FirstSegmentMissing, "the journal does not begin with record 1".to_owned())
+            let (kind, detail) = if self.records == 0
+                && self.expected == self.pruned.map_or(1, |note| note.through + 1)
+            {
+                (
+                    ProblemKind::FirstSegmentMissing,
+                    format!("the journal does not begin with record {}", self.expected),
+                )
             } else {
                 let detail = "a segment is missing before this one, or the end of the one before was cut off";
                 (ProblemKind::SegmentMissing, detail.to_owned())
@@ -216,6 +235,7 @@ impl<'a> Walk<'a> {
         match frame.kind {
             Kind::Event => {
                 self.events += 1;
+                self.told_of_pruning(frame);
                 self.repairs += u64::from(frame.payload.starts_with(br#"{"event":"repair""#));
                 self.count(offset, seq);
             }
@@ -418,6 +438,7 @@ impl<'a> Walk<'a> {
             self.problem(ProblemKind::EndMissing, 0, self.expected, signed + 1, detail);
         }
         self.enter_tree(self.last);
+        self.judge_pruned();
         self.judge_since();
         Report {
             ok: self.problems.is_empty(),
@@ -437,6 +458,8 @@ impl<'a> Walk<'a> {
             last_time: self.pulse.last_time(),
             stopped: self.pulse.stopped(),
             quiet: self.pulse.quiet(),
+            set_back: self.pulse.set_back(),
+            pruned_through: self.pruned.map_or(0, |note| note.through),
             problems: self.problems,
             more_problems: self.more,
             ..report

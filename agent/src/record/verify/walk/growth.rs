@@ -17,10 +17,19 @@ impl Walk<'_> {
         }
         let Some((mut tree, named)) = self.tree.take().zip(named) else { return };
         tree.push(&named);
+        self.meet(&tree);
+        if !self.is_pruned_root(&tree) {
+            let detail = "the records up to here are not those this host let go".to_owned();
+            self.problem(ProblemKind::PrunedInvalid, 0, 1, tree.size(), detail);
+        }
+        self.tree = Some(tree);
+    }
+
+    /// Compares the tree with what the host signed over as many records.
+    pub(super) fn meet(&mut self, tree: &Tree) {
         if let Some(since) = self.since.filter(|since| since.seq == tree.size()) {
             self.since_met = Some(since.root == tree.root());
         }
-        self.tree = Some(tree);
     }
 
     /// What a segment says about the tree before it.
@@ -28,7 +37,7 @@ impl Walk<'_> {
         let seq = frame.seq;
         let stated = Tree::from_peaks(seq - 1, frame.payload);
         match (&self.tree, stated) {
-            (None, Some(stated)) => self.tree = Some(stated),
+            (None, Some(stated)) if self.is_pruned_root(&stated) => self.tree = Some(stated),
             (Some(tree), Some(stated)) if *tree == stated => {}
             _ => {
                 let detail = "the tree stated here is not that of the records before it".to_owned();
