@@ -1,8 +1,10 @@
 //! `test`, `e2e`, `demo`, `bench`: build what is needed, then hand over to the `e2e` binary.
 
-use std::process::Command;
+use std::ffi::OsStr;
+use std::fs;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Profile};
 use crate::sh;
@@ -35,10 +37,37 @@ pub(crate) fn bench(args: &[&str]) -> Result<()> {
         let cost = ["run", "--locked", "--release", "--package", "chaperone-policy", "--example", "cost"];
         return sh::run(&mut sh::cargo(cost));
     }
+    if args.first() == Some(&"record") {
+        return bench_record(args);
+    }
     hand_over(Profile::Release, "bench", args)
 }
 
+/// The journal by itself first: it needs neither an agent nor a server.
+fn bench_record(args: &[&str]) -> Result<()> {
+    build::setup()?;
+    build::everything(Profile::Release)?;
+    let operations = if args.contains(&"--smoke") { "20000" } else { "1000000" };
+    let mut journal =
+        sh::cargo(["run", "--locked", "--release", "--package", "chaperone", "--example", "journal"]);
+    let output =
+        journal.args(["--", operations]).stderr(Stdio::inherit()).output().context("running the example")?;
+    if !output.status.success() {
+        bail!("the example `journal` ended with {}", output.status);
+    }
+    let path = std::env::temp_dir().join(format!("chaperone-bench-journal-{}.md", std::process::id()));
+    fs::write(&path, output.stdout)?;
+    let outcome =
+        hand_over_with(Profile::Release, "bench", args, &[("CHAPERONE_BENCH_JOURNAL", path.as_os_str())]);
+    let _ = fs::remove_file(path);
+    outcome
+}
+
 fn hand_over(profile: Profile, command: &str, args: &[&str]) -> Result<()> {
+    hand_over_with(profile, command, args, &[])
+}
+
+fn hand_over_with(profile: Profile, command: &str, args: &[&str], env: &[(&str, &OsStr)]) -> Result<()> {
     build::setup()?;
     let agent = build::everything(profile)?;
     let e2e = build::e2e_binary()?;
@@ -48,6 +77,7 @@ fn hand_over(profile: Profile, command: &str, args: &[&str]) -> Result<()> {
             .args(args)
             .env("CHAPERONE_BIN", agent)
             .env("CHAPERONE_ROOT", sh::root())
+            .envs(env.iter().copied())
             .current_dir(sh::root()),
     )
 }

@@ -20,6 +20,7 @@ use crate::harness::postgres::free_port;
 use crate::harness::spawn::Program;
 use crate::harness::world::{Wishes, World};
 
+use super::measure::median;
 use super::{namespaces, report};
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -128,11 +129,6 @@ fn floor(port: &str) -> Result<f64> {
     said.read_line(&mut line)?;
     holder.wait()?;
     line.trim().parse().with_context(|| line.clone())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Runs a load in a cgroup; nanoseconds for each of its calls.

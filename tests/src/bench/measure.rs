@@ -133,7 +133,7 @@ fn copy(world: &World, arms: &Arms, arm: Arm, masked: bool) -> Result<Done> {
 }
 
 /// CPU time of a process and its threads since it began, in microseconds.
-fn cpu_us(pid: u32) -> Result<f64> {
+pub(super) fn cpu_us(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(Path::new(&path)).with_context(|| format!("reading {path}"))?;
     let (_, fields) = stat.rsplit_once(") ").context("an unknown form of /proc/PID/stat")?;
@@ -141,4 +141,9 @@ fn cpu_us(pid: u32) -> Result<f64> {
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
     Ok(ticks as f64 * 1e6 / per_second as f64)
+}
+
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -7,6 +7,7 @@ mod arms;
 mod hooks;
 mod measure;
 mod namespaces;
+mod record;
 mod report;
 
 use anyhow::{Context, Result, bail};
@@ -65,6 +66,8 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     match args {
         ["hooks"] => return hooks::run(true),
         ["hooks", "--smoke"] => return hooks::run(false),
+        ["record"] => return record::run(true),
+        ["record", "--smoke"] => return record::run(false),
         _ => {}
     }
     let wanted = Wanted::parse(args)?;

@@ -13,6 +13,8 @@ const BEGIN: &str = "<!-- results -->";
 const END: &str = "<!-- /results -->";
 const HOOKS_BEGIN: &str = "<!-- hooks -->";
 const HOOKS_END: &str = "<!-- /hooks -->";
+const RECORD_BEGIN: &str = "<!-- record -->";
+const RECORD_END: &str = "<!-- /record -->";
 
 pub(super) fn table(results: &[Measured], plan: &Plan, copy_mb: u64) -> String {
     let mut text = format!("{}\n\n", conditions(plan, copy_mb));
@@ -88,6 +90,11 @@ pub(super) fn write(table: &str) -> Result<()> {
 /// The table of what the kernel programs cost.
 pub(super) fn write_hooks(table: &str) -> Result<()> {
     put(table, HOOKS_BEGIN, HOOKS_END)
+}
+
+/// The table of what recording costs.
+pub(super) fn write_record(table: &str) -> Result<()> {
+    put(table, RECORD_BEGIN, RECORD_END)
 }
 
 /// The machine, in a line.

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 use crate::harness::report::{self, Case};
-use crate::harness::spawn::Program;
+use crate::harness::spawn::{Program, wait_for};
 use crate::harness::trail::{self, Trail, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
@@ -157,7 +157,7 @@ fn meta(world: &mut World) -> Result<()> {
     world.write_policy(&format!("{POLICY}\n{rule}\n"))?;
     let mark = world.agent.log().len();
     world.agent.reload()?;
-    crate::harness::spawn::wait_for("the reload", Duration::from_secs(5), || {
+    wait_for("the reload", Duration::from_secs(5), || {
         Ok(world.agent.log_since(mark).contains("reloaded").then_some(()))
     })?;
     let outcome = meta_rows(world);
@@ -243,22 +243,26 @@ fn killed(world: &mut World, kills: u64) -> Result<()> {
     let script = world.scratch.path().join("one.sql");
     fs::write(&script, "select 1 as one;\n")?;
     for kill in 0..kills {
+        let logs = world.scratch.folder(&format!("pgbench-{kill}"), 0o777)?;
+        let prefix = logs.join("log");
+        let arguments = ["-c", "2", "-T", "30", "-l", "--log-prefix", prefix.to_str().context("a path")?];
+        let pgbench = world.client(&format!("bench-{kill}")).limit(60).start_pgbench(&script, &arguments)?;
+        wait_for("pgbench's own log", Duration::from_secs(10), || {
+            Ok(fs::read_dir(&logs)?.next().is_some().then_some(()))
+        })?;
         let folder = folder(world)?;
         let arguments = [folder.to_str().context("a path")?, "4", "0", "both"];
         let client = world.client(&format!("killed-{kill}")).limit(60).start_python(CAPTURE, &arguments)?;
-        let logs = world.scratch.folder(&format!("pgbench-{kill}"), 0o777)?;
-        let prefix = logs.join("log");
-        let arguments = ["-c", "3", "-T", "30", "-l", "--log-prefix", prefix.to_str().context("a path")?];
-        let pgbench = world.client(&format!("bench-{kill}")).limit(60).start_pgbench(&script, &arguments)?;
         // From the first login to the middle of the traffic.
         std::thread::sleep(Duration::from_millis(120 + kill * 97 % 400));
         world.agent.kill();
         client.finish(Duration::from_secs(30))?.ok()?;
-        pgbench.finish(Duration::from_secs(30))?;
+        let told = pgbench.finish(Duration::from_secs(30))?;
         world.start_agent()?;
         bytes += compare(world, &folder, false).with_context(|| format!("kill {kill}"))?;
         transactions +=
             logged(world, &logs, &format!("bench-{kill}")).with_context(|| format!("kill {kill}"))?;
+        ensure!(kill < 5 || transactions > 0, "nothing of pgbench's: {told}");
         world.agent.command(&["verify"])?.ok().with_context(|| format!("kill {kill}"))?;
     }
     ensure!(bytes > kills * 1_000, "{bytes} bytes in {kills} kills: nothing was under load");

@@ -268,7 +268,7 @@ fn power_cut(world: &mut World) -> Result<()> {
 
 fn survives(world: &mut World, disk: &LoopDisk) -> Result<()> {
     let (mut kept, mut lost) = (0, 0);
-    for turn in 0..4_u64 {
+    for turn in 0..2_u64 {
         for (host, synced) in [("127.0.0.1", false), ("127.0.0.3", true)] {
             let folder = folder(world)?;
             let arguments = [folder.to_str().context("a path")?, "3", "0", "both"];
