@@ -23,8 +23,11 @@ def frames(packets):
 
 def into_overlay():
     """A datagram for an overlay's port on the host, with a packet in it: nothing but an ordinary socket."""
-    _, gateway = route(V4)
-    inner = OVERLAY_MAC + b"\x02" * 6 + b"\x08\0" + ip(source_for(V4), V4, syn(source_for(V4), V4))
+    source, gateway = source_for(V4), route(V4)[1]
+    if NAME == "overlay-host":
+        # For who is on the host, that is the host itself, which takes nothing from its own address.
+        source, gateway = "10.66.0.9", source
+    inner = OVERLAY_MAC + b"\x02" * 6 + b"\x08\0" + ip(source, V4, syn(source, V4))
     header = struct.pack("!II", 0x08000000, OVERLAY_ID << 8)
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(header + inner, (gateway, OVERLAY_PORT))
     return "sent"
@@ -67,5 +70,6 @@ main({
     "ext6-pod": lambda: frames([ip6(0, extension(60) + extension(6) + syn(source_for(V6), V6))]),
     "lsrr-pod": lambda: frames([source_routed(route(V4)[1])]),
     "overlay-pod": into_overlay,
+    "overlay-host": into_overlay,
     "xdp-pod": express,
 })

@@ -63,7 +63,10 @@ pub(super) fn rules(
         }
         let and = |more: Vec<Value>| from_pods.iter().cloned().chain(more).collect::<Vec<_>>();
         let overlay = equal(payload("udp", "dport"), json!({"set": OVERLAYS}));
-        rules.drop("input", and(vec![overlay]));
+        rules.drop("input", and(vec![overlay.clone()]));
+        // A service of this host needs no pod for it.
+        let own = equal(json!({"meta": {"key": "iifname"}}), json!("lo"));
+        rules.drop("input", vec![own, overlay]);
         rules.drop("input", and(vec![one_of("l4proto", &PACKED)]));
         let local =
             [one_of("l4proto", &WITH_PORTS), equal(th("dport"), json!("@local")), counted(), dropped()];

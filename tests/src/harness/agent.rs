@@ -93,6 +93,12 @@ impl Agent {
         Ok(Some(serde_json::from_str(&output.stdout).with_context(|| format!("{output}"))?))
     }
 
+    /// One of the numbers in its status.
+    pub(crate) fn counter(&self, name: &str) -> Result<u64> {
+        let status = self.status()?.context("no agent answers")?;
+        find(&status, name).with_context(|| format!("no {name} in {status}"))
+    }
+
     /// Forgets the agent's process, which ends by itself, and gives it.
     pub(crate) fn part(&mut self) -> Option<Running> {
         self.process.take()
@@ -261,6 +267,21 @@ impl Drop for Agent {
             let _ = self.command_on_host(&["detach"]);
         }
         let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
+    }
+}
+
+/// A number anywhere in a JSON value, as a member or as a pair of name and value.
+fn find(value: &serde_json::Value, name: &str) -> Option<u64> {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .find_map(|(key, member)| if key == name { member.as_u64() } else { find(member, name) }),
+        Value::Array(items) => match items.as_slice() {
+            [Value::String(key), number] if key == name => number.as_u64(),
+            _ => items.iter().find_map(|item| find(item, name)),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

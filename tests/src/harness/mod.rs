@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub(crate) mod scratch;
 pub(crate) mod spawn;
 pub(crate) mod sshd;
+pub(crate) mod storm;
 pub(crate) mod tamper;
 pub(crate) mod trail;
 pub(crate) mod world;

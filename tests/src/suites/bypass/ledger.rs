@@ -94,7 +94,11 @@ fn tells_of(event: &Value, record: &Record, cgroup: &Cgroup, at: &[String; 2], a
         }
         Record::GuardDrop | Record::GuardPart | Record::GuardAt(..) => {
             let cable = format!("to{}", cgroup.name.rsplit('/').next().unwrap_or_default());
-            event["event"] == "guard_drop" && is_at("destination") && text(event, "interface") == cable
+            // From the host to itself there is no cable.
+            let interface = text(event, "interface");
+            event["event"] == "guard_drop"
+                && is_at("destination")
+                && (interface == cable || interface == "lo")
         }
         Record::Kernel(kind) | Record::KernelPacket(kind) | Record::KernelHop(kind, _) => {
             refusal(kind) && is_at("destination")

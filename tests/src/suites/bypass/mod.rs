@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use crate::harness;
 use crate::harness::spawn::{Output, Running, check_interrupted, wait_for};
+use crate::harness::storm::arguments;
 use ledger::Ledger;
 use technique::{Aim, Attack, Technique, When, Without};
 use yard::Yard;
@@ -85,6 +87,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         }
     }
     yard.start_agent()?;
+    let stormed = if filter.is_none() { Some(storm(&yard)?) } else { None };
     the_gate_is_open(&yard)?;
     for trial in &mut trials {
         trial.seen = sightings(&yard, &trial.aim);
@@ -96,7 +99,23 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         (tried - made).as_secs_f64(),
         (started.elapsed() - tried).as_secs_f64()
     );
-    report::print(&yard, &trials)
+    report::print(&yard, &trials, stormed.as_deref())
+}
+
+/// Everybody at once, and each where he was going: to addresses of no technique, so that one that got through would be a
+/// stray.
+fn storm(yard: &Yard) -> Result<String> {
+    const DESTINATIONS: [&str; 7] = [
+        "10.77.200.1",
+        "10.77.200.2",
+        "10.77.200.3",
+        "fd77::200:1",
+        "fd77::200:2",
+        "::ffff:10.77.200.4",
+        "::ffff:10.77.200.5",
+    ];
+    let (args, count) = arguments(yard.port, &DESTINATIONS);
+    harness::storm::storm(&yard.agent, yard.stranger(args)?, count)
 }
 
 impl Trial {

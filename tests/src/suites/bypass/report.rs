@@ -19,7 +19,7 @@ enum Verdict {
 }
 
 /// Prints everything; an error when anything is not as it should be.
-pub(super) fn print(yard: &Yard, trials: &[Trial]) -> Result<()> {
+pub(super) fn print(yard: &Yard, trials: &[Trial], stormed: Option<&str>) -> Result<()> {
     let (mut held, mut not_possible, mut shown, mut escapes, mut failed) = (0, 0, 0, 0, Vec::new());
     for trial in trials {
         let line = format!("bypass: {:16} {}", trial.technique.name, trial.technique.says);
@@ -51,6 +51,9 @@ pub(super) fn print(yard: &Yard, trials: &[Trial]) -> Result<()> {
         eprintln!("  --- the agent's log, its end:\n{}\n  ---", yard.agent.log_tail());
     }
     let mut out = std::io::stdout();
+    if let Some(stormed) = stormed {
+        writeln!(out, "\nbypass: {stormed}")?;
+    }
     writeln!(
         out,
         "\nbypass: {} techniques: {held} held, {not_possible} not possible on this kernel, {shown} beyond a container \

@@ -163,6 +163,12 @@ impl Yard {
         program.inside(&self.places.customer)?.netns(&self.nets.pod.path())
     }
 
+    /// A Python program of nobody's, on the host.
+    pub(super) fn stranger(&self, args: Vec<String>) -> Result<Program> {
+        let program = Program::new("/usr/bin/python3").args(args).inside(&self.places.unknown)?;
+        program.netns(&self.nets.host.path())
+    }
+
     pub(super) fn python(&self, seat: Seat, file: &str, aim: &Aim) -> Result<Program> {
         let path = self.seen_from(seat, file);
         self.seated(seat, "/usr/bin/python3", &["-B", &path], aim)

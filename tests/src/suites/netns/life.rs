@@ -4,7 +4,6 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use crate::harness::net::Netns;
 use crate::harness::report::Case;
@@ -14,7 +13,7 @@ use crate::harness::trail::Trail;
 use super::lab::{LISTEN_PORT, Lab, PORT, SERVER_V4};
 
 /// Namespaces made and left in the loop; `CHAPERONE_E2E_CHURN` asks for another number.
-const CHURN: usize = 60;
+const CHURN: usize = 200;
 
 const FRESH: &str = include_str!("../../../clients/fresh_netns.py");
 
@@ -61,22 +60,7 @@ fn proactive(lab: &mut Lab) -> Result<()> {
 }
 
 pub(super) fn counter(lab: &Lab, name: &str) -> Result<u64> {
-    let status: Value = serde_json::from_str(&lab.agent.command(&["status", "--json"])?.ok()?)?;
-    find(&status, name).with_context(|| format!("no {name} in {status}"))
-}
-
-/// A number anywhere in a JSON value, as a member or as a pair of name and value.
-fn find(value: &Value, name: &str) -> Option<u64> {
-    match value {
-        Value::Object(members) => members
-            .iter()
-            .find_map(|(key, member)| if key == name { member.as_u64() } else { find(member, name) }),
-        Value::Array(items) => match items.as_slice() {
-            [Value::String(key), number] if key == name => number.as_u64(),
-            _ => items.iter().find_map(|item| find(item, name)),
-        },
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    }
+    lab.agent.counter(name)
 }
 
 /// The host's end of a cable goes away with the namespace at its other end: nothing else shows so surely that the

@@ -8,6 +8,7 @@ use super::super::technique::Without::MayBeMissing;
 use super::super::technique::{Attack, Record, Technique};
 
 const GATEWAY: &str = "10.78.1.1";
+const HOST: &str = "10.66.0.1";
 
 /// The port of the overlay that the yard's host is an end of.
 pub(in super::super) const OVERLAY_PORT: u16 = 8472;
@@ -25,6 +26,14 @@ pub(super) const TECHNIQUES: &[Technique] = &[
         "overlay-pod",
         "packed up in a datagram for the host's overlay (VXLAN)",
         &[GuardAt(GATEWAY, Some(OVERLAY_PORT))],
+    ),
+    Technique::new(
+        "overlay-host",
+        "the same from a service on the host, to itself",
+        Service,
+        Attack::Python("frames.py"),
+        &["sent"],
+        &[GuardAt(HOST, Some(OVERLAY_PORT))],
     ),
     frame("xdp-pod", "a frame through a ring shared with the device (AF_XDP)", &[GuardDrop])
         .without(MayBeMissing(&["EAFNOSUPPORT"])),
