@@ -39,6 +39,11 @@ pub(super) fn namespace_of(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|metadata| metadata.ino())
 }
 
+/// The same of one of its threads, which may have gone elsewhere.
+pub(super) fn namespace_of_thread(pid: u32, tid: u32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/task/{tid}/ns/net")).ok().map(|metadata| metadata.ino())
+}
+
 fn walk(directory: &Path, governed: &Governed, mut bypassed: bool, depth: u32, census: &mut Census) {
     let Ok(metadata) = fs::metadata(directory) else { return };
     let id = metadata.ino();

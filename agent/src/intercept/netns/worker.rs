@@ -22,7 +22,9 @@ use nix::{
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    Command, Governed, Inodes, InterceptError, LookupProgram, Notice, Target, census, find, serve, sys,
+    Command, Governed, Inodes, InterceptError, LookupProgram, Notice, Target,
+    census::{self, Census},
+    find, serve, sys,
 };
 use crate::intercept::bpffs::Pins;
 
@@ -84,8 +86,18 @@ pub(super) struct Inhabited {
     pub(super) namespace: File,
     /// Readable once a process that lived there has ended.
     witness: Option<OwnedFd>,
+    /// The thread that asked for it to be served, by process and own id: it may have a namespace that its process does
+    /// not live in.
+    asker: Option<(u32, u32)>,
     /// Keeps the lookup program there in force, also when its pin is removed.
     pub(super) link: OwnedFd,
+}
+
+impl Inhabited {
+    fn is_lived_in(&self, census: &Census) -> bool {
+        let asks = |(pid, tid)| census::namespace_of_thread(pid, tid) == Some(self.inode);
+        census.dwellers.contains_key(&self.inode) || self.asker.is_some_and(asks)
+    }
 }
 
 /// Why the thread stops in the middle of something.
@@ -255,7 +267,12 @@ impl Worker {
                 continue;
             }
             match find::enter(&ask) {
-                Ok(namespace) => self.serve(namespace, Some(ask.tgid))?,
+                Ok(namespace) => {
+                    self.serve(namespace, Some(ask.tgid))?;
+                    if let Some(inhabited) = self.served.get_mut(&cookie) {
+                        inhabited.asker = Some((ask.tgid, ask.tid));
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(cookie, pid = ask.tgid, %error, "cannot find a network namespace");
                     // Nobody is there to wait; or somebody asks again. Entries of the dead must not pile up.
@@ -280,7 +297,7 @@ impl Worker {
         let empty: Vec<u64> = self
             .served
             .iter()
-            .filter(|(_, inhabited)| !census.dwellers.contains_key(&inhabited.inode))
+            .filter(|(_, inhabited)| !inhabited.is_lived_in(&census))
             .map(|(cookie, _)| *cookie)
             .collect();
         for cookie in empty {
@@ -345,7 +362,7 @@ impl Worker {
         self.parts.inodes.set(cookie, inode);
         self.tell(Notice::Opened { cookie, inode, listeners })?;
         self.mark(cookie);
-        self.served.insert(cookie, Inhabited { inode, namespace, witness: None, link });
+        self.served.insert(cookie, Inhabited { inode, namespace, witness: None, asker: None, link });
         if let Some(pid) = witness {
             self.watch(cookie, pid);
         }

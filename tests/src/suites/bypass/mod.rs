@@ -77,7 +77,8 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     yard.start_agent()?;
     std::fs::write(yard.go(), "")?;
     for when in [When::Alone, When::Alive, When::Beyond, When::Dead] {
-        if when == When::Dead {
+        let dies = when == When::Dead && trials.iter().any(|trial| trial.technique.when == when);
+        if dies {
             yard.agent.kill();
         }
         for (index, outcome) in
@@ -85,8 +86,10 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         {
             trials[index].with = outcome;
         }
+        if dies {
+            yard.start_agent()?;
+        }
     }
-    yard.start_agent()?;
     let stormed = if filter.is_none() { Some(storm(&yard)?) } else { None };
     the_gate_is_open(&yard)?;
     for trial in &mut trials {

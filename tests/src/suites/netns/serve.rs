@@ -12,6 +12,7 @@ use crate::harness::spawn::Program;
 use crate::harness::trail::{Trail, holds, sessions};
 
 use super::lab::{LISTEN_PORT, Lab, PORT, SERVER_V4, SERVER_V6};
+use super::life::counter;
 
 pub(super) const FRESH: &str = include_str!("../../../clients/fresh_netns.py");
 
@@ -26,6 +27,7 @@ pub(super) const CASES: &[Case<Lab>] = &[
     Case { name: "a container is served: root inside, with Docker's capabilities", run: container },
     Case { name: "the first connect of a new namespace is held until there is a listener", run: first },
     Case { name: "fifty new namespaces connect at once, and each gets its own session", run: parallel },
+    Case { name: "a thread with a namespace of its own is served for as long as it lives", run: thread },
     Case { name: "the same addresses and ports in two namespaces are two clients", run: told_apart },
     Case { name: "loopback in a pod is the pod's own, even at the address of a target", run: own_loopback },
     Case { name: "without loopback a connect fails and goes nowhere", run: no_loopback },
@@ -138,6 +140,33 @@ pub(super) fn fresh(lab: &Lab, host: &str, user: &str, count: usize) -> Result<V
             numbers.with_context(|| line.to_owned())
         })
         .collect()
+}
+
+/// Its process lives elsewhere, so that no list of processes leads to the namespace.
+fn thread(lab: &mut Lab) -> Result<()> {
+    let source = "import ctypes, fcntl, socket, struct, sys, threading, time\n\
+        libc = ctypes.CDLL(None)\n\
+        def run():\n\
+        \x20   assert libc.unshare(0x40000000) == 0\n\
+        \x20   with socket.socket() as lo:\n\
+        \x20       fcntl.ioctl(lo, 0x8914, struct.pack('16sH14x', b'lo', 1))\n\
+        \x20   for _ in range(20):\n\
+        \x20       began = time.monotonic()\n\
+        \x20       socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10).close()\n\
+        \x20       print(round((time.monotonic() - began) * 1000, 1), flush=True)\n\
+        \x20       time.sleep(0.05)\n\
+        thread = threading.Thread(target=run)\n\
+        thread.start()\n\
+        thread.join()\n";
+    let held = counter(lab, "held_syn")?;
+    let said = lab.python(&lab.billing_bot, &lab.host, source, &[SERVER_V4, &PORT.to_string()])?;
+    let said = said.limit(60).run()?.ok()?;
+    ensure!(said.lines().count() == 20, "{said}");
+    // The first SYN, and at most its repetitions; were the namespace let go of meanwhile, others would be held too.
+    let held = counter(lab, "held_syn")? - held;
+    eprintln!("        {held} first packets held; milliseconds: {}", said.trim_end().replace('\n', " "));
+    ensure!(held <= 4, "{held} first packets were held:\n{said}");
+    Ok(())
 }
 
 fn told_apart(lab: &mut Lab) -> Result<()> {
