@@ -15,7 +15,8 @@
 //! from pods its port is closed at all of them.
 //!
 //! Not seen here: AF_PACKET in the host's own network namespace (which takes CAP_NET_RAW over the host), and devices
-//! that bypass the host's stack (macvlan, SR-IOV, Cilium's host routing).
+//! that bypass the host's stack (macvlan, SR-IOV, Cilium's host routing) or come out of it under another device's name, which
+//! may be an uplink's as well (VRF, Open vSwitch, VLANs of a bridge).
 
 use std::{
     io::Write as _,

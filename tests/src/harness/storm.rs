@@ -11,18 +11,16 @@ use super::agent::Agent;
 use super::spawn::{Program, wait_for};
 use super::trail;
 
-/// Connects; `CHAPERONE_E2E_STORM` asks for another number.
-const CONNECTS: usize = 12_000;
-
 /// Of them at a time.
 const AT_ONCE: usize = 300;
 
 const STORM: &str = include_str!("../../clients/storm.py");
 
-/// The arguments of a Python program that makes the connects, to these destinations in turn.
-pub(crate) fn arguments(port: u16, destinations: &[&str]) -> (Vec<String>, usize) {
-    let count =
-        std::env::var("CHAPERONE_E2E_STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(CONNECTS);
+/// The arguments of a Python program that makes so many connects (`CHAPERONE_E2E_STORM` asks for another number), to these
+/// destinations in turn; and how many it makes.
+pub(crate) fn arguments(connects: usize, port: u16, destinations: &[&str]) -> (Vec<String>, usize) {
+    let asked = std::env::var("CHAPERONE_E2E_STORM").ok().and_then(|text| text.parse().ok());
+    let count = asked.unwrap_or(connects);
     let numbers = [count.to_string(), AT_ONCE.to_string(), port.to_string()];
     let destinations = destinations.iter().map(|destination| (*destination).to_owned());
     (["-c".to_owned(), STORM.to_owned()].into_iter().chain(numbers).chain(destinations).collect(), count)

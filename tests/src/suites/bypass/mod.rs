@@ -117,7 +117,7 @@ fn storm(yard: &Yard) -> Result<String> {
         "::ffff:10.77.200.4",
         "::ffff:10.77.200.5",
     ];
-    let (args, count) = arguments(yard.port, &DESTINATIONS);
+    let (args, count) = arguments(12_000, yard.port, &DESTINATIONS);
     harness::storm::storm(&yard.agent, yard.stranger(args)?, count)
 }
 

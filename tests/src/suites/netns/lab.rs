@@ -113,6 +113,8 @@ impl Lab {
     /// The cable between a pod and the host, `pod<number>` on the host's side.
     pub(super) fn wire(&self, pod: &Netns, number: usize) -> Result<()> {
         let (v4, v6) = (format!("10.213.{number}."), format!("fd13:{number}::"));
+        // Of a pod with this number that was there before, and is not let go of yet.
+        let _ = self.host.ip(&["link", "delete", &format!("pod{number}")]);
         self.host.cable(
             (&format!("pod{number}"), &[&format!("{v4}1/24"), &format!("{v6}1/64")]),
             pod,

@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case<Lab>] = &[Case {
 }];
 
 fn storm(lab: &mut Lab) -> Result<()> {
-    let (args, count) = arguments(PORT, &DESTINATIONS);
+    let (args, count) = arguments(3000, PORT, &DESTINATIONS);
     let program = Program::new("/usr/bin/python3").args(args).inside(&lab.unknown)?;
     let said = storm::storm(&lab.agent, program.netns(&lab.pods[0].path())?, count)?;
     eprintln!("        {said}");
