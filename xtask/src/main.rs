@@ -25,6 +25,8 @@ cargo xtask <command>
   e2e <suite> [filter]      one end-to-end suite, or its cases whose name holds filter: core, bad, journal, record,
                             mask, retention, reload, drivers, dba, regress [--all], tls, holds, bypass, netns,
                             provenance, ssh, unix, identity, alive
+  fuzz [test] [--seconds N] [--seed S]
+                            mutated inputs for what reads others' bytes, each test for so long (10 s)
   vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
                             suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql
@@ -59,6 +61,7 @@ fn run(args: &[String]) -> Result<()> {
         ["test", "unit"] => test::unit(),
         ["test", "e2e"] => test::e2e(&[]),
         ["e2e", rest @ ..] if !rest.is_empty() => test::e2e(rest),
+        ["fuzz", rest @ ..] => test::fuzz(rest),
         ["vm", rest @ ..] => vm::vm(rest),
         ["demo"] => test::demo(),
         ["bench", rest @ ..] => test::bench(rest),

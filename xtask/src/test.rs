@@ -22,6 +22,24 @@ pub(crate) fn unit() -> Result<()> {
     sh::run(&mut sh::cargo(["test", "--locked", "--workspace"]))
 }
 
+/// The tests that mutate inputs run a second each by themselves; here longer, or those whose name holds a word.
+pub(crate) fn fuzz(args: &[&str]) -> Result<()> {
+    let (mut seconds, mut seed, mut name) = ("10", "1", None);
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--seconds" => seconds = words.next().context("--seconds wants a number")?,
+            "--seed" => seed = words.next().context("--seed wants a number")?,
+            word => name = Some(word),
+        }
+    }
+    let tests =
+        ["test", "--locked", "--package", "chaperone", "--package", "chaperone-sql", "--test", "fuzz"];
+    let mut command = sh::cargo(tests);
+    command.args(["--no-fail-fast", "--"]).args(name).arg("--nocapture");
+    sh::run(command.env("CHAPERONE_FUZZ_SECONDS", seconds).env("CHAPERONE_FUZZ_SEED", seed))
+}
+
 /// All suites, or the one named.
 pub(crate) fn e2e(args: &[&str]) -> Result<()> {
     hand_over(Profile::Dev, "suite", args)
