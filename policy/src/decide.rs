@@ -10,15 +10,15 @@
 //!
 //! Deliberately does not know how a statement is hashed, who authenticated the approver, or what time it is.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Entities, Request as CedarRequest, RestrictedExpression,
-};
+use cedar_policy::{ActionConstraint, Authorizer, Context, Entities, Request as CedarRequest};
 
 use crate::annotation::ApprovalNeed;
-use crate::entity::{Kind, Principal, Resource, uid};
+use crate::context::{approving, host, statement};
+use crate::entity::{Principal, Resource};
 use crate::index::{Bucket, RuleNo, Stage};
 use crate::load::{PolicySet, Rule};
 use crate::vocabulary::{Action, ContextOf, Flag, MaskWith, RecordMode};
@@ -209,12 +209,16 @@ impl PolicySet {
     }
 
     fn try_decide(&self, request: &Request<'_>) -> Result<Decision, Box<Decision>> {
+        self.try_decide_sharing(request, &Shared::default())
+    }
+
+    fn try_decide_sharing(&self, request: &Request<'_>, shared: &Shared) -> Result<Decision, Box<Decision>> {
         if !self.index.applies(request.action, request.resource.kind()) {
             return Err(invalid(request, "the action does not apply to such a resource"));
         }
         let buckets =
             self.index.candidates(request.action, request.principal.lineage(), request.resource.lineage());
-        let mut evaluation = Evaluation { policies: self, request, prepared: None };
+        let mut evaluation = Evaluation { policies: self, request, shared, prepared: None };
 
         let forbids = evaluation.satisfied(&buckets, |bucket| &bucket.forbids)?;
         let (conditional, plain): (Vec<&Rule>, Vec<&Rule>) =
@@ -268,9 +272,12 @@ impl PolicySet {
     fn what_else(&self, request: &Request<'_>) -> Option<String> {
         let mut permitted = Vec::new();
         let mut held = Vec::new();
-        for action in Action::ALL.iter().filter(|action| action.is_done()) {
+        let shared = Shared::default();
+        for action in
+            Action::ALL.iter().filter(|action| action.is_done() && self.can_permit(**action, request))
+        {
             let other = Request { action: *action, approvals: &[], ..*request };
-            match self.try_decide(&other).map(|decision| decision.effect) {
+            match self.try_decide_sharing(&other, &shared).map(|decision| decision.effect) {
                 Ok(Effect::Permit) => permitted.push(action.as_str()),
                 Ok(Effect::Hold) => held.push(action.as_str()),
                 Ok(Effect::Deny) | Err(_) => {}
@@ -290,6 +297,22 @@ impl PolicySet {
     }
 }
 
+impl PolicySet {
+    /// False when the scopes alone say no, which is most of the time and needs no evaluation.
+    fn can_permit(&self, action: Action, request: &Request<'_>) -> bool {
+        if !self.index.applies(action, request.resource.kind()) {
+            return false;
+        }
+        let (principal, resource) = (request.principal.lineage(), request.resource.lineage());
+        let buckets = self.index.candidates(action, principal, resource);
+        let plain =
+            |number: &RuleNo| self.rules.get(*number).is_some_and(|rule| rule.annotations.approval.is_none());
+        let forbidden = buckets.iter().flat_map(|bucket| &bucket.forbids.certain).any(plain);
+        let some = |stage: &Stage| !stage.certain.is_empty() || !stage.conditional.is_empty();
+        !forbidden && buckets.iter().any(|bucket| some(&bucket.permits))
+    }
+}
+
 impl Obligations {
     fn add(&mut self, rule: &Rule) {
         let annotations = &rule.annotations;
@@ -303,10 +326,17 @@ pub(crate) fn smallest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     a.into_iter().chain(b).min()
 }
 
+/// What requests that differ in nothing but the action have in common.
+#[derive(Default)]
+struct Shared {
+    statement: OnceCell<Context>,
+}
+
 /// Evaluates against Cedar, building its request only if some rule needs it.
 struct Evaluation<'a> {
     policies: &'a PolicySet,
     request: &'a Request<'a>,
+    shared: &'a Shared,
     prepared: Option<(CedarRequest, Entities)>,
 }
 
@@ -353,7 +383,10 @@ impl<'a> Evaluation<'a> {
     fn prepare(&mut self) -> Result<&(CedarRequest, Entities), Box<Decision>> {
         if self.prepared.is_none() {
             let request = self.request;
-            let built = self.policies.cedar_request(request).map_err(|error| invalid(request, &error))?;
+            let built = self
+                .policies
+                .cedar_request(request, self.shared)
+                .map_err(|error| invalid(request, &error))?;
             self.prepared = Some(built);
         }
         self.prepared.as_ref().ok_or_else(|| invalid(self.request, "it could not be built"))
@@ -361,7 +394,11 @@ impl<'a> Evaluation<'a> {
 }
 
 impl PolicySet {
-    fn cedar_request(&self, request: &Request<'_>) -> Result<(CedarRequest, Entities), String> {
+    fn cedar_request(
+        &self,
+        request: &Request<'_>,
+        shared: &Shared,
+    ) -> Result<(CedarRequest, Entities), String> {
         let principal = request.principal.lineage();
         let resource = request.resource.lineage();
         let action = self.index.action(request.action).ok_or("the schema does not know the action")?;
@@ -373,7 +410,13 @@ impl PolicySet {
             .map_err(|error| error.to_string())?;
         let context = match request.action.context() {
             ContextOf::Nothing => request.principal.facts().alone()?,
-            ContextOf::Statement => statement(request)?,
+            ContextOf::Statement => match shared.statement.get() {
+                Some(context) => context.clone(),
+                None => {
+                    let context = statement(request)?;
+                    shared.statement.get_or_init(|| context).clone()
+                }
+            },
             ContextOf::Approving => approving(request)?,
             of => host(of, request)?,
         };
@@ -383,61 +426,6 @@ impl PolicySet {
             .map(|request| (request, entities))
             .map_err(|error| error.to_string())
     }
-}
-
-/// The context of a statement, as the schema's `Statement` has it.
-fn statement(request: &Request<'_>) -> Result<Context, String> {
-    if let Some(other) = request.tables.iter().find(|table| table.kind() != Kind::Table) {
-        return Err(format!("{other:?} among the tables"));
-    }
-    let flags = request.flags.iter().map(|flag| RestrictedExpression::new_entity_uid(flag.uid()));
-    let tables = request.tables.iter().map(|table| table.lineage().uid.clone());
-    let tables = tables.map(RestrictedExpression::new_entity_uid);
-    let pairs = [
-        ("flags".to_owned(), RestrictedExpression::new_set(flags)),
-        ("tables".to_owned(), RestrictedExpression::new_set(tables)),
-        request.principal.facts().attribute()?,
-    ];
-    Context::from_pairs(pairs).map_err(|error| error.to_string())
-}
-
-/// The context of a yes, as the schema's `Approving` has it.
-fn approving(request: &Request<'_>) -> Result<Context, String> {
-    let approving = request.approving.ok_or("nothing is known of what would be approved")?;
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let identity = approving.identity.lineage().uid.clone();
-    let owner = approving.owner.map(|owner| uid(Kind::Person, owner.to_owned()));
-    let owner = owner.map(|owner| ("owner".to_owned(), RestrictedExpression::new_entity_uid(owner)));
-    let always = [
-        ("identity".to_owned(), RestrictedExpression::new_entity_uid(identity)),
-        ("kind".to_owned(), text(approving.kind)),
-        ("rules".to_owned(), RestrictedExpression::new_set(approving.rules.iter().map(|rule| text(rule)))),
-        approving.identity.facts().attribute()?,
-    ];
-    Context::from_pairs(always.into_iter().chain(owner)).map_err(|error| error.to_string())
-}
-
-/// The context of a request to a host, as the schema's `Command`, `FileAccess` and `Login` have it.
-fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
-    let facts = request.host.ok_or("nothing is known of the request")?;
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let mut pairs = vec![("login".to_owned(), text(facts.login)), request.principal.facts().attribute()?];
-    match of {
-        ContextOf::Command => pairs.extend([
-            ("command".to_owned(), text(facts.command)),
-            (
-                "programs".to_owned(),
-                RestrictedExpression::new_set(facts.programs.iter().map(|name| text(name))),
-            ),
-            ("simple".to_owned(), RestrictedExpression::new_bool(facts.simple)),
-            ("line".to_owned(), text(facts.line)),
-        ]),
-        ContextOf::File => {
-            pairs.extend([("path".to_owned(), text(facts.path)), ("via".to_owned(), text(facts.via))]);
-        }
-        ContextOf::Login | ContextOf::Nothing | ContextOf::Statement | ContextOf::Approving => {}
-    }
-    Context::from_pairs(pairs).map_err(|error| error.to_string())
 }
 
 /// Counts people, not clicks; nobody approves for themselves, another statement, or too long ago.

@@ -11,6 +11,7 @@
 //! vocabulary   Action, Flag, ...         the closed lists, equal to schema.cedarschema (a test holds them together)
 //! entity       Principal, Resource       names -> Cedar entities, built once and shared
 //! workload     Workload                  the process a principal acts through -> the context of every request
+//! context      what is known of a request -> Cedar's context
 //! index        which rules can apply     by action, principal and resource, so that 10,000 rules stay fast
 //! decide       Request -> Decision       forbid over hold over permit, and nothing without a permit
 //! combine      several decisions -> one  a statement that touches several tables
@@ -22,6 +23,7 @@
 
 mod annotation;
 mod combine;
+mod context;
 mod decide;
 mod entity;
 mod hints;

@@ -83,6 +83,8 @@ const NOT_PURE: &[&str] = &[
     "greeting.rs",
     "serve.rs",
     "access.rs",
+    "blast.rs",
+    "held.rs",
 ];
 
 const IMPURE_PATHS: &[&[&str]] = &[

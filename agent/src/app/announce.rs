@@ -177,6 +177,7 @@ mod tests {
             reason: Some("two eyes".into()),
             needs: vec![Need { rule: "r".into(), groups: vec!["dba".into()], quorum: 1, ttl_s: 60 }],
             given: vec![],
+            blast: None,
             created_unix_s: 0,
             expires_unix_s: 9,
         }

@@ -142,6 +142,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let announcing = tokio::spawn(announce::run(hooks, hostname(), announce_rx));
     let gate_options = gate::Options {
         hold_timeout: config.hold.timeout,
+        lock_patience: config.hold.lock_wait,
         longest_grant: config.grants.longest,
         approvers: config.approvers.clone(),
         announce_tx,

@@ -286,6 +286,7 @@ pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
         ("intercept.guard_net_raw", before.intercept.guard_net_raw == after.intercept.guard_net_raw),
         ("intercept.operators", before.intercept.operators == after.intercept.operators),
         ("hold.timeout_s", before.hold.timeout == after.hold.timeout),
+        ("hold.lock_wait_s", before.hold.lock_wait == after.hold.lock_wait),
         ("grants.longest_s", before.grants.longest == after.grants.longest),
         ("webhooks", before.webhooks == after.webhooks),
         ("limits.sessions", before.limits.sessions == after.limits.sessions),

@@ -8,7 +8,7 @@ use super::{Failure, sign};
 use crate::app;
 use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call, call_draining};
-use crate::gate::{AccessTerms, Held, HoldInfo};
+use crate::gate::{AccessTerms, Blast, Held, HoldInfo};
 use crate::identity;
 use crate::intercept;
 use crate::record::Journal;
@@ -104,8 +104,27 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
         Held::Statement => writeln!(out, "  statement  {}", hold.sql.escape_debug())?,
         Held::Access => writeln!(out, "  asks for   a connection")?,
     }
+    if let Some(blast) = &hold.blast {
+        print_blast(blast, out)?;
+    }
     for (index, bind) in hold.binds.iter().enumerate() {
         writeln!(out, "  ${}         {}", index + 1, format!("{bind:?}").escape_debug())?;
+    }
+    Ok(())
+}
+
+/// What the statement says is exact; this is the target's guess.
+fn print_blast(blast: &Blast, out: &mut dyn Write) -> std::io::Result<()> {
+    if !blast.tables.is_empty() {
+        writeln!(out, "  touches    {}", blast.tables.join(", ").escape_debug())?;
+    }
+    match (&blast.rows, &blast.unknown) {
+        (Some(rows), _) => writeln!(out, "  planned    about {rows} rows")?,
+        (None, Some(why)) => writeln!(out, "  planned    not known: {}", why.escape_debug())?,
+        (None, None) => {}
+    }
+    for reference in &blast.references {
+        writeln!(out, "  reference  {}", reference.escape_debug())?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chaperone_policy::{
-    Action, Approval, Database, Decision, Effect, Flag, PolicySet, Principal, Request, Resource,
+    Action, Approval, Approving, Database, Decision, Effect, Flag, PolicySet, Principal, Request, Resource,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,10 +89,25 @@ pub(super) struct Asked {
     #[arg(long = "with-table")]
     #[serde(default)]
     tables: Vec<String>,
+    /// With the action `approve`: who would say yes, by the name in the configuration.
+    #[arg(long)]
+    person: Option<String>,
+    /// With `approve`: statement, access or grant.
+    #[arg(long, default_value = "statement")]
+    #[serde(default = "statement")]
+    kind: String,
+    /// With `approve`: a rule that holds it; may be given several times.
+    #[arg(long = "rule")]
+    #[serde(default)]
+    rules: Vec<String>,
     /// Who has approved it.
     #[arg(skip)]
     #[serde(default)]
     approvals: Vec<Given>,
+}
+
+fn statement() -> String {
+    "statement".into()
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -293,6 +308,10 @@ fn decide(set: &PolicySet, config: &Config, asked: &Asked) -> Result<Decision, S
     let action = Action::from_str(&asked.action).map_err(|error| error.to_string())?;
     let database = database(config, asked)?;
     let resource = resource(&database, asked)?;
+    if action == Action::Approve {
+        let owner = known.and_then(|identity| identity.owner.as_deref());
+        return approving(set, config, asked, &principal, owner, &resource);
+    }
     let flags: Vec<Flag> = asked
         .flags
         .iter()
@@ -317,6 +336,29 @@ fn decide(set: &PolicySet, config: &Config, asked: &Asked) -> Result<Decision, S
         statement_hash: HASH,
         ..Request::new(&principal, action, &resource)
     }))
+}
+
+/// Whether a person may say yes. Only what rules say: the group that `@approval` names comes on top.
+fn approving(
+    set: &PolicySet,
+    config: &Config,
+    asked: &Asked,
+    identity: &Principal,
+    owner: Option<&str>,
+    resource: &Resource,
+) -> Result<Decision, String> {
+    let name = asked.person.as_deref().ok_or("the action approve is a person's; say which")?;
+    let known = config.approvers.iter().find(|person| person.name == name);
+    let known = known.ok_or_else(|| format!("the configuration has no approver {name}"))?;
+    let person = Principal::person(name, known.groups.iter().cloned());
+    let approving = Approving { identity, owner, kind: &asked.kind, rules: &asked.rules };
+    let request = Request { approving: Some(&approving), ..Request::new(&person, Action::Approve, resource) };
+    let decision = set.decide(&request);
+    if decision.effect != Effect::Permit && set.may_approve(&person, resource, &approving).is_ok() {
+        let reason = "no permit is about approving, so @approval alone says who may".to_owned();
+        return Ok(Decision { effect: Effect::Permit, reason, hint: None, ..decision });
+    }
+    Ok(decision)
 }
 
 fn database(config: &Config, asked: &Asked) -> Result<Database, String> {

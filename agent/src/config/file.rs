@@ -114,11 +114,12 @@ impl Default for RecordFile {
 #[serde(deny_unknown_fields, default)]
 struct HoldFile {
     timeout_s: u64,
+    lock_wait_s: u64,
 }
 
 impl Default for HoldFile {
     fn default() -> Self {
-        Self { timeout_s: 300 }
+        Self { timeout_s: 300, lock_wait_s: 10 }
     }
 }
 
@@ -237,6 +238,9 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
             "hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into(),
         );
     }
+    if file.hold.lock_wait_s == 0 {
+        problems.push("hold.lock_wait_s: 0 would deny whatever anybody waits for; at least 1".into());
+    }
     if file.record.max_bytes < 1 << 20 {
         problems.push(
             "record.max_bytes: less than 1 MiB leaves no room for a record, and no record means no access"
@@ -276,7 +280,10 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
             keep: file.record.keep_days.map(|days| Duration::from_secs(days * 24 * 3600)),
             prune_when_full: file.record.when_full == WhenFull::Prune,
         },
-        hold: Hold { timeout: Duration::from_secs(file.hold.timeout_s) },
+        hold: Hold {
+            timeout: Duration::from_secs(file.hold.timeout_s),
+            lock_wait: Duration::from_secs(file.hold.lock_wait_s),
+        },
         limits: Limits {
             sessions: file.limits.sessions,
             login: Duration::from_secs(file.limits.login_s),

@@ -107,6 +107,8 @@ pub struct Record {
 #[derive(Debug, Clone)]
 pub struct Hold {
     pub timeout: Duration,
+    /// How long others may wait for what a session has locked that waits for an approval.
+    pub lock_wait: Duration,
 }
 
 #[derive(Debug, Clone)]

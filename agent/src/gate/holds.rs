@@ -47,8 +47,23 @@ pub struct HoldInfo {
     pub needs: Vec<Need>,
     /// Who has said yes so far.
     pub given: Vec<Given>,
+    /// What it would touch, once that is known. Not bound to the approval: it changes with the data.
+    #[serde(default)]
+    pub blast: Option<Blast>,
     pub created_unix_s: u64,
     pub expires_unix_s: u64,
+}
+
+/// What a statement would touch, as far as the target can tell without running it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blast {
+    /// What the planner expects.
+    pub rows: Option<u64>,
+    pub tables: Vec<String>,
+    /// Foreign keys that point at them.
+    pub references: Vec<String>,
+    /// Why there is no number of rows.
+    pub unknown: Option<String>,
 }
 
 /// What is held.
@@ -278,6 +293,13 @@ impl Holds {
                 && matches!(pending.waiter, Waiter::Session(_))
         });
         of_it.count()
+    }
+
+    /// Adds what was found out since.
+    pub fn describe(&self, id: &str, blast: Blast) {
+        if let Some(pending) = self.lock().pending.get_mut(id) {
+            pending.info.blast = Some(blast);
+        }
     }
 
     /// What waits under this id.

@@ -21,7 +21,7 @@ pub use approvers::Approvers;
 pub use enter::{Admission, Entry, Place, approvals, connect};
 pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Swept, Terms};
 pub use holds::{
-    AccessTerms, Held, HoldInfo, Holds, Need, Resolution, Ticket, TooMany, Vote, VoteError, Voted,
+    AccessTerms, Blast, Held, HoldInfo, Holds, Need, Resolution, Ticket, TooMany, Vote, VoteError, Voted,
 };
 pub use staged::{Permit, Staged};
 pub use yes::Granting;
@@ -48,6 +48,8 @@ pub struct Loaded {
 /// What of the configuration the gate goes by.
 pub struct Options {
     pub hold_timeout: Duration,
+    /// How long others may wait for what a held session has locked.
+    pub lock_patience: Duration,
     pub longest_grant: Duration,
     pub approvers: Vec<Approver>,
     pub announce_tx: Option<mpsc::Sender<HoldInfo>>,
@@ -58,6 +60,7 @@ pub struct Gate {
     version: watch::Sender<u64>,
     holds: Arc<Holds>,
     hold_timeout: Duration,
+    lock_patience: Duration,
     grants: Arc<Grants>,
     longest_grant: Duration,
     approvers: RwLock<Arc<Approvers>>,
@@ -71,6 +74,7 @@ impl Gate {
             version: watch::Sender::new(1),
             holds: Arc::new(Holds::announcing(options.announce_tx)),
             hold_timeout: options.hold_timeout,
+            lock_patience: options.lock_patience,
             grants: Arc::new(grants),
             longest_grant: options.longest_grant,
             approvers: RwLock::new(Arc::new(Approvers::new(options.approvers))),
@@ -121,6 +125,12 @@ impl Gate {
     #[must_use]
     pub fn hold_timeout(&self) -> Duration {
         self.hold_timeout
+    }
+
+    /// How long others may wait for what a held session has locked.
+    #[must_use]
+    pub fn lock_patience(&self) -> Duration {
+        self.lock_patience
     }
 
     #[must_use]

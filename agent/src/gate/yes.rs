@@ -27,6 +27,20 @@ impl Gate {
     /// # Errors
     /// Says who may not, and why.
     pub fn may_approve(&self, info: &HoldInfo, given: &Given) -> Result<(), String> {
+        self.may_all_approve(info, info.given.iter().chain([given]))
+    }
+
+    /// Whether everybody who said yes may still say so: what was approved to be sent again can be older than the policies.
+    #[must_use]
+    pub fn still_approved(&self, info: &HoldInfo) -> bool {
+        self.may_all_approve(info, info.given.iter()).is_ok()
+    }
+
+    fn may_all_approve<'g>(
+        &self,
+        info: &HoldInfo,
+        mut given: impl Iterator<Item = &'g Given>,
+    ) -> Result<(), String> {
         let identity = Principal::new(&info.identity.name, info.identity.groups.clone());
         let identity = match &info.workload {
             Some(workload) => identity.through(crate::workload::facts(workload)),
@@ -39,7 +53,7 @@ impl Gate {
         let owner = info.owner.as_deref();
         let approving = policy::Approving { identity: &identity, owner, kind, rules: &info.policies };
         let place = Place { target: &info.target, env: &info.env, database: &info.database, host: info.host };
-        info.given.iter().chain([given]).try_for_each(|given| self.ask(given, place, &approving))
+        given.try_for_each(|given| self.ask(given, place, &approving))
     }
 
     /// The same about a grant.

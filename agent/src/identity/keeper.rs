@@ -208,7 +208,7 @@ fn known(allowed: &BTreeSet<String>, groups: Vec<String>) -> Vec<String> {
     groups.into_iter().filter(|group| allowed.contains(group)).collect()
 }
 
-fn tls(rule: &ProviderRule) -> Result<rustls::ClientConfig, KeeperError> {
+pub(super) fn tls(rule: &ProviderRule) -> Result<rustls::ClientConfig, KeeperError> {
     if rule.issuer.starts_with("http://") {
         return Ok(http::no_tls());
     }

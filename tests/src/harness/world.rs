@@ -160,7 +160,7 @@ impl World {
         write!(
             text,
             "state_dir = {:?}\nrun_dir = {:?}\npolicy_dir = {:?}\n\n[intercept]\ncgroup = {:?}\nbypass = [{:?}]\n\
-             deny = [{:?}]\nbpffs = {:?}\nguard = \"off\"\nlisten_port = {}\n\n[record]\nmax_bytes = {}\n{}\n\n[hold]\ntimeout_s = {}\n",
+             deny = [{:?}]\nbpffs = {:?}\nguard = \"off\"\nlisten_port = {}\n\n[record]\nmax_bytes = {}\n{}\n\n[hold]\nlock_wait_s = 1\ntimeout_s = {}\n",
             agent.state,
             agent.run,
             agent.policy,

@@ -54,6 +54,10 @@ const CASES: &[Case<World>] = &[
     Case { name: "a grant lends a group while it lasts", run: lends },
     Case { name: "a yes counts from the right person, with their signature, from outside", run: whose_yes },
     Case { name: "a yes is for exactly these bind values", run: yes::exact_to_the_bind },
+    Case {
+        name: "approvers see what it touches, and nobody waits long for its locks",
+        run: yes::touches_and_locks,
+    },
     Case { name: "policy says who may say yes to what", run: yes::policy_says_who },
     Case { name: "two yeses at the same time are one", run: at_once },
     Case { name: "a quorum is of different people", run: quorum },

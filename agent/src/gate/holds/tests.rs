@@ -21,6 +21,7 @@ fn info(id: &str, quorum: u32) -> HoldInfo {
         reason: None,
         needs: vec![need],
         given: vec![],
+        blast: None,
         created_unix_s: 0,
         expires_unix_s: 0,
     }

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -55,7 +55,7 @@ impl Idp {
         idp
     }
 
-    async fn answer(&self, mut stream: tokio::net::TcpStream) -> Option<()> {
+    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> Option<()> {
         let mut request = Vec::new();
         let text = loop {
             stream.read_buf(&mut request).await.ok().filter(|read| *read > 0)?;
@@ -324,4 +324,62 @@ async fn a_client_proves_itself_by_a_signed_assertion_and_its_token_is_checked()
     }
     *idp.token.lock().unwrap() = idp.token(1);
     assert!(provider.obtain(&client, &wanted, "other").await.is_err(), "somebody else's token");
+}
+
+/// An authority for `localhost` in a file, and what a server shows that it signed.
+fn authority(path: &std::path::Path) -> rustls::ServerConfig {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(path, params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap().der().clone();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf], key).unwrap()
+}
+
+#[tokio::test]
+async fn a_provider_with_an_authority_of_its_own_is_trusted_by_that_one_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, other) = (dir.path().join("own.pem"), dir.path().join("other.pem"));
+    let server = authority(&own);
+    authority(&other);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let issuer = format!("https://localhost:{port}");
+    let plain = Idp::start().await;
+    let idp = Arc::new(Idp {
+        issuer: issuer.clone(),
+        keys: StdMutex::new(json!({"keys": [jwk(1)]})),
+        how: StdMutex::new(How::Well),
+        key_fetches: AtomicUsize::new(0),
+        posted: StdMutex::default(),
+        token: StdMutex::default(),
+    });
+    let (served, acceptor) = (Arc::clone(&idp), tokio_rustls::TlsAcceptor::from(Arc::new(server)));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Ok(stream) = acceptor.accept(stream).await {
+                served.answer(stream).await;
+            }
+        }
+    });
+    let rule = |issuer: &str, ca_file: Option<&std::path::PathBuf>| ProviderRule {
+        issuer: issuer.to_owned(),
+        ca_file: ca_file.cloned(),
+        ..plain.provider().rule.clone()
+    };
+    let check = async |rule: ProviderRule| {
+        let tls = super::super::keeper::tls(&rule).unwrap();
+        Provider::new(rule, tls).check(&idp.token(1), Some("bot")).await.map(drop).map_err(|e| e.to_string())
+    };
+    assert_eq!(check(rule(&issuer, Some(&own))).await, Ok(()));
+    let error = check(rule(&issuer, Some(&other))).await.unwrap_err();
+    assert!(error.contains("cannot connect") && error.contains("certificate"), "{error}");
+    // Another name than the certificate's, at the same address.
+    let error = check(rule(&format!("https://127.0.0.1:{port}"), Some(&own))).await.unwrap_err();
+    assert!(error.contains("certificate"), "{error}");
 }

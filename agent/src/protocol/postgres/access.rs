@@ -254,6 +254,7 @@ impl Asking<'_> {
             reason: Some(decision.reason.clone()),
             needs: decision.obligations.approvals.iter().map(Need::from).collect(),
             given: Vec::new(),
+            blast: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         }

@@ -120,6 +120,11 @@ impl Catalogue {
         sighted.len() < SIGHTED_MAX && sighted.insert((place.to_owned(), kind))
     }
 
+    /// Where it is read.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The catalogue for a new session.
     ///
     /// # Errors
@@ -232,10 +237,10 @@ async fn powers(
 }
 
 /// Rows of text.
-type Rows = Vec<Vec<Option<String>>>;
+pub(super) type Rows = Vec<Vec<Option<String>>>;
 
 /// Runs one simple query and collects its rows.
-async fn query(
+pub(super) async fn query(
     stream: &mut Stream,
     buffer: &mut BytesMut,
     name: &'static str,
@@ -245,6 +250,15 @@ async fn query(
     codec::put(&mut out, b'Q', |out| put_c_str(out, sql.as_bytes()));
     stream.write_all(&out).await?;
     stream.flush().await?;
+    answer(stream, buffer, name).await
+}
+
+/// The rows up to the next ReadyForQuery.
+pub(super) async fn answer(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    name: &'static str,
+) -> Result<Rows, CatalogueError> {
     let mut rows = Vec::new();
     let mut failure = None;
     loop {

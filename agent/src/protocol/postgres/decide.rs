@@ -15,6 +15,7 @@ use chaperone_policy::{self as policy, Effect};
 use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 
 use self::plan_of::Facts;
+use super::blast::Waiting;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
 use super::machine::{Asked, Named, Question};
 use super::plan::{Plan, Verdict, Version};
@@ -37,7 +38,8 @@ const CACHED_MAX: usize = 1024;
 pub(super) enum Answer {
     Permit(Permit, Arc<Plan>),
     Deny(Report),
-    Hold(Box<Ticket>, Report),
+    /// With what its notice says, and what is to be told and watched while it waits.
+    Hold(Box<Ticket>, Report, Box<Waiting>),
     /// What a name stands for depends on an answer the server has not given yet: ask again after it.
     Wait,
 }
@@ -69,6 +71,8 @@ pub(super) struct Decider {
     snapshot: Arc<Snapshot>,
     policies: Arc<Loaded>,
     pseudonyms: PseudonymKey,
+    /// The server's process of this session.
+    server_pid: Option<i32>,
     view: Arc<View>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
     /// Something ran that was not analysed.
@@ -121,6 +125,7 @@ impl Decider {
             behind: false,
             busy: false,
             decisions: HashMap::new(),
+            server_pid: None,
             gate,
             backend,
             catalogue,
@@ -133,6 +138,11 @@ impl Decider {
     fn with_view(mut self) -> Result<Self, Report> {
         self.rebuild()?;
         Ok(self)
+    }
+
+    /// Says which process of the server the session is.
+    pub(super) fn serves(&mut self, server_pid: Option<i32>) {
+        self.server_pid = server_pid;
     }
 
     /// The grants the session lives on.

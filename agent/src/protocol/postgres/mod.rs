@@ -5,6 +5,7 @@
 //! `greeting`, `open`, `catalogue` and `client_tls` do I/O for them.
 
 mod access;
+mod blast;
 mod catalogue;
 pub mod client_auth;
 mod client_tls;

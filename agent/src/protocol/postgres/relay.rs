@@ -1,6 +1,7 @@
 //! The one loop that does a session's I/O: bytes into the machine, its questions to the decider, events to the
 //! journal, and only then bytes onward.
 
+mod held;
 mod recording;
 
 use std::sync::Arc;
@@ -10,17 +11,19 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
+use super::blast;
 use super::decide::{Answer, Decider};
 use super::machine::{Fatal, Machine, Next, Outcome};
 use super::response::{Report, sqlstate};
 use super::watch::Watch;
-use crate::gate::{Resolution, Staged, Ticket};
+use crate::gate::Staged;
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
-use crate::record::event::{Event, HoldOutcome};
+use crate::record::event::Event;
 use crate::record::{Journal, RecordError};
 use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
+use held::{Held, Woken, wait_for};
 
 /// Above this much waiting for one side, the other is not read.
 const HIGH_WATER: usize = 256 << 10;
@@ -148,11 +151,6 @@ enum Pause {
     Goodbye,
 }
 
-struct Held {
-    ticket: Box<Ticket>,
-    question: super::machine::Question,
-}
-
 impl<'a, C, U> Relay<'a, C, U>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -252,7 +250,7 @@ where
             }
             let want = self.want();
             let held = match &mut self.pause {
-                Pause::Hold(held) => Some(&mut *held.ticket),
+                Pause::Hold(held) => Some(held),
                 Pause::None | Pause::Server(_) | Pause::Named(..) | Pause::Goodbye => None,
             };
             tokio::select! {
@@ -266,9 +264,12 @@ where
                     policy_rx.borrow_and_update();
                     self.policy_changed().await?;
                 }
-                resolution = wait_for(held) => {
+                woken = wait_for(held) => {
                     if let Some(held) = self.take_held() {
-                        self.resolved(held, resolution).await?;
+                        match woken {
+                            Woken::Resolved(resolution) => self.resolved(held, resolution).await?,
+                            Woken::InTheWay(found) => self.stand_aside(&held, found),
+                        }
                     }
                 }
                 progress = self.wire.exchange(want) => self.closed(progress)?,
@@ -287,17 +288,6 @@ where
                 _ => Some(None),
             },
             Pause::Server(_) | Pause::Named(..) | Pause::Hold(_) | Pause::Goodbye => None,
-        }
-    }
-
-    /// What was held is held no more.
-    fn take_held(&mut self) -> Option<Held> {
-        match std::mem::replace(&mut self.pause, Pause::None) {
-            Pause::Hold(held) => Some(held),
-            other => {
-                self.pause = other;
-                None
-            }
         }
     }
 
@@ -382,66 +372,16 @@ where
                 Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
                 Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
                 Answer::Wait => return Ok(Pause::Named(self.machine.answers(), question)),
-                Answer::Hold(ticket, notice) => {
+                Answer::Hold(ticket, notice, waiting) => {
                     notice.put_notice(&mut self.notices);
                     // The record of the hold goes first, as of everything the client is told.
                     self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
                     self.serve_client()?;
-                    return Ok(Pause::Hold(Held { ticket, question }));
+                    let watch = Box::pin(blast::watch(*waiting));
+                    return Ok(Pause::Hold(Held { ticket, question, watch }));
                 }
             }
         }
-    }
-
-    /// A human decided, or the time is up.
-    async fn resolved(&mut self, mut held: Held, resolution: Option<Resolution>) -> Result<(), End> {
-        let request = format!("request {}", held.ticket.info.id);
-        let Some(resolution) = resolution else {
-            self.record_hold(&held, HoldOutcome::Expired, None, None);
-            let report =
-                Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, "nobody approved the statement in time")
-                    .detail(request)
-                    .hint("Ask an approver, then send the statement again.");
-            self.machine.deny(report, &mut self.staged);
-            return Ok(());
-        };
-        let by = resolution.by();
-        let Resolution { approved, given, comment, terms: _ } = resolution;
-        let outcome = if approved { HoldOutcome::Approved } else { HoldOutcome::Denied };
-        self.record_hold(&held, outcome, Some(by.clone()), comment.clone());
-        if !approved {
-            let why = comment.map(|comment| format!(": {comment}")).unwrap_or_default();
-            let report = Report::new(
-                sqlstate::INSUFFICIENT_PRIVILEGE,
-                format!("an approver denied the statement{why}"),
-            )
-            .detail(request);
-            self.machine.deny(report, &mut self.staged);
-            return Ok(());
-        }
-        held.ticket.info.given = given;
-        // Decided again at the release: policy or catalogue may have moved while it waited.
-        let approved = Some(&held.ticket.info);
-        match self.decider.decide(&held.question, approved, &self.machine, &mut self.staged).await? {
-            Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
-            Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
-            Answer::Hold(..) | Answer::Wait => {
-                let report = Report::new(
-                    sqlstate::INSUFFICIENT_PRIVILEGE,
-                    "the statement needs another approval: policy changed while it was held",
-                );
-                self.machine.deny(report, &mut self.staged);
-            }
-        }
-        Ok(())
-    }
-
-    /// The client cancelled: what is held is not going to run.
-    fn withdraw(&mut self) {
-        let Some(held) = self.take_held() else { return };
-        self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled by the client".into()));
-        let report = Report::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request");
-        self.machine.deny(report, &mut self.staged);
     }
 
     async fn policy_changed(&mut self) -> Result<(), End> {
@@ -462,13 +402,6 @@ where
         let (origins, guarded) = self.decider.origins();
         self.machine.rebase(origins, guarded);
         Ok(())
-    }
-}
-
-async fn wait_for(ticket: Option<&mut Ticket>) -> Option<Resolution> {
-    match ticket {
-        Some(ticket) => ticket.wait().await,
-        None => std::future::pending().await,
     }
 }
 

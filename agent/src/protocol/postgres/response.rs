@@ -16,6 +16,7 @@ pub mod sqlstate {
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     pub const QUERY_CANCELED: &str = "57014";
+    pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     pub const LIMIT_EXCEEDED: &str = "54000";
     pub const DISK_FULL: &str = "53100";
     pub const INTERNAL_ERROR: &str = "XX000";

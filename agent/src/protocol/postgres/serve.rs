@@ -191,6 +191,7 @@ impl Postgres {
         }
         welcome.extend_from_slice(&opened.welcome.parameters);
         let upstream_key = opened.welcome.key.clone();
+        decider.serves(upstream_key.as_ref().map(|key| key.pid));
         let _cancel = opened.welcome.key.map(|upstream_key| {
             let route = CancelRoute {
                 session: admitted.id.clone(),

@@ -267,6 +267,7 @@ impl Decider {
             reason: Some(decision.reason.clone()),
             needs: needs.iter().map(Need::from).collect(),
             given: Vec::new(),
+            blast: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         };

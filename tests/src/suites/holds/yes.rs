@@ -65,6 +65,12 @@ fn decided(world: &World) -> Result<()> {
     })?;
     refused(approve(world, &id, "ben", &[]), "ben is on leave [not-ben]")?;
     refused(approve(world, &id, "sam", &[]), "no policy permits approve")?;
+    let ask = ["policy", "explain", "--identity", "billing-bot", "--action", "approve", "--target", "shop"];
+    for (person, decision) in [("anna", "permit"), ("ben", "deny"), ("sam", "deny")] {
+        let told = [&ask[..], &["--database", "shop", "--person", person]].concat();
+        let told = world.agent.command(&told)?.ok()?;
+        ensure!(told.contains(&format!("decision   {decision}")), "{person}: {told}");
+    }
     approve(world, &id, "anna", &[])?.ok()?;
     ensure!(finish(client)?.stdout == "DELETE 1\n");
     // For somebody else's identity nobody was permitted to.
@@ -74,4 +80,33 @@ fn decided(world: &World) -> Result<()> {
     world.agent.command(&["deny", &id])?.ok()?;
     finish(client)?;
     Ok(())
+}
+
+/// The approver is told what the statement would touch, and nobody waits long for what its transaction has locked.
+pub(super) fn touches_and_locks(world: &mut World) -> Result<()> {
+    let lock = "update orders set cents = cents where id = 39";
+    let script = format!("begin;\n{lock};\ndelete from customers where id = 40;\nrollback;\n");
+    world.postgres.admin("analyze customers")?;
+    let client = world.client("in-the-way").start_script(&script)?;
+    let id = request(world)?;
+    let told = wait_for("what it would touch", Duration::from_secs(10), || {
+        Ok(waiting(world)?.into_iter().find(|hold| hold["blast"].is_object()))
+    })?;
+    ensure!(told["blast"]["rows"] == 1 && told["blast"]["unknown"].is_null(), "{told}");
+    let references = told["blast"]["references"][0].as_str().context("no reference")?;
+    ensure!(references.starts_with("orders refers to customers"), "{told}");
+    let shown = world.agent.command(&["approvals"])?.ok()?;
+    ensure!(shown.contains("about 1 rows") && shown.contains("public.customers"), "{shown}");
+
+    // Somebody else, past the gate, needs the same row.
+    let asked = Instant::now();
+    world.postgres.admin(lock)?;
+    let waited = asked.elapsed();
+    let output = finish(client)?;
+    ensure!(output.stderr.contains("55P03: the statement cannot wait for its approval"), "{output}");
+    ensure!(output.stderr.contains(&format!("request {id}: 1 sessions have waited")), "{output}");
+    ensure!(waited < Duration::from_secs(6), "the other waited {waited:?}");
+    eprintln!("        the lock was free after {} ms", waited.as_millis());
+    let resolved = world.trail("in-the-way")?.first("hold_resolved")?.clone();
+    holds(&resolved, &json!({"hold": id, "outcome": "denied", "by": null}))
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::plan_of::Facts;
 use super::{Answer, Decider, binds};
 use crate::gate::{Held, HoldInfo, Need, Staged, approvals};
+use crate::protocol::postgres::blast::Waiting;
 use crate::protocol::postgres::machine::Question;
 use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
 use crate::protocol::postgres::relay::End;
@@ -37,8 +38,26 @@ impl Decider {
                 "Wait: it runs when approved, and is denied after {} s. Cancel to withdraw it.",
                 timeout.as_secs()
             ));
+        let waiting = self.waiting(&id, sql, plan);
         let info = self.info(id, question, sql, plan, binding);
-        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
+        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice, Box::new(waiting))
+    }
+
+    fn waiting(&self, id: &str, sql: &str, plan: &Plan) -> Waiting {
+        // What a name stands for is not in the text.
+        let analysis = if plan.linked { Arc::from([]) } else { Arc::clone(&plan.analysis) };
+        Waiting {
+            backend: Arc::clone(&self.backend),
+            address: self.catalogue.address(),
+            database: self.database_name.clone(),
+            search_path: self.snapshot.search_path.clone(),
+            server_pid: self.server_pid,
+            sql: sql.into(),
+            analysis,
+            holds: Arc::clone(self.gate.holds()),
+            id: id.to_owned(),
+            patience: self.gate.lock_patience(),
+        }
     }
 
     /// Lets pass what was approved since it was sent before, or notes the request and refuses.
@@ -105,6 +124,7 @@ impl Decider {
             reason: plan.reason.clone(),
             needs,
             given: Vec::new(),
+            blast: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         }
@@ -112,6 +132,9 @@ impl Decider {
 
     /// Whether the policies in force let the statement go with these approvals.
     pub(super) fn released(&self, plan: &Plan, info: &HoldInfo) -> bool {
+        if !self.gate.still_approved(info) {
+            return false;
+        }
         let facts = Facts::of(&plan.analysis, self.guarded());
         // What is asked for now counts, not what was asked for when it was held.
         let asked = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
