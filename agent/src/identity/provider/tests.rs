@@ -331,7 +331,10 @@ fn authority(path: &std::path::Path) -> rustls::ServerConfig {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    std::fs::write(path, params.self_signed(&key).unwrap().pem()).unwrap();
+    let der = params.self_signed(&key).unwrap().der().to_vec();
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    std::fs::write(path, format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"))
+        .unwrap();
     let issuer = rcgen::Issuer::new(params, key);
     let key = rcgen::KeyPair::generate().unwrap();
     let leaf = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();

@@ -18,7 +18,7 @@ use super::*;
 use crate::config::Config;
 use crate::gate::{self, AccessTerms, Entry, Gate, Given, Grants, Place, Vote};
 use crate::protocol::Admitted;
-use crate::record::event::{Verdict, Workload};
+use crate::record::event::{HoldOutcome, Verdict, Workload};
 use crate::record::{Body, Check, Options, Reader};
 use crate::upstream::{Backend, Credentials};
 
@@ -81,6 +81,7 @@ impl Session {
         let set = PolicySet::load(&[Source::new("test.cedar", POLICIES)]).unwrap();
         let options = gate::Options {
             hold_timeout: Duration::from_secs(5),
+            lock_patience: Duration::from_secs(5),
             longest_grant: Duration::from_secs(60),
             approvers: Vec::new(),
             announce_tx: None,
