@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::authorities::{self, AuthoritiesFile};
+use super::hold::{self, HoldFile};
 use super::identities::{self, IdentityFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
@@ -17,8 +18,8 @@ use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
 use super::{
-    Config, Detect, Grants, Guard, GuardNetRaw, Hold, Intercept, LeastPrivilege, Limits, Network, Protocol,
-    Record, Target, Tls,
+    Config, Detect, Grants, Guard, GuardNetRaw, Intercept, LeastPrivilege, Limits, Network, Protocol, Record,
+    Target, Tls,
 };
 
 #[derive(Debug, Deserialize)]
@@ -107,19 +108,6 @@ enum WhenFull {
 impl Default for RecordFile {
     fn default() -> Self {
         Self { max_bytes: 10 << 30, keep_days: None, when_full: WhenFull::Stop }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct HoldFile {
-    timeout_s: u64,
-    lock_wait_s: u64,
-}
-
-impl Default for HoldFile {
-    fn default() -> Self {
-        Self { timeout_s: 300, lock_wait_s: 10 }
     }
 }
 
@@ -224,6 +212,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         }
     }
     let intercept = intercept(file.intercept, &mut problems);
+    let hold = hold::convert(&file.hold, &mut problems);
     let authorities = authorities::convert(file.authorities, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
     let approvers = people::convert(file.approvers, &mut problems);
@@ -232,14 +221,6 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     providers::check(&identities, &providers, &mut problems);
     if !(1..=30 * 24 * 3600).contains(&file.grants.longest_s) {
         problems.push("grants.longest_s: between 1 and 2592000 (30 days); what lasts is policy".into());
-    }
-    if file.hold.timeout_s == 0 {
-        problems.push(
-            "hold.timeout_s: 0 would deny every held statement at once; use a policy that denies".into(),
-        );
-    }
-    if file.hold.lock_wait_s == 0 {
-        problems.push("hold.lock_wait_s: 0 would deny whatever anybody waits for; at least 1".into());
     }
     if file.record.max_bytes < 1 << 20 {
         problems.push(
@@ -280,10 +261,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
             keep: file.record.keep_days.map(|days| Duration::from_secs(days * 24 * 3600)),
             prune_when_full: file.record.when_full == WhenFull::Prune,
         },
-        hold: Hold {
-            timeout: Duration::from_secs(file.hold.timeout_s),
-            lock_wait: Duration::from_secs(file.hold.lock_wait_s),
-        },
+        hold,
         limits: Limits {
             sessions: file.limits.sessions,
             login: Duration::from_secs(file.limits.login_s),

@@ -6,6 +6,7 @@
 
 mod authorities;
 mod file;
+mod hold;
 mod identities;
 mod labels;
 mod people;
