@@ -17,7 +17,7 @@ packages=(
     runc iproute2 nftables
     # Who can say whether a container exists, and what plays the others, for the suite `identity`.
     podman python3-grpcio
-    openssh-server openssh-client rsync git python3-paramiko python3-asyncssh
+    openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin
 )
 
 # Drivers that Debian has no packages of, or old ones.

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::{Identities, IdentityError, Word};
 use crate::intercept::Lookup;
-use crate::protocol::{Admitted, Protocol, Services};
+use crate::protocol::{Admitted, Protocol, Services, TunnelTo};
 use crate::record::Journal;
 use crate::record::event::{Event, Workload};
 use crate::registry::Registry;
@@ -44,6 +44,19 @@ pub struct World {
 }
 
 impl World {
+    /// Where a host is that a client names, by its address or as one of a target's names.
+    fn named(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        if let Ok(ip) = host.parse() {
+            return Some(reachable(SocketAddr::new(ip, port)));
+        }
+        let target = self.config.targets.iter().find(|target| {
+            let names = target.ssh.iter().flat_map(|ssh| &ssh.host_names).chain(&target.client_names);
+            target.port == port && names.into_iter().any(|name| name.eq_ignore_ascii_case(host))
+        })?;
+        let [address] = target.addresses.as_slice() else { return None };
+        address.is_one().then(|| SocketAddr::new(address.address, port))
+    }
+
     fn service(&self, destination: SocketAddr) -> Option<&Service> {
         let target = self.config.target_for(destination.ip(), destination.port())?;
         self.services.iter().find(|service| service.backend.target.name == target.name)
@@ -153,7 +166,7 @@ struct Seen {
 
 async fn admit<L: Lookup>(
     shared: &Shared<L>,
-    world: &World,
+    world: &Arc<World>,
     stream: &TcpStream,
     client: SocketAddr,
     id: &str,
@@ -189,6 +202,7 @@ async fn admit<L: Lookup>(
         principal,
         backend: Arc::clone(&service.backend),
         login_timeout,
+        tunnel_to: tunnel_to(Arc::clone(world)),
     };
     Ok((admitted, service.protocol.clone()))
 }
@@ -213,6 +227,32 @@ async fn confirm(
             if suffices { Ok(()) } else { Err(IdentityError::Unverified { identity, cgroup, why }) }
         }
     }
+}
+
+/// Tunnels out of a session: a destination that is a target is a connection to it, made from here.
+fn tunnel_to(world: Arc<World>) -> TunnelTo {
+    Arc::new(move |outer: &Admitted, host: &str, port: u16| {
+        let destination =
+            world.named(host, port).ok_or("it is no target, or one without a single address")?;
+        // A loopback address means the host it is asked of; the agent's own is meant where that is the same.
+        if destination.ip().is_loopback() && !outer.destination.ip().is_loopback() {
+            return Err("a loopback address is the host's own".to_owned());
+        }
+        let service = world.service(destination).ok_or("it is no target")?;
+        let inner = Admitted {
+            id: Uuid::now_v7().simple().to_string(),
+            client: outer.client,
+            destination,
+            workload: outer.workload.clone(),
+            principal: outer.principal.clone(),
+            owner: outer.owner.clone(),
+            retry: outer.retry,
+            backend: Arc::clone(&service.backend),
+            login_timeout: outer.login_timeout,
+            tunnel_to: Arc::clone(&outer.tunnel_to),
+        };
+        Ok((inner, service.protocol.clone()))
+    })
 }
 
 fn refused(

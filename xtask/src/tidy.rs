@@ -76,6 +76,7 @@ const PURE: &[&str] = &["policy/src", "agent/sql/src", "agent/src/protocol"];
 const NOT_PURE: &[&str] = &[
     "relay.rs",
     "recording.rs",
+    "tunnels.rs",
     "wire.rs",
     "open.rs",
     "catalogue.rs",

@@ -178,7 +178,9 @@ fn policy_world(config: &Config) -> policy::World {
             config.approvers.iter().map(|person| person.name.clone()).chain(behind).collect()
         }),
         // What is not recorded yet must not look as if it were.
-        record_modes: Some([policy::RecordMode::Rows, policy::RecordMode::Meta].into()),
+        record_modes: Some(
+            [policy::RecordMode::Rows, policy::RecordMode::Meta, policy::RecordMode::Asciicast].into(),
+        ),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
 }

@@ -40,6 +40,9 @@ pub(super) enum Hosts {
     Known {
         #[arg(long)]
         socket: PathBuf,
+        /// Where the connection goes, when ssh knows the host by another name (HostKeyAlias).
+        #[arg(long)]
+        at: Option<String>,
         host: String,
     },
 }
@@ -49,10 +52,13 @@ pub(super) fn hosts(config: &Path, what: &Hosts, out: &mut dyn Write) -> Result<
         Hosts::Install { dir } => install(&Config::load(config)?, dir, out),
         Hosts::Remove { dir } => remove(dir, out),
         Hosts::Keys => keys(&Config::load(config)?, out),
-        Hosts::Known { socket, host } => {
+        Hosts::Known { socket, at, host } => {
             // Whatever goes wrong, ssh goes on with what it knows itself.
-            if let Ok(answer) = ask(socket, host) {
-                out.write_all(answer.as_bytes())?;
+            let at = at.as_deref().unwrap_or(host);
+            if let Ok(answer) = ask(socket, at) {
+                for key in answer.lines().filter_map(|line| line.strip_prefix(at)) {
+                    writeln!(out, "{host}{key}")?;
+                }
             }
             Ok(())
         }
@@ -79,7 +85,7 @@ fn install(config: &Config, dir: &Path, out: &mut dyn Write) -> Result<(), Failu
     let text = format!(
         "# Written by `chaperone hosts install`, taken away by `chaperone hosts remove`.\n\
          # Governed processes meet Chaperone at targets; ssh asks it for the keys to expect. Others get no answer.\n\
-         KnownHostsCommand {} hosts known --socket {} %H\n",
+         KnownHostsCommand {} hosts known --socket {} --at [%h]:%p %H\n",
         program.display(),
         socket.display()
     );

@@ -83,6 +83,8 @@ pub(super) struct Shown {
     /// An asciicast, for a player.
     #[arg(long, conflicts_with = "csv")]
     cast: bool,
+    #[command(flatten)]
+    play: super::play::Play,
     /// All recorded rows of the statement with this number, as CSV.
     #[arg(long)]
     csv: Option<u64>,
@@ -116,6 +118,12 @@ pub(super) fn replay(
         let table = found.and_then(|operation| operation.table.as_ref());
         let why = || Failure::Failed(format!("no rows are recorded of statement {number}"));
         return Ok(render::csv(table.ok_or_else(why)?, out)?);
+    }
+    if shown.play.wanted() {
+        return super::play::play(dir, id, &shown.play, out);
+    }
+    if shown.cast && super::play::cast(dir, id, shown.play.op(), out)? {
+        return Ok(());
     }
     let transcript = query::replay(dir, id, shown.rows)?;
     if shown.cast {

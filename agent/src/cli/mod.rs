@@ -9,6 +9,7 @@ mod identify;
 mod install;
 mod journal;
 mod operate;
+mod play;
 mod policy;
 mod prune;
 mod sign;

@@ -379,9 +379,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let of_postgres = typed.tls.is_some()
         || !typed.labels.is_empty()
         || typed.least_privilege.is_some()
-        || typed.detect.is_some()
-        || typed.record.is_some()
-        || typed.durability.is_some();
+        || typed.detect.is_some();
     let tls = match protocol {
         Some(Protocol::Ssh) => Tls::Disable,
         Some(Protocol::Postgres) | None => tls::convert(&key, typed.tls, &addresses, problems),
@@ -389,7 +387,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
             problems.push(format!(
-                "{key}: tls, labels, least_privilege, detect, record and durability do nothing with protocol = \"ssh\""
+                "{key}: tls, labels, least_privilege, detect do nothing with protocol = \"ssh\""
             ));
             None
         }

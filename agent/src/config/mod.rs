@@ -29,6 +29,7 @@ pub use providers::{Client, Command, Platform, ProviderRule, TokenRule};
 pub use webhooks::{Shape, Webhook};
 
 use file::File;
+use serde::Deserialize;
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +200,17 @@ pub struct SshTarget {
     pub known_hosts_file: Option<PathBuf>,
     /// Names under which clients know the target, besides its addresses.
     pub host_names: Vec<String>,
+    pub masks: Vec<Mask>,
+    /// Where what programs print is recorded, what they are sent is, too.
+    pub record_input: bool,
+}
+
+/// What is hidden in what programs print.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mask {
+    pub name: String,
+    pub pattern: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::SshTarget;
+use super::{Mask, SshTarget};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -15,6 +15,8 @@ pub(super) struct SshFile {
     host_keys: Vec<String>,
     known_hosts_file: Option<PathBuf>,
     host_names: Vec<String>,
+    masks: Vec<Mask>,
+    record_input: bool,
 }
 
 /// As typed to as meant.
@@ -51,6 +53,9 @@ pub(super) fn convert(
     if typed.logins.iter().any(|login| login.is_empty() || login.contains(char::is_control)) {
         problems.push(format!("{key}.ssh.logins: an empty name, or one with control characters"));
     }
+    for mask in &typed.masks {
+        super::file::name_is_plain(&format!("{key}.ssh.masks"), &mask.name, problems);
+    }
     SshTarget {
         logins: typed.logins,
         key_file: typed.key_file,
@@ -58,5 +63,7 @@ pub(super) fn convert(
         host_keys: typed.host_keys,
         known_hosts_file: typed.known_hosts_file,
         host_names: typed.host_names,
+        masks: typed.masks,
+        record_input: typed.record_input,
     }
 }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use crate::record::event::Event;
-use crate::record::{Journal, RecordError};
+use crate::record::{Burst, Journal, RecordError};
 
 /// Proof that a statement was decided on and may run. Made by the gate alone, used once.
 #[derive(Debug)]
@@ -59,13 +59,35 @@ impl Staged {
         self.bytes.is_empty() && self.events.is_empty()
     }
 
+    /// How many bytes wait for `commit`.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Writes the events, then lets the bytes go to `out`.
     ///
     /// # Errors
     /// When the journal cannot take the events; the bytes are gone then.
     pub fn commit(&mut self, journal: &Journal, out: &mut BytesMut) -> Result<(), RecordError> {
-        if !self.events.is_empty() {
-            let written = journal.append(&self.events);
+        self.commit_with(None, journal, out)
+    }
+
+    /// The same in one write with what the client is about to be served.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_with(
+        &mut self,
+        served: Option<Burst<'_>>,
+        journal: &Journal,
+        out: &mut BytesMut,
+    ) -> Result<(), RecordError> {
+        if served.is_some() || !self.events.is_empty() {
+            let written = match served {
+                Some(burst) => journal.append_served(burst, &self.events),
+                None => journal.append(&self.events),
+            };
             self.events.clear();
             if let Err(error) = written {
                 self.bytes.clear();

@@ -33,7 +33,11 @@ pub struct Admitted {
     pub retry: bool,
     pub backend: Arc<Backend>,
     pub login_timeout: Duration,
+    pub tunnel_to: TunnelTo,
 }
+
+/// Finds the target that a tunnel out of a session leads to, as a connection of the same identity; or says why it leads to none.
+pub type TunnelTo = Arc<dyn Fn(&Admitted, &str, u16) -> Result<(Admitted, Protocol), String> + Send + Sync>;
 
 impl Admitted {
     #[must_use]

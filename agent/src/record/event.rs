@@ -179,6 +179,9 @@ pub enum Event {
         stdout_sha256: String,
         stderr_bytes: u64,
         stderr_sha256: String,
+        /// Names of the patterns that were hidden in what it printed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        masked: Vec<String>,
     },
     /// What was read from or written to a file, written when it is closed.
     FileContent {

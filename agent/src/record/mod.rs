@@ -15,6 +15,7 @@ mod handover;
 pub mod head;
 mod journal;
 mod key;
+pub mod output;
 pub mod prove;
 pub mod pruned;
 pub mod query;

@@ -7,7 +7,9 @@ mod detected;
 mod grep;
 mod index;
 mod receipt;
+mod resolve;
 mod rows;
+mod screen;
 mod sessions;
 mod transcript;
 
@@ -17,6 +19,7 @@ pub use detected::{Seen, detected};
 pub use grep::{Hit, grep};
 pub use receipt::{Receipt, receipt};
 pub use rows::Table;
+pub use screen::{Content, Output, Scene, screen};
 pub use sessions::{Filter, Listing, SessionState, SessionSummary, sessions};
 pub use transcript::{
     Hold, Operation, Outcome, Recorded, Start, Transcript, receipt_seq, recorded, replay, served,

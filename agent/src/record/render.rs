@@ -1,12 +1,13 @@
 //! Shows listings, transcripts and reports: as text for people, as JSON for programs.
 //!
 //! Whatever comes out of a journal was in part written by those it watches. Nothing of it reaches a terminal but
-//! visible characters, in text and in JSON alike.
+//! visible characters, in text and in JSON alike; when a recording is played, what moves the cursor and colours, too.
 
 mod escape;
 mod export;
 mod json;
 mod receipt;
+mod screen;
 mod table;
 mod transcript;
 
@@ -16,6 +17,7 @@ pub use escape::visible;
 pub use export::{asciicast, csv};
 pub use json::json;
 pub use receipt::receipt_text;
+pub use screen::{Cast, Player, harmless};
 pub use transcript::transcript_text;
 
 use super::event::Verdict;

@@ -14,7 +14,8 @@ use super::scratch::Scratch;
 use super::spawn::{Program, Running, wait_for};
 
 /// Loopback addresses the server answers on.
-pub(crate) const ADDRESSES: [&str; 5] = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
+pub(crate) const ADDRESSES: [&str; 7] =
+    ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7"];
 
 pub(crate) struct Sshd {
     folder: PathBuf,
@@ -55,7 +56,7 @@ impl Sshd {
             .start()?;
         let sshd = Self { folder, port, _server: server };
         wait_for("sshd listening", Duration::from_secs(10), || {
-            Ok(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok().then_some(()))
+            Ok(std::net::TcpStream::connect(("127.0.0.7", port)).is_ok().then_some(()))
         })
         .with_context(|| sshd.log())?;
         Ok(sshd)

@@ -129,7 +129,7 @@ pub(super) fn key_request(
             put_string(&mut request, &certificate.blob);
         }
         None => {
-            put_string(&mut request, key.algorithm().as_bytes());
+            put_string(&mut request, key.signs().first().copied().unwrap_or_default().as_bytes());
             put_string(&mut request, &key.public_blob());
         }
     }

@@ -1,12 +1,14 @@
 //! Answers the machine's questions: what is asked in words, policy's decision on it, and the record of both.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, HostFacts};
+use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, HostFacts, RecordMode};
 use sha2::{Digest, Sha256};
 
 use super::exec::{self, Analysis, Template};
-use super::machine::{Asked, COMMAND_MAX, Question};
+use super::machine::{Asked, COMMAND_MAX, Question, Terms};
+use super::mask::Masks;
 use super::sftp::{Access, FileOp};
 use crate::gate::{
     Admission, Gate, Held, HoldInfo, Lease, Loaded, Need, Permit, Place, Staged, Ticket, approvals, connect,
@@ -18,7 +20,7 @@ use crate::record::event::{self, Event, Identity, Step, Workload};
 const RECORDED_TEXT_MAX: usize = 64 << 10;
 
 pub(super) enum Answer {
-    Permit(Permit),
+    Permit(Permit, Terms),
     Deny(String),
     Hold(Box<Ticket>, String),
 }
@@ -39,6 +41,11 @@ pub(super) struct Decider {
     /// The account that is used, and the one that was asked for.
     user: String,
     login: String,
+    /// Whether what programs print is recorded where no policy says, and whether what is typed is, too.
+    records: bool,
+    records_input: bool,
+    synced: bool,
+    masks: Option<Arc<Masks>>,
 }
 
 /// One thing policy is asked about a request.
@@ -65,8 +72,8 @@ impl Decider {
         gate: Arc<Gate>,
         admitted: &Admitted,
         admission: Admission,
-        user: &str,
-        login: &str,
+        (user, login): (&str, &str),
+        masks: Option<Arc<Masks>>,
     ) -> Self {
         let target = &admitted.backend.target;
         Self {
@@ -86,12 +93,21 @@ impl Decider {
             env: target.env.clone(),
             user: user.to_owned(),
             login: login.to_owned(),
+            records: target.record_rows,
+            records_input: target.ssh.as_ref().is_some_and(|ssh| ssh.record_input),
+            synced: target.synced,
+            masks,
         }
     }
 
     /// Who the session is on record as, with what it was lent.
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether what is recorded has to be on disk before it counts.
+    pub(super) fn synced(&self) -> bool {
+        self.synced
     }
 
     /// The grants it was let in on.
@@ -126,6 +142,12 @@ impl Decider {
         self.event(question, &reading, event::Verdict::Deny, Vec::new(), Some(why.to_owned()), None)
     }
 
+    /// The record of a tunnel that ends here; what comes through it is decided by the session it leads to.
+    pub(super) fn tunnelled(&self, question: &Question, ends: &str) -> Event {
+        let reading = reading(&question.what, None);
+        self.event(question, &reading, event::Verdict::Permit, Vec::new(), Some(ends.to_owned()), None)
+    }
+
     /// Answers a question and stages its record. With `approved`, the approval of exactly this request counts.
     pub(super) fn decide(
         &self,
@@ -156,7 +178,9 @@ impl Decider {
             Effect::Permit => {
                 let event = self.event(question, &reading, event::Verdict::Permit, policies, None, None);
                 match self.gate.admit(event, staged) {
-                    Some(permit) => Answer::Permit(permit),
+                    Some(permit) => {
+                        Answer::Permit(permit, self.terms(&reading, &decision.obligations.record))
+                    }
                     None => Answer::Deny("no permit was made".to_owned()),
                 }
             }
@@ -176,6 +200,19 @@ impl Decider {
                 Answer::Deny(self.denial(decision.rule(), &why, decision.hint.as_deref(), question))
             }
         }
+    }
+
+    /// How the streams of a permitted program are treated. Those of a transfer are files, or a protocol of their own: they are
+    /// neither changed nor kept, only counted.
+    fn terms(&self, reading: &Reading<'_>, modes: &BTreeSet<RecordMode>) -> Terms {
+        let transfer = reading.asks.iter().any(|ask| !ask.via.is_empty());
+        if transfer || !matches!(reading.step, Step::Exec | Step::Shell) {
+            return Terms::default();
+        }
+        // Where policies differ, the record holds more.
+        let asked = modes.contains(&RecordMode::Asciicast) || modes.contains(&RecordMode::Rows);
+        let output = asked || (self.records && !modes.contains(&RecordMode::Meta));
+        Terms { output, input: output && self.records_input, masks: self.masks.clone() }
     }
 
     fn denial(&self, rule: &str, why: &str, hint: Option<&str>, question: &Question) -> String {

@@ -1,13 +1,15 @@
 //! Key exchange: what both sides can, what is agreed, and the keys that come of it (RFC 4253 section 7, RFC 8731,
 //! RFC 5656, and strict key exchange as OpenSSH's PROTOCOL file describes it).
 
+mod share;
+
 use bytes::{BufMut, Bytes};
-use ring::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey};
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::codec::{Malformed, Reader, msg, put_mpint, put_names, put_string};
 use super::packet::{Keys, Mac, Suite};
+pub(super) use share::{Share, answer};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KexError {
@@ -31,11 +33,14 @@ pub(super) enum Role {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
+    /// ML-KEM-768 and X25519.
+    Hybrid,
     X25519,
     P256,
 }
 
 const METHODS: &[(&str, Method)] = &[
+    ("mlkem768x25519-sha256", Method::Hybrid),
     ("curve25519-sha256", Method::X25519),
     ("curve25519-sha256@libssh.org", Method::X25519),
     ("ecdh-sha2-nistp256", Method::P256),
@@ -157,44 +162,11 @@ pub(super) fn agree(client: &Proposal, server: &Proposal, theirs: Role) -> Resul
         })
     };
     let guesser = if theirs == Role::Client { client } else { server };
-    let guess = guesser.methods.first() == Some(&method_name) && guesser.host_keys.first() == Some(&host_key);
-    let wrong_guess = guesser.guess_follows && !guess;
+    // A guess is right when both sides prefer the same, not when it comes to be agreed on.
+    let right = client.methods.first() == server.methods.first()
+        && client.host_keys.first() == server.host_keys.first();
+    let wrong_guess = guesser.guess_follows && !right;
     Ok(Agreed { method, to_server: suite(0)?, to_client: suite(1)?, host_key, wrong_guess })
-}
-
-/// Our half of a Diffie-Hellman exchange.
-pub(super) struct Share {
-    private: EphemeralPrivateKey,
-    pub(super) public: Vec<u8>,
-    method: Method,
-}
-
-impl Share {
-    pub(super) fn make(method: Method) -> Result<Self, KexError> {
-        let algorithm = algorithm(method);
-        let private = EphemeralPrivateKey::generate(algorithm, &SystemRandom::new())
-            .map_err(|_| KexError::Randomness)?;
-        let public = private.compute_public_key().map_err(|_| KexError::Randomness)?.as_ref().to_vec();
-        Ok(Self { private, public, method })
-    }
-
-    /// The shared secret, encoded as the exchange hash and the keys take it.
-    pub(super) fn secret(self, theirs: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, KexError> {
-        let theirs = UnparsedPublicKey::new(algorithm(self.method), theirs);
-        agreement::agree_ephemeral(self.private, &theirs, |secret| {
-            let mut encoded = Vec::with_capacity(secret.len() + 5);
-            put_mpint(&mut encoded, secret);
-            zeroize::Zeroizing::new(encoded)
-        })
-        .map_err(|_| KexError::Share)
-    }
-}
-
-fn algorithm(method: Method) -> &'static agreement::Algorithm {
-    match method {
-        Method::X25519 => &agreement::X25519,
-        Method::P256 => &agreement::ECDH_P256,
-    }
 }
 
 /// What both sides sign and derive from.

@@ -1,11 +1,13 @@
 //! Host keys and user keys: signing with ours, verifying theirs, and the formats they are written in.
 //!
-//! Ed25519 and ECDSA on P-256 to sign with; those, P-384 and RSA (SHA-2 only) to verify. Host keys of targets are pinned:
+//! Ed25519, ECDSA on P-256 and RSA (SHA-2 only) to sign with; those and P-384 to verify. Host keys of targets are pinned:
 //! a key that is not in the list is not the target. Knows no files; `open` reads them.
 
 use bytes::BufMut;
 use ring::rand::SystemRandom;
-use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair, UnparsedPublicKey};
+use rsa::pkcs8::EncodePrivateKey as _;
+use rsa::rand_core::OsRng;
 
 use super::codec::{Malformed, Reader, put_mpint, put_string};
 use super::kex::sha256;
@@ -16,7 +18,7 @@ pub enum KeyError {
     Format(String),
     #[error("the key is encrypted; Chaperone has nobody to ask for the passphrase")]
     Encrypted,
-    #[error("{0} keys cannot be used to log in; use ed25519 or ecdsa on nistp256")]
+    #[error("{0} keys cannot be used to log in; use ed25519, ecdsa on nistp256 or rsa")]
     Unsupported(String),
     #[error("the parts of the key do not belong together")]
     Inconsistent,
@@ -28,7 +30,11 @@ pub enum KeyError {
 pub(super) enum SignKey {
     Ed25519(Ed25519KeyPair),
     P256(Box<EcdsaKeyPair>),
+    Rsa(Box<RsaKeyPair>),
 }
+
+/// Bits of an RSA key that is made here.
+const RSA_BITS: usize = 3072;
 
 impl SignKey {
     /// From PKCS#8, as `generate` writes it.
@@ -37,6 +43,9 @@ impl SignKey {
             "ssh-ed25519" => {
                 Ed25519KeyPair::from_pkcs8(der).map(Self::Ed25519).map_err(|_| KeyError::Inconsistent)
             }
+            "ssh-rsa" => RsaKeyPair::from_pkcs8(der)
+                .map(|pair| Self::Rsa(Box::new(pair)))
+                .map_err(|_| KeyError::Inconsistent),
             _ => EcdsaKeyPair::from_pkcs8(
                 &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
                 der,
@@ -66,6 +75,20 @@ impl SignKey {
                 );
                 pair.map(|pair| Self::P256(Box::new(pair))).map_err(|_| KeyError::Inconsistent)
             }
+            KeypairData::Rsa(pair) => {
+                let number = |number: &ssh_key::Mpint| {
+                    rsa::BigUint::from_bytes_be(number.as_positive_bytes().unwrap_or_default())
+                };
+                let (public, private) = (&pair.public, &pair.private);
+                let primes = vec![number(&private.p), number(&private.q)];
+                let key = rsa::RsaPrivateKey::from_components(
+                    number(&public.n),
+                    number(&public.e),
+                    number(&private.d),
+                    primes,
+                );
+                Self::from_pkcs8("ssh-rsa", &rsa_pkcs8(&key.map_err(|_| KeyError::Inconsistent)?)?)
+            }
             KeypairData::Encrypted(_) => Err(KeyError::Encrypted),
             _ => Err(KeyError::Unsupported(key.algorithm().to_string())),
         }
@@ -80,6 +103,11 @@ impl SignKey {
     pub(super) fn generate(algorithm: &str) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyError> {
         let rng = SystemRandom::new();
         let document = match algorithm {
+            "ssh-rsa" => {
+                let key =
+                    rsa::RsaPrivateKey::new(&mut OsRng, RSA_BITS).map_err(|_| KeyError::Inconsistent)?;
+                return rsa_pkcs8(&key);
+            }
             "ssh-ed25519" => Ed25519KeyPair::generate_pkcs8(&rng),
             _ => EcdsaKeyPair::generate_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &rng),
         };
@@ -90,7 +118,13 @@ impl SignKey {
         match self {
             Self::Ed25519(_) => "ssh-ed25519",
             Self::P256(_) => "ecdsa-sha2-nistp256",
+            Self::Rsa(_) => "ssh-rsa",
         }
+    }
+
+    /// What it signs with, the best first.
+    pub(super) fn signs(&self) -> &'static [&'static str] {
+        algorithms_of(self.algorithm()).unwrap_or_default()
     }
 
     /// The public key as it goes over the wire (RFC 4253 section 6.6).
@@ -104,6 +138,11 @@ impl SignKey {
     /// The public key without the name of its algorithm, as certificates hold it.
     pub(super) fn put_public(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Rsa(pair) => {
+                let public = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(pair.public_key());
+                put_mpint(out, &public.e);
+                put_mpint(out, &public.n);
+            }
             Self::Ed25519(pair) => put_string(out, pair.public_key().as_ref()),
             Self::P256(pair) => {
                 put_string(out, b"nistp256");
@@ -112,8 +151,13 @@ impl SignKey {
         }
     }
 
-    /// A signature as it goes over the wire.
+    /// A signature as it goes over the wire, with the best it has.
     pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.sign_as(self.signs().first().copied().unwrap_or_default(), data)
+    }
+
+    /// The same with one of what it signs with.
+    pub(super) fn sign_as(&self, algorithm: &str, data: &[u8]) -> Result<Vec<u8>, KeyError> {
         let mut raw = Vec::new();
         match self {
             Self::Ed25519(pair) => raw.put_slice(pair.sign(data).as_ref()),
@@ -123,12 +167,27 @@ impl SignKey {
                 put_mpint(&mut raw, r);
                 put_mpint(&mut raw, s);
             }
+            Self::Rsa(pair) => {
+                let padding: &dyn signature::RsaEncoding = match algorithm {
+                    "rsa-sha2-512" => &signature::RSA_PKCS1_SHA512,
+                    "rsa-sha2-256" => &signature::RSA_PKCS1_SHA256,
+                    _ => return Err(KeyError::Unsupported(algorithm.to_owned())),
+                };
+                raw.resize(pair.public().modulus_len(), 0);
+                pair.sign(padding, &SystemRandom::new(), data, &mut raw)
+                    .map_err(|_| KeyError::Inconsistent)?;
+            }
         }
         let mut out = Vec::new();
-        put_string(&mut out, self.algorithm().as_bytes());
+        put_string(&mut out, algorithm.as_bytes());
         put_string(&mut out, &raw);
         Ok(out)
     }
+}
+
+fn rsa_pkcs8(key: &rsa::RsaPrivateKey) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyError> {
+    let document = key.to_pkcs8_der().map_err(|_| KeyError::Inconsistent)?;
+    Ok(zeroize::Zeroizing::new(document.as_bytes().to_vec()))
 }
 
 /// The keys Chaperone shows to clients, the preferred first.
@@ -142,11 +201,11 @@ impl HostKeys {
     }
 
     pub(super) fn algorithms(&self) -> Vec<&'static str> {
-        self.0.iter().map(SignKey::algorithm).collect()
+        self.0.iter().flat_map(SignKey::signs).copied().collect()
     }
 
     pub(super) fn find(&self, algorithm: &str) -> Option<&SignKey> {
-        self.0.iter().find(|key| key.algorithm() == algorithm)
+        self.0.iter().find(|key| key.signs().contains(&algorithm))
     }
 
     /// The public keys as lines of a known_hosts file have them: algorithm and base64.
@@ -305,6 +364,18 @@ mod tests {
                 assert!(!verify("rsa-sha2-256", &key.public_blob(), &signed, &data).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn an_rsa_key_signs_with_sha_2_only_and_comes_from_ssh_keygen_as_well() {
+        let key = SignKey::from_pkcs8("ssh-rsa", &SignKey::generate("ssh-rsa").unwrap()).unwrap();
+        for algorithm in ["rsa-sha2-256", "rsa-sha2-512"] {
+            let signed = key.sign_as(algorithm, b"data").unwrap();
+            assert!(verify(algorithm, &key.public_blob(), &signed, b"data").unwrap());
+            assert!(!verify(algorithm, &key.public_blob(), &signed, b"other").unwrap());
+        }
+        assert!(key.sign_as("ssh-rsa", b"data").is_err());
+        assert!(verify("rsa-sha2-512", &key.public_blob(), &key.sign(b"data").unwrap(), b"data").unwrap());
     }
 
     #[test]

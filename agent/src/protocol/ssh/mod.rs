@@ -1,8 +1,8 @@
 //! SSH, protocol 2: from the version line of a redirected connection to its last record.
 //!
 //! Two transports of our own, one towards the workload and one towards the target, and the connection layer relayed
-//! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `flow`, `machine`, `exec` and
-//! `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
+//! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `flow`, `machine`, `exec`, `mask`
+//! and `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
 
 mod auth;
 mod codec;
@@ -12,6 +12,7 @@ mod flow;
 mod kex;
 mod keys;
 mod machine;
+mod mask;
 mod open;
 mod packet;
 mod relay;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::auth::{self, AuthError, Certificate, Terms};
 use super::keys::{HostKeys, KeyError, Pinned, SignKey};
+use super::mask::{MaskError, Masks};
 use super::transport::{Local, Transport, TransportError};
 use crate::config::{SshTarget, Target};
 use crate::protocol::Admitted;
@@ -45,6 +46,8 @@ pub enum SshError {
     NoHostKey,
     #[error("a certificate authority's key is {0}; use an ed25519 or ecdsa key")]
     Authority(KeyError),
+    #[error("masks: {0}")]
+    Mask(#[from] MaskError),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,8 @@ pub(super) struct Shared {
     pub(super) host_keys: Arc<HostKeys>,
     pub(super) pinned: Arc<Pinned>,
     pub(super) login: Login,
+    /// What is hidden in what programs print.
+    pub(super) masks: Option<Arc<Masks>>,
 }
 
 /// A connection that is logged in.
@@ -94,7 +99,7 @@ pub(super) struct Opened {
 /// When a file cannot be read or written, or holds no key.
 pub fn host_keys(state_dir: &Path) -> Result<HostKeys, SshError> {
     let mut keys = Vec::new();
-    for algorithm in ["ssh-ed25519", "ecdsa-sha2-nistp256"] {
+    for algorithm in ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"] {
         let path = state_dir.join(format!("{algorithm}.pk8"));
         let bad = |source| SshError::Key { path: path.clone(), source };
         let failed = |source| SshError::File { path: path.clone(), source };
@@ -148,7 +153,10 @@ pub(super) fn load(target: &Target, ssh: &SshTarget, host_keys: Arc<HostKeys>) -
         // The configuration does not let this happen.
         (None, None, None) => return Err(SshError::Authority(KeyError::Inconsistent)),
     };
-    Ok(Shared { host_keys, pinned: Arc::new(pinned), login })
+    let rules = ssh.masks.iter().map(|mask| (mask.name.as_str(), mask.pattern.as_str()));
+    let masks = Masks::new(rules)?;
+    let masks = (!ssh.masks.is_empty()).then(|| Arc::new(masks));
+    Ok(Shared { host_keys, pinned: Arc::new(pinned), login, masks })
 }
 
 fn secret_file(path: &Path) -> Result<Vec<u8>, SshError> {

@@ -1,28 +1,41 @@
 //! The one loop that does a session's I/O: packets to messages, messages into the machine, its questions to the
 //! decider, events to the journal, and only then messages onward.
 
+mod recording;
+mod tunnels;
+
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::decide::{Answer, Decider};
-use super::machine::{Fatal, Machine, Outcome, Question, take_frame};
+use super::machine::{Fatal, Machine, Question};
 use super::transport::{BACKLOG_MAX, Transport, TransportError, reason};
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
-use crate::record::event::{Event, HoldOutcome};
+use crate::protocol::{Admitted, Services};
+use crate::record::event::HoldOutcome;
 use crate::record::{Journal, RecordError};
 use crate::registry::Command;
+use tunnels::Tunnels;
 
 /// Above this much waiting for one side, the other is not read; far above it, neither is.
 const HIGH_WATER: usize = 256 << 10;
 const FLOOD: usize = 4 * HIGH_WATER;
+
+/// Messages of each side that share one write to the journal.
+const BURST: usize = 32;
+
+/// What may be the beginning of something that is masked waits this long for the rest.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a closing session waits for a client to take what it is owed.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -94,12 +107,22 @@ pub(super) struct Relay<'a, C, U> {
     up: Transport,
     machine: Machine,
     decider: Decider,
-    journal: &'a Journal,
+    journal: &'a Arc<Journal>,
+    /// What is recorded is on disk before it counts.
+    synced: bool,
     session: &'a str,
     staged: Staged,
     /// Framed messages that are recorded, on their way to the target.
     released: BytesMut,
     held: BTreeMap<u32, Held>,
+    /// What tunnels need: where they lead, and what their sessions use.
+    services: Services<'a>,
+    admitted: &'a Admitted,
+    tunnels: Tunnels,
+    /// Bytes of what programs printed that are recorded so far.
+    recorded: u64,
+    /// Output that waits for the rest of a match, and until when.
+    pausing: Option<(u64, Instant)>,
 }
 
 struct Held {
@@ -116,20 +139,26 @@ where
         wire: Wire<C, U>,
         (down, up): (Transport, Transport),
         decider: Decider,
-        journal: &'a Journal,
-        session: &'a str,
+        services: Services<'a>,
+        admitted: &'a Admitted,
     ) -> Self {
         Self {
             wire,
             down,
             up,
             machine: Machine::default(),
+            synced: decider.synced(),
             decider,
-            journal,
-            session,
+            journal: services.journal,
+            session: &admitted.id,
+            services,
+            admitted,
+            tunnels: Tunnels::default(),
             staged: Staged::default(),
             released: BytesMut::new(),
             held: BTreeMap::new(),
+            recorded: 0,
+            pausing: None,
         }
     }
 
@@ -149,19 +178,36 @@ where
         if let Err(error) = self.record_the_rest(&end) {
             tracing::warn!(%error, "what the session leaves open could not be recorded");
         }
+        if let Err(error) = self.settle().await {
+            tracing::warn!(%error, "what the session ends with could not be put on disk");
+            self.wire.to_client.clear();
+            self.wire.to_upstream.clear();
+        }
         if !self.wire.to_upstream.is_empty() {
             let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
         }
-        if let Some((code, text)) = end.words() {
-            self.down.disconnect(code, &text, &mut self.wire.to_client);
+        let words = end.words();
+        if let Some((code, text)) = &words {
+            self.down.disconnect(*code, text, &mut self.wire.to_client);
         }
-        let _ = tokio::time::timeout(GOODBYE, self.wire.finish()).await;
+        let _ = tokio::time::timeout(GOODBYE, self.farewell(words.is_some())).await;
         let totals = Totals {
             requests: self.machine.ops(),
             client_bytes: self.wire.client_bytes,
             upstream_bytes: self.wire.upstream_bytes,
         };
         (end, totals)
+    }
+
+    /// Gives the client what it is owed. Closing with something unread would reset the connection, and take our last words
+    /// with it, so what it still sends is read.
+    async fn farewell(&mut self, words: bool) {
+        let mut open = self.wire.finish().await.is_ok() && words;
+        while open {
+            self.wire.from_client.clear();
+            let more = self.wire.exchange(Want { client: true, upstream: false }).await;
+            open = more.is_ok_and(|progress| !progress.client_closed);
+        }
     }
 
     async fn serve(
@@ -171,7 +217,9 @@ where
     ) -> Result<End, End> {
         loop {
             self.work()?;
+            self.settle().await?;
             let want = self.want();
+            let pause = self.pause();
             tokio::select! {
                 biased;
                 command = command_rx.recv() => match command {
@@ -184,6 +232,11 @@ where
                     self.decider.recheck().map_err(End::Revoked)?;
                 }
                 (channel, resolution) = any(&mut self.held) => self.resolved(channel, resolution)?,
+                () = self.tunnels.exchange() => {}
+                () = until(pause) => {
+                    self.pausing = None;
+                    self.machine.output_pauses(&mut self.staged);
+                }
                 progress = self.wire.exchange(want) => {
                     if let Some(end) = self.closed(progress)? {
                         return Ok(end);
@@ -195,8 +248,8 @@ where
 
     fn want(&self) -> Want {
         let waiting = [
-            self.wire.to_upstream.len() + self.up.backlog(),
-            self.wire.to_client.len() + self.down.backlog(),
+            self.wire.to_upstream.len() + self.up.backlog() + self.staged.waiting(),
+            self.wire.to_client.len() + self.down.backlog() + self.machine.served.len(),
         ];
         let [upstream, client] = waiting;
         Want {
@@ -205,41 +258,102 @@ where
         }
     }
 
+    /// When output that waits for the rest of a match is let go.
+    fn pause(&mut self) -> Option<Instant> {
+        let now = self.machine.output_waits();
+        self.pausing = match (now, self.pausing) {
+            (Some(now), Some((then, until))) if now == then => Some((then, until)),
+            (Some(now), _) => Some((now, Instant::now() + PAUSE)),
+            (None, _) => None,
+        };
+        self.pausing.map(|(_, until)| until)
+    }
+
     /// Everything that can be done with what has come.
     fn work(&mut self) -> Result<(), End> {
-        loop {
-            let want = self.want();
-            let mut moved = false;
-            if want.upstream {
-                let Wire { from_upstream, to_upstream, .. } = &mut self.wire;
-                let message = self.up.receive(from_upstream, to_upstream).map_err(End::Upstream)?;
-                if let Some(message) = message {
-                    moved = true;
-                    let question = self.machine.server(&message, &mut self.staged)?;
-                    self.settle(question)?;
+        let mut more = true;
+        while more {
+            more = false;
+            for _ in 0..BURST {
+                let moved = match self.work_once() {
+                    Ok(moved) => moved,
+                    // What came before it counts: a request is on record although its client hung up right behind it.
+                    Err(end) => {
+                        self.flush()?;
+                        return Err(end);
+                    }
+                };
+                more |= moved;
+                if !moved {
+                    break;
                 }
             }
-            if want.client {
-                let Wire { from_client, to_client, .. } = &mut self.wire;
-                let message = self.down.receive(from_client, to_client).map_err(|error| match error {
-                    TransportError::Disconnected { .. } => End::Goodbye,
-                    error => End::Client(error),
-                })?;
-                if let Some(message) = message {
-                    moved = true;
-                    let question = self.machine.client(&message, &mut self.staged)?;
-                    self.settle(question)?;
-                }
-            }
-            if !moved {
-                return self.flush();
+            self.open_tunnels();
+            if self.machine.served.len() < HIGH_WATER {
+                more |= self.tunnels.pump(&mut self.machine);
             }
             self.flush()?;
         }
+        Ok(())
+    }
+
+    /// Tunnels that lead to a target end here, and all others nowhere.
+    fn open_tunnels(&mut self) {
+        for opening in self.machine.take_openings() {
+            let (host, port) = (opening.host.as_str(), opening.port);
+            let found = if self.tunnels.full() {
+                Err("too many tunnels".to_owned())
+            } else {
+                (self.admitted.tunnel_to)(self.admitted, host, port)
+            };
+            let inner = match found {
+                Ok(inner) => inner,
+                Err(why) => {
+                    self.machine.refuse_tunnel(&opening, &format!("no tunnel to {host}:{port}: {why}"));
+                    continue;
+                }
+            };
+            let Some((id, question)) = self.machine.accept_tunnel(&opening) else { continue };
+            let ends = format!("ends at target {}, session {}", inner.0.backend.target.name, inner.0.id);
+            let event = self.decider.tunnelled(&question, &ends);
+            self.staged.record(event);
+            if let Err(error) = self.tunnels.open(id, self.services, inner) {
+                tracing::warn!(%error, "a tunnel could not be begun");
+                self.machine.close_tunnel(id);
+            }
+        }
+    }
+
+    /// A message of each side, if there is one and somewhere for it to go; whether there was.
+    fn work_once(&mut self) -> Result<bool, End> {
+        let want = self.want();
+        let mut moved = false;
+        if want.upstream {
+            let Wire { from_upstream, to_upstream, .. } = &mut self.wire;
+            let message = self.up.receive(from_upstream, to_upstream).map_err(End::Upstream)?;
+            if let Some(message) = message {
+                moved = true;
+                let question = self.machine.server(&message, &mut self.staged)?;
+                self.ask(question)?;
+            }
+        }
+        if want.client {
+            let Wire { from_client, to_client, .. } = &mut self.wire;
+            let message = self.down.receive(from_client, to_client).map_err(|error| match error {
+                TransportError::Disconnected { .. } => End::Goodbye,
+                error => End::Client(error),
+            })?;
+            if let Some(message) = message {
+                moved = true;
+                let question = self.machine.client(&message, &mut self.staged)?;
+                self.ask(question)?;
+            }
+        }
+        Ok(moved)
     }
 
     /// Answers a question, and those that come up behind it.
-    fn settle(&mut self, question: Option<Question>) -> Result<(), Fatal> {
+    fn ask(&mut self, question: Option<Question>) -> Result<(), Fatal> {
         let mut next = question;
         while let Some(question) = next {
             let answer = self.decider.decide(&question, None, &mut self.staged);
@@ -251,7 +365,9 @@ where
     fn answered(&mut self, question: Question, answer: Answer) -> Result<Option<Question>, Fatal> {
         let channel = question.channel;
         match answer {
-            Answer::Permit(permit) => self.machine.permit(&question, permit, &mut self.staged),
+            Answer::Permit(permit, terms) => {
+                self.machine.permit(&question, permit, terms, &mut self.staged);
+            }
             Answer::Deny(why) => self.machine.deny(&question, &why, &mut self.staged),
             Answer::Hold(ticket, notice) => {
                 self.machine.hold(&question, &notice);
@@ -260,72 +376,6 @@ where
             }
         }
         self.machine.resume(channel, &mut self.staged)
-    }
-
-    /// The record first; then what it accounts for moves, both ways.
-    fn flush(&mut self) -> Result<(), End> {
-        for (question, why) in self.machine.take_refused() {
-            let event = self.decider.refused(&question, &why);
-            self.staged.record(event);
-        }
-        for channel in std::mem::take(&mut self.machine.withdrawn) {
-            if let Some(held) = self.held.remove(&channel) {
-                let why = Some("withdrawn by the client".to_owned());
-                self.record_hold(&held, HoldOutcome::Withdrawn, None, why);
-            }
-        }
-        let outcomes = std::mem::take(&mut self.machine.outcomes);
-        self.stage_outcomes(outcomes);
-        for done in self.machine.take_files() {
-            self.stage_file(done);
-        }
-        self.staged.commit(self.journal, &mut self.released)?;
-        while let Some(message) = take_frame(&mut self.released) {
-            self.up.send(&message, &mut self.wire.to_upstream).map_err(End::Upstream)?;
-        }
-        while let Some(message) = take_frame(&mut self.machine.served) {
-            self.down.send(&message, &mut self.wire.to_client).map_err(End::Client)?;
-        }
-        Ok(())
-    }
-
-    fn stage_outcomes(&mut self, outcomes: Vec<Outcome>) {
-        for outcome in outcomes {
-            let [stdin, stdout, stderr] = outcome.streams;
-            for done in outcome.files {
-                self.stage_file(done);
-            }
-            self.staged.record(Event::Streams {
-                session: self.session.to_owned(),
-                op: outcome.op,
-                stdin_bytes: stdin.0,
-                stdin_sha256: stdin.1,
-                stdout_bytes: stdout.0,
-                stdout_sha256: stdout.1,
-                stderr_bytes: stderr.0,
-                stderr_sha256: stderr.1,
-            });
-            self.staged.record(Event::Result {
-                session: self.session.to_owned(),
-                op: outcome.op,
-                rows: 0,
-                bytes: stdout.0 + stderr.0,
-                masked_cells: 0,
-                tag: outcome.exit,
-                sqlstate: None,
-                served_to: None,
-            });
-        }
-    }
-
-    fn stage_file(&mut self, done: super::sftp::FileDone) {
-        self.staged.record(Event::FileContent {
-            session: self.session.to_owned(),
-            op: done.op,
-            read_bytes: done.read,
-            written_bytes: done.written,
-            sha256: done.sha256,
-        });
     }
 
     fn closed(&mut self, progress: Result<Progress, IoError>) -> Result<Option<End>, End> {
@@ -373,7 +423,7 @@ where
             }
         };
         let next = self.answered(held.question, answer)?;
-        self.settle(next)?;
+        self.ask(next)?;
         Ok(())
     }
 
@@ -381,44 +431,17 @@ where
         for (_, held) in std::mem::take(&mut self.held) {
             self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled".into()));
             let next = self.answered(held.question, Answer::Deny("cancelled".to_owned()))?;
-            self.settle(next)?;
+            self.ask(next)?;
         }
         Ok(())
     }
+}
 
-    fn record_hold(
-        &mut self,
-        held: &Held,
-        outcome: HoldOutcome,
-        by: Option<String>,
-        comment: Option<String>,
-    ) {
-        self.staged.record(Event::HoldResolved {
-            session: self.session.to_owned(),
-            op: held.question.op,
-            hold: held.ticket.info.id.clone(),
-            outcome,
-            by,
-            comment,
-        });
-    }
-
-    /// What the end of the session leaves open: what was held, and what was running.
-    fn record_the_rest(&mut self, end: &End) -> Result<(), RecordError> {
-        for (_, held) in std::mem::take(&mut self.held) {
-            self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
-        }
-        let outcomes = self.machine.abandoned();
-        self.stage_outcomes(outcomes);
-        self.released.clear();
-        self.staged.commit(self.journal, &mut self.released)?;
-        while let Some(message) = take_frame(&mut self.released) {
-            // The transport may be what broke.
-            if self.up.send(&message, &mut self.wire.to_upstream).is_err() {
-                break;
-            }
-        }
-        Ok(())
+/// Never, without a moment to wait for.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

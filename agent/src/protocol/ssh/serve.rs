@@ -142,7 +142,13 @@ impl Ssh {
                 return refuse_login(journal, &admitted, client, &failure, &[]).await;
             }
         };
-        let mut decider = Decider::new(Arc::clone(gate), &admitted, admission, user, &claim.user);
+        let mut decider = Decider::new(
+            Arc::clone(gate),
+            &admitted,
+            admission,
+            (user, &claim.user),
+            self.shared.masks.clone(),
+        );
         let pty = decider.plainly(Action::Pty);
         let opened = match open::open(&self.shared, backend, &admitted, user, pty).await {
             Ok(opened) => opened,
@@ -183,7 +189,7 @@ impl Ssh {
         wire.to_upstream = opened.output;
         info!(account = user, "session started");
         let transports = (client.transport, opened.transport);
-        let relay = Relay::new(wire, transports, decider, journal, &admitted.id);
+        let relay = Relay::new(wire, transports, decider, services, &admitted);
         let (end, totals) = Box::pin(relay.run(&mut command_rx, policy_rx)).await;
         finish(journal, &admitted, &end, totals);
     }

@@ -317,9 +317,7 @@ impl Transport {
         let client_share = reader.string()?;
         reader.end()?;
         let key = keys.find(&agreed.host_key).ok_or(TransportError::Signature)?;
-        let share = Share::make(agreed.method)?;
-        let server_share = share.public.clone();
-        let secret = share.secret(client_share)?;
+        let (server_share, secret) = kex::answer(agreed.method, client_share)?;
         let host_key = key.public_blob();
         let hash = Exchange {
             client_version: &self.their_version,
@@ -335,7 +333,7 @@ impl Transport {
         let mut message = vec![msg::KEX_REPLY];
         put_string(&mut message, &host_key);
         put_string(&mut message, &server_share);
-        put_string(&mut message, &key.sign(&hash)?);
+        put_string(&mut message, &key.sign_as(&agreed.host_key, &hash)?);
         self.sealer.seal(&message, out)?;
         self.switch(&agreed, &secret, &hash, out)
     }

@@ -88,7 +88,7 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
         masked: operation.masked,
         hold: operation.hold,
         outcome: operation.outcome,
-        rows_recorded: operation.table.is_some(),
+        rows_recorded: operation.table.is_some() || operation.output.is_some(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! One session in full, statement by statement.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,14 +9,17 @@ use sha2::{Digest as _, Sha256};
 use super::super::RecordError;
 use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
 use super::super::format::{Frame, Kind, hex};
+use super::super::output::{Kind as OutputKind, Parts};
 use super::super::served::{self, Served};
 use super::super::stamp::Stamp;
+use super::resolve::{NAMED, resolve};
 use super::rows::{Stream, Table};
+use super::screen::{Content, Output};
 use super::sessions::{Found, SessionSummary};
 use super::{Piece, walk};
 
-/// Candidates named when a prefix fits several sessions.
-const NAMED: usize = 5;
+/// Of a program's output, as much is shown for each row that would be of a result.
+const LINE: usize = 120;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Transcript {
@@ -71,6 +74,9 @@ pub struct Operation {
     pub outcome: Option<Outcome>,
     /// The rows as they were served, where they are recorded.
     pub table: Option<Table>,
+    /// What the program printed, where it is recorded; what went through it, or into a file and out of it.
+    pub output: Option<Output>,
+    pub contents: Vec<Content>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -124,6 +130,7 @@ pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordErr
         }
         Part::Served(served) => builder.served(&served),
     })?;
+    builder.attach_outputs();
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
     let Builder { start, refused, operations, served_bytes, .. } = builder;
     Ok(Transcript { session, start, refused, operations, served_bytes, damage })
@@ -154,28 +161,37 @@ pub fn recorded(dir: &Path, id: &str) -> Result<Vec<Recorded>, RecordError> {
     Ok(found)
 }
 
-/// Calls `each` with the parts of what the session was served, in their order: the bytes as they went out.
+/// Calls `each` with what the session was served, in order: the bytes as they went out; of programs what they printed.
 ///
 /// # Errors
 /// As [`replay`].
 pub fn served(dir: &Path, id: &str, mut each: impl FnMut(&[u8])) -> Result<(), RecordError> {
     let id = resolve(dir, id)?;
-    about(dir, &id, |_, _, part| {
-        if let Part::Served(served) = part {
-            each(&served.bytes);
+    let mut programs = None;
+    about(dir, &id, |_, _, part| match (part, &mut programs) {
+        (Part::Event(event), programs) => {
+            if matches!(&*event, Event::SessionStart { protocol, .. } if protocol == "ssh") {
+                *programs = Some(Parts::default());
+            }
         }
+        (Part::Served(served), None) => each(&served.bytes),
+        (Part::Served(served), Some(parts)) => parts.push(&served, |part| {
+            if matches!(part.kind, OutputKind::Out | OutputKind::Err) {
+                each(part.bytes);
+            }
+        }),
     })
     .map(drop)
 }
 
 /// Something a session left in the journal, or that says something about all sessions.
-enum Part<'a> {
+pub(super) enum Part<'a> {
     Event(Box<Event>),
     Served(Served<'a>),
 }
 
 /// Calls `each` with what the journal holds of a session, and with the beginnings of agents, which end what was open.
-fn about(
+pub(super) fn about(
     dir: &Path,
     id: &str,
     mut each: impl FnMut(u64, Stamp, Part<'_>),
@@ -225,8 +241,7 @@ fn about(
     Ok(damage)
 }
 
-/// Number of the record of a statement's decision; `id` is the session's id, or what alone begins with it, a slash and the
-/// statement's number in it.
+/// Number of the record of a decision; `id` is SESSION/NUMBER, where the session's id may be cut.
 ///
 /// # Errors
 /// As [`replay`]; `NoSuchStatement`.
@@ -238,52 +253,6 @@ pub fn receipt_seq(dir: &Path, id: &str) -> Result<u64, RecordError> {
     recorded(dir, session)?.iter().find(|recorded| is_it(recorded)).map(|it| it.seq).ok_or_else(missing)
 }
 
-/// Just enough of an event to see whose it is.
-#[derive(serde::Deserialize)]
-struct Peek<'a> {
-    #[serde(borrow, default)]
-    session: Option<std::borrow::Cow<'a, str>>,
-}
-
-fn resolve(dir: &Path, prefix: &str) -> Result<String, RecordError> {
-    let (mut ids, mut exact) = (BTreeSet::new(), false);
-    let mut candidate = |session: &str| {
-        if session.starts_with(prefix) {
-            exact |= session == prefix;
-            if ids.len() <= NAMED && !ids.contains(session) {
-                ids.insert(session.to_owned());
-            }
-        }
-    };
-    // Damage is told of by the pass that reads the session.
-    walk(dir, |piece| {
-        match piece {
-            Piece::Segment(index) => {
-                let told = index.directory.sessions.iter().filter(|entry| entry.summary.is_some());
-                told.for_each(|entry| candidate(&entry.id));
-            }
-            Piece::Record(frame) if frame.kind == Kind::Event => {
-                if let Ok(Peek { session: Some(session) }) = serde_json::from_slice(frame.payload) {
-                    candidate(&session);
-                }
-            }
-            Piece::Record(_) => {}
-        }
-        true
-    })?;
-    if exact {
-        return Ok(prefix.to_owned());
-    }
-    match (ids.len(), ids.first()) {
-        (1, Some(id)) if !prefix.is_empty() => Ok(id.clone()),
-        (0, _) => Err(RecordError::NoSuchSession(prefix.to_owned())),
-        _ => Err(RecordError::Ambiguous {
-            prefix: prefix.to_owned(),
-            ids: ids.into_iter().take(NAMED).collect(),
-        }),
-    }
-}
-
 struct Builder {
     begin: Option<Stamp>,
     start: Option<Start>,
@@ -292,6 +261,10 @@ struct Builder {
     places: HashMap<u64, usize>,
     stream: Stream,
     served_bytes: u64,
+    /// Of a host's programs, with how much of each one's output is kept.
+    programs: Option<Parts>,
+    output_max: usize,
+    outputs: HashMap<u64, (Vec<u8>, u64)>,
 }
 
 impl Builder {
@@ -304,18 +277,42 @@ impl Builder {
             places: HashMap::new(),
             stream: Stream::new(rows),
             served_bytes: 0,
+            programs: None,
+            output_max: rows.saturating_mul(LINE),
+            outputs: HashMap::new(),
         }
     }
 
     fn served(&mut self, served: &Served<'_>) {
         self.served_bytes += served.bytes.len() as u64;
-        self.stream.push(served);
+        let Some(parts) = &mut self.programs else { return self.stream.push(served) };
+        parts.push(served, |part| {
+            if !matches!(part.kind, OutputKind::Out | OutputKind::Err) {
+                return;
+            }
+            let (kept, omitted) = self.outputs.entry(part.op).or_default();
+            let room = self.output_max.saturating_sub(kept.len()).min(part.bytes.len());
+            let (keep, rest) = part.bytes.split_at_checked(room).unwrap_or((part.bytes, &[]));
+            kept.extend_from_slice(keep);
+            *omitted += rest.len() as u64;
+        });
+    }
+
+    /// What programs printed goes to their operations.
+    fn attach_outputs(&mut self) {
+        for (op, (kept, omitted)) in std::mem::take(&mut self.outputs) {
+            if let Some(operation) = self.operation(op) {
+                let text = String::from_utf8_lossy(&kept).into_owned();
+                operation.output = Some(Output { text, omitted });
+            }
+        }
     }
 
     fn take(&mut self, seq: u64, time: Stamp, event: Event) {
         let offset_ms = millis(time, *self.begin.get_or_insert(time));
         match event {
             Event::SessionStart {
+                protocol,
                 client,
                 original_destination,
                 workload,
@@ -325,6 +322,9 @@ impl Builder {
                 upstream_user,
                 ..
             } => {
+                if protocol == "ssh" {
+                    self.programs = Some(Parts::default());
+                }
                 self.start = Some(Start {
                     client,
                     original_destination,
@@ -381,6 +381,8 @@ impl Builder {
                     hold,
                     outcome: None,
                     table: None,
+                    output: None,
+                    contents: Vec::new(),
                 });
             }
             Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
@@ -399,6 +401,35 @@ impl Builder {
                         Some(sum) => sum.add(outcome),
                         none => *none = Some(outcome),
                     }
+                }
+            }
+            Event::Streams {
+                op,
+                stdin_bytes,
+                stdin_sha256,
+                stdout_bytes,
+                stdout_sha256,
+                stderr_bytes,
+                stderr_sha256,
+                masked,
+                ..
+            } => {
+                if let Some(operation) = self.operation(op) {
+                    operation.masked.extend(masked);
+                    for (what, bytes, sha256) in [
+                        ("stdin", stdin_bytes, stdin_sha256),
+                        ("stdout", stdout_bytes, stdout_sha256),
+                        ("stderr", stderr_bytes, stderr_sha256),
+                    ] {
+                        operation.contents.push(Content { what, bytes, sha256: Some(sha256) });
+                    }
+                }
+            }
+            Event::FileContent { op, read_bytes, written_bytes, sha256, .. } => {
+                if let Some(operation) = self.operation(op) {
+                    let (what, bytes) =
+                        if written_bytes > 0 { ("written", written_bytes) } else { ("read", read_bytes) };
+                    operation.contents.push(Content { what, bytes, sha256 });
                 }
             }
             Event::SessionEnd { .. }
@@ -422,8 +453,6 @@ impl Builder {
             | Event::Detected { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
-            | Event::Streams { .. }
-            | Event::FileContent { .. }
             | Event::Control { .. } => {}
         }
     }
@@ -433,6 +462,6 @@ impl Builder {
     }
 }
 
-fn millis(time: Stamp, begin: Stamp) -> u64 {
+pub(super) fn millis(time: Stamp, begin: Stamp) -> u64 {
     u64::try_from(time.since(begin).as_millis()).unwrap_or(u64::MAX)
 }

@@ -63,7 +63,7 @@ pub fn asciicast(transcript: &Transcript, out: &mut dyn Write) -> io::Result<()>
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds since a session's start")]
-fn seconds(millis: u64) -> f64 {
+pub(super) fn seconds(millis: u64) -> f64 {
     millis as f64 / 1_000.0
 }
 

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
-use super::super::query::{Hold, Operation, Outcome, SessionState, Start, Table as Rows, Transcript};
+use super::super::query::{
+    Content, Hold, Operation, Outcome, Output, SessionState, Start, Table as Rows, Transcript,
+};
 use super::escape::{visible, visible_lines};
 use super::table::Table;
 use super::{Paint, Tone, damage_text, moment, seconds};
@@ -99,6 +101,8 @@ pub(super) fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn 
     }
     operation.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
     operation.table.as_ref().map_or(Ok(()), |table| rows_text(table, out))?;
+    operation.output.as_ref().map_or(Ok(()), |output| output_text(output, out))?;
+    operation.contents.iter().filter(|content| content.bytes > 0).try_for_each(|it| content_text(it, out))?;
     operation.outcome.as_ref().map_or(Ok(()), |outcome| outcome_text(outcome, paint, out))
 }
 
@@ -120,6 +124,22 @@ fn rows_text(table: &Rows, out: &mut dyn Write) -> io::Result<()> {
         line(out, "more", &format!("{} rows are recorded and not shown here", table.omitted))?;
     }
     Ok(())
+}
+
+/// What a program printed, with its control characters spelled out: `replay --play` shows it as it was seen.
+fn output_text(output: &Output, out: &mut dyn Write) -> io::Result<()> {
+    for text in visible_lines(output.text.strip_suffix('\n').unwrap_or(&output.text)) {
+        writeln!(out, "    > {text}")?;
+    }
+    if output.omitted > 0 {
+        line(out, "more", &format!("{} bytes are recorded and not shown here", output.omitted))?;
+    }
+    Ok(())
+}
+
+fn content_text(content: &Content, out: &mut dyn Write) -> io::Result<()> {
+    let digest = content.sha256.as_deref().map(|digest| format!(", sha256 {}", visible(digest)));
+    line(out, content.what, &format!("{} bytes{}", content.bytes, digest.unwrap_or_default()))
 }
 
 fn cell_text(cell: Option<&str>) -> String {

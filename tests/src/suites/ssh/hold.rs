@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a held command that is denied exits 126 and does not run", run: denied },
     Case { name: "a held command nobody decides on is denied after the time limit", run: expired },
     Case { name: "a client that is interrupted takes its held command with it", run: interrupted },
+    Case { name: "an agent that dies takes what it held with it", run: restarted },
     Case { name: "other commands of the connection go on while one is held", run: others },
     Case { name: "a session that is killed takes its program on the target with it", run: killed },
 ];
@@ -87,6 +88,20 @@ fn interrupted(stage: &mut Stage) -> Result<()> {
     holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "withdrawn"}))?;
     ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "a withdrawn hold was approved");
     ensure!(!Path::new(&made).exists(), "a withdrawn command ran");
+    Ok(())
+}
+
+fn restarted(stage: &mut Stage) -> Result<()> {
+    let made = stage.files("in/restarted");
+    let (client, id) = held(stage, "hold-restarted", &made)?;
+    stage.world.agent.kill();
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(255), "{output}");
+    stage.world.start_agent()?;
+    ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "a hold outlived its agent");
+    ensure!(!Path::new(&made).exists(), "it ran");
+    let log = stage.sshd.log();
+    ensure!(!log.contains("in/restarted"), "the target heard of it: {log}");
     Ok(())
 }
 

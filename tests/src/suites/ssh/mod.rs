@@ -4,9 +4,13 @@ mod decide;
 mod files;
 mod hold;
 mod hostile;
+mod mask;
 mod reach;
+mod record;
 mod streams;
+mod tools;
 mod trust;
+mod tunnel;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -35,10 +39,14 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let cases: Vec<Case<Stage>> = [
         reach::CASES,
         decide::CASES,
+        record::CASES,
+        mask::CASES,
         streams::CASES,
         files::CASES,
+        tools::CASES,
         hold::CASES,
         trust::CASES,
+        tunnel::CASES,
         hostile::CASES,
     ]
     .concat();
@@ -109,6 +117,8 @@ impl Stage {
 const TRUSTING: [&str; 6] =
     ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"];
 
+const MASKS: &str = r#"masks = [{ name = "aws-key", pattern = 'AKIA[0-9A-Z]{16}' }, { name = "card", pattern = '\b[0-9]{13,16}\b' }]"#;
+
 fn targets(sshd: &Sshd) -> Result<String> {
     let keys = format!("[{:?}, {:?}]", sshd.public("host_ed25519")?, sshd.public("host_rsa")?);
     let login = format!("key_file = {:?}", sshd.file("login"));
@@ -118,12 +128,19 @@ fn targets(sshd: &Sshd) -> Result<String> {
         ("web-ca", "127.0.0.2", format!("ca_key_file = {:?}", sshd.file("ca")), keys.clone()),
         ("web-changed", "127.0.0.3", login.clone(), format!("[{:?}]", sshd.public("other")?)),
         ("web-stranger", "127.0.0.4", format!("key_file = {:?}", sshd.file("stranger")), keys.clone()),
-        ("web-rsa", "127.0.0.5", login, format!("[{:?}]", sshd.public("host_rsa")?)),
+        ("web-rsa", "127.0.0.5", login.clone(), format!("[{:?}]", sshd.public("host_rsa")?)),
+        ("web-masked", "127.0.0.6", format!("{login}\nrecord_input = true\n{MASKS}"), keys.clone()),
+        ("web-meta", "127.0.0.7", login, keys),
     ] {
+        let more = match name {
+            "web-masked" => "durability = \"synced\"\n",
+            "web-meta" => "record = \"meta\"\n",
+            _ => "",
+        };
         write!(
             text,
             "\n[[targets]]\nname = {name:?}\nprotocol = \"ssh\"\naddresses = [{address:?}]\nport = {}\nenv = \"prod\"\n\
-             user = \"root\"\n[targets.ssh]\nlogins = [\"postgres\"]\n{credential}\nhost_keys = {keys}\nhost_names = [{:?}]\n",
+             user = \"root\"\n{more}[targets.ssh]\nlogins = [\"postgres\"]\n{credential}\nhost_keys = {keys}\nhost_names = [{:?}]\n",
             sshd.port,
             format!("{name}.internal")
         )?;

@@ -22,7 +22,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
 ];
 
 /// A megabyte that no compression and no luck makes shorter.
-fn noise(path: &Path, megabytes: usize) -> Result<()> {
+pub(super) fn noise(path: &Path, megabytes: usize) -> Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut bytes = Vec::with_capacity(megabytes << 20);
     while bytes.len() < megabytes << 20 {
@@ -34,11 +34,11 @@ fn noise(path: &Path, megabytes: usize) -> Result<()> {
     std::fs::write(path, bytes).context("writing noise")
 }
 
-fn shell(stage: &Stage, script: &str) -> Result<Program> {
+pub(super) fn shell(stage: &Stage, script: &str) -> Result<Program> {
     Ok(stage.client("/bin/sh")?.args(["-c", script]).limit(60))
 }
 
-fn ssh_line(stage: &Stage, login: &str) -> String {
+pub(super) fn ssh_line(stage: &Stage, login: &str) -> String {
     format!("ssh {} -p {} -l {login} 127.0.0.1", TRUSTING.join(" "), stage.sshd.port)
 }
 
@@ -68,6 +68,8 @@ fn ciphers(stage: &mut Stage) -> Result<()> {
         "-c aes128-gcm@openssh.com -o KexAlgorithms=ecdh-sha2-nistp256",
         "-c aes256-ctr -m hmac-sha2-256-etm@openssh.com -o RekeyLimit=1M",
         "-c aes128-ctr -m hmac-sha2-512-etm@openssh.com -o HostKeyAlgorithms=ecdsa-sha2-nistp256",
+        "-o HostKeyAlgorithms=rsa-sha2-256",
+        "-o HostKeyAlgorithms=rsa-sha2-512",
     ] {
         let ssh = ssh_line(stage, "ciphers").replacen("ssh ", &format!("ssh {options} "), 1);
         let script = format!("cat {0} | {ssh} cat | cmp - {0} && echo same", file.display());

@@ -52,6 +52,9 @@ fn strict(stage: &mut Stage) -> Result<()> {
         "-o StrictHostKeyChecking=yes",
         "-o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null",
         "-o StrictHostKeyChecking=yes -o HostKeyAlgorithms=ecdsa-sha2-nistp256",
+        "-o StrictHostKeyChecking=yes -o HostKeyAlgorithms=rsa-sha2-512",
+        "-o StrictHostKeyChecking=yes -o HostKeyAlias=the-web",
+        "-o StrictHostKeyChecking=yes -o CheckHostIP=yes",
         "-o StrictHostKeyChecking=accept-new",
         "",
     ] {
@@ -119,7 +122,7 @@ fn others(stage: &mut Stage) -> Result<()> {
         (format!("[elsewhere.invalid]:{port}"), false),
         (format!("[*]:{port}"), false),
     ] {
-        let command = line.replace("%H", &format!("'{host}'"));
+        let command = line.replace("%H", &format!("'{host}'")).replace("--at [%h]:%p ", "");
         let output = stage.client("/bin/sh")?.args(["-c", &command]).run()?;
         ensure!(output.code == Some(0) && output.stderr.is_empty(), "{host}: {output}");
         ensure!(output.stdout.contains("ssh-ed25519 ") == answered, "{host}: {output}");

@@ -1,13 +1,16 @@
 //! One channel: its two numbers, its two windows, what runs in it, and the answers it owes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use ring::digest;
 
 use super::super::codec::{msg, put_string};
 use super::super::flow::Flow;
+use super::super::mask::{Filter, Masks};
 use super::super::sftp::Sftp;
+use super::tunnel::Tunnel;
 
 pub(super) struct Channel {
     /// The client's number for it. Ours, towards both sides, is the key it is kept under.
@@ -29,6 +32,8 @@ pub(super) struct Channel {
     pub(super) told_client_closed: bool,
     pub(super) told_upstream_closed: bool,
     pub(super) exit: Option<Exit>,
+    /// Columns and rows of its terminal, if it has one.
+    pub(super) terminal: Option<(u32, u32)>,
 }
 
 pub(super) enum Stage {
@@ -39,6 +44,8 @@ pub(super) enum Stage {
     /// Something was asked for and waits: for a policy's answer, or a person's.
     Asking(Box<Asking>),
     Running(Box<Running>),
+    /// A connection to a target, served here.
+    Tunnel(Box<Tunnel>),
     /// Refused by us; what still comes from either side is let fall.
     Refused,
 }
@@ -49,6 +56,19 @@ pub(super) struct Asking {
     pub(super) op: u64,
     pub(super) want_reply: bool,
     pub(super) sftp: bool,
+    /// Of the terminal that is asked for.
+    pub(super) size: Option<(u32, u32)>,
+}
+
+/// How a program's streams are treated.
+#[derive(Clone, Default)]
+pub(in super::super) struct Terms {
+    /// What it prints goes into the record.
+    pub(in super::super) output: bool,
+    /// And what it is sent.
+    pub(in super::super) input: bool,
+    /// What is hidden in what it prints.
+    pub(in super::super) masks: Option<Arc<Masks>>,
 }
 
 /// A program with its streams.
@@ -58,6 +78,9 @@ pub(super) struct Running {
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
     pub(super) sftp: Option<Sftp>,
+    pub(super) terms: Terms,
+    /// Of standard output and standard error.
+    pub(super) filters: Option<Box<[Filter; 2]>>,
 }
 
 /// What passed through a stream.
@@ -83,9 +106,17 @@ impl Stream {
 }
 
 impl Running {
-    pub(super) fn new(op: u64, sftp: bool) -> Self {
+    pub(super) fn new(op: u64, sftp: bool, terms: Terms) -> Self {
         let sftp = sftp.then(Sftp::default);
-        Self { op, stdin: Stream::new(), stdout: Stream::new(), stderr: Stream::new(), sftp }
+        let filter = |masks: &Arc<Masks>| Filter::new(Arc::clone(masks));
+        let filters = terms.masks.as_ref().map(|masks| Box::new([filter(masks), filter(masks)]));
+        Self { op, stdin: Stream::new(), stdout: Stream::new(), stderr: Stream::new(), sftp, terms, filters }
+    }
+
+    /// What is hidden in a stream of the program.
+    pub(super) fn filter(&mut self, stderr: bool) -> Option<&mut Filter> {
+        let [out, err] = self.filters.as_deref_mut()?;
+        Some(if stderr { err } else { out })
     }
 }
 
@@ -122,6 +153,7 @@ impl Channel {
             told_client_closed: false,
             told_upstream_closed: false,
             exit: None,
+            terminal: None,
         }
     }
 

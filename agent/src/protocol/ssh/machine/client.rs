@@ -5,10 +5,11 @@ use bytes::{BufMut, Bytes};
 use super::super::codec::{Reader, msg, put_string};
 use super::channel::{Asking, Channel, Owed, Stage, adjust, data, open_failure, simple};
 use super::{
-    AHEAD_MAX, Asked, CHANNELS_MAX, CLIENT, COMMAND_MAX, Fatal, Machine, OWED_MAX, PROHIBITED, Question,
-    SHORTAGE, framed, put_frame,
+    AHEAD_MAX, Asked, CHANNELS_MAX, CLIENT, COMMAND_MAX, Fatal, Machine, OWED_MAX, Opening, PROHIBITED,
+    Question, SHORTAGE, framed, put_frame,
 };
 use crate::gate::Staged;
+use crate::record::output::{self, Kind};
 
 /// Environment a client may set: language and terminal, and the version git wants to speak.
 fn harmless_variable(name: &str) -> bool {
@@ -37,6 +38,9 @@ impl Machine {
                 else {
                     return Err(Fatal::NoChannel { side: CLIENT, id });
                 };
+                if matches!(channel.stage, Stage::Tunnel(_)) {
+                    return self.tunnel_message(id, message).map(|()| None);
+                }
                 let waits = matches!(channel.stage, Stage::Asking(_)) || !channel.queue.is_empty();
                 let in_order = matches!(
                     number,
@@ -118,6 +122,10 @@ impl Machine {
     ) -> Result<(), super::super::codec::Malformed> {
         let kind: String = reader.text()?.chars().take(80).collect();
         let (number, window, packet) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        if kind == "direct-tcpip" && self.openings.len() < CHANNELS_MAX {
+            self.openings.push(Opening::read((number, window, packet), &mut reader)?);
+            return Ok(());
+        }
         if kind != "session" {
             let destination = destination(&kind, &mut reader);
             let why = format!("a {kind} channel to {destination} is not permitted");
@@ -156,6 +164,9 @@ impl Machine {
         let Stage::Running(running) = &mut channel.stage else { return Ok(None) };
         channel.to_upstream.received(bytes.len()).map_err(|source| Fatal::Flow { side: CLIENT, source })?;
         running.stdin.add(bytes);
+        if running.terms.input && running.sftp.is_none() {
+            output::put(&mut self.said, running.op, Kind::In, bytes);
+        }
         if let Some(sftp) = &mut running.sftp {
             sftp.client(bytes);
             return self.files(id, staged);
@@ -216,12 +227,16 @@ impl Machine {
                 return Ok(None);
             }
             // These mean something to a program or a terminal that runs, and nothing otherwise.
-            "window-change"
-            | "signal"
-            | "break"
-            | "xon-xoff"
-            | "eow@openssh.com"
-            | "keepalive@openssh.com" => {
+            "window-change" => {
+                if channel.terminal.is_some() {
+                    channel.terminal =
+                        Some((reader.u32().map_err(malformed)?, reader.u32().map_err(malformed)?));
+                    self.say_size(id);
+                }
+                self.forward_request(id, message, want_reply, staged);
+                return Ok(None);
+            }
+            "signal" | "break" | "xon-xoff" | "eow@openssh.com" | "keepalive@openssh.com" => {
                 self.forward_request(id, message, want_reply, staged);
                 return Ok(None);
             }
@@ -234,12 +249,19 @@ impl Machine {
                 return Ok(None);
             }
         };
+        let size = match &what {
+            Asked::Pty => {
+                reader.string().map_err(malformed)?;
+                Some((reader.u32().map_err(malformed)?, reader.u32().map_err(malformed)?))
+            }
+            _ => None,
+        };
         let sftp = matches!(&what, Asked::Subsystem(name) if name == "sftp");
         let request = readdressed(message, channel.upstream);
         let question = self.ask(id, what);
         if let Some(channel) = self.channels.get_mut(&id) {
             let op = question.op;
-            channel.stage = Stage::Asking(Box::new(Asking { request, op, want_reply, sftp }));
+            channel.stage = Stage::Asking(Box::new(Asking { request, op, want_reply, sftp, size }));
         }
         Ok(Some(question))
     }

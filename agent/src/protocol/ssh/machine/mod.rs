@@ -7,9 +7,11 @@
 
 mod channel;
 mod client;
+mod output;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,7 +21,9 @@ use super::codec::{Malformed, msg};
 use super::flow::FlowError;
 use super::sftp::{FileOp, SftpError};
 use crate::gate::{Permit, Staged};
+pub(super) use channel::Terms;
 use channel::{Channel, Exit, Owed, Running, Stage, data, exit_status, signal, simple};
+pub(super) use tunnel::Opening;
 
 /// Channels at once; far above what a server takes (OpenSSH's MaxSessions is 10).
 const CHANNELS_MAX: usize = 64;
@@ -95,6 +99,8 @@ pub(super) struct Outcome {
     pub(super) exit: String,
     pub(super) streams: [(u64, String); 3],
     pub(super) files: Vec<super::sftp::FileDone>,
+    /// How often each pattern was hidden in what it printed.
+    pub(super) masked: Vec<(String, u64)>,
 }
 
 /// The connection layer of a session.
@@ -110,9 +116,12 @@ pub(super) struct Machine {
     owed_upstream: VecDeque<Owed>,
     /// Framed messages for the client; served when what is recorded of them is.
     pub(super) served: BytesMut,
+    /// What of that is recorded as it goes out, as [`crate::record::output`] has it.
+    pub(super) said: Vec<u8>,
     pub(super) outcomes: Vec<Outcome>,
     /// Channels whose held request the client gave up.
     pub(super) withdrawn: Vec<u32>,
+    openings: Vec<Opening>,
     /// Questions that have only one answer, to be recorded.
     refused: Vec<(Question, String)>,
 }
@@ -163,7 +172,7 @@ impl Machine {
     }
 
     /// The answer to a question: it may be.
-    pub(super) fn permit(&mut self, question: &Question, permit: Permit, staged: &mut Staged) {
+    pub(super) fn permit(&mut self, question: &Question, permit: Permit, terms: Terms, staged: &mut Staged) {
         let Some(channel) = self.channels.get_mut(&question.channel) else { return };
         match &mut channel.stage {
             Stage::Running(running) => {
@@ -178,12 +187,16 @@ impl Machine {
                 if asking.want_reply {
                     channel.owed.push_back(Owed::Upstream);
                 }
-                channel.stage = match &question.what {
-                    Asked::Pty => Stage::Idle,
-                    _ => Stage::Running(Box::new(Running::new(asking.op, asking.sftp))),
-                };
+                let (op, sftp, size) = (asking.op, asking.sftp, asking.size);
+                if question.what == Asked::Pty {
+                    channel.terminal = size;
+                    channel.stage = Stage::Idle;
+                } else {
+                    channel.stage = Stage::Running(Box::new(Running::new(op, sftp, terms)));
+                    self.say_size(question.channel);
+                }
             }
-            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused => {}
+            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused | Stage::Tunnel(_) => {}
         }
     }
 
@@ -208,7 +221,7 @@ impl Machine {
                     self.refuse(id, want_reply, why, staged);
                 }
             }
-            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused => {}
+            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused | Stage::Tunnel(_) => {}
         }
     }
 
@@ -344,8 +357,15 @@ fn outcome(channel: &mut Channel, otherwise: &str) -> Option<Outcome> {
         None => otherwise.to_owned(),
     };
     let streams = [&running.stdin, &running.stdout, &running.stderr];
+    let mut masked = std::collections::BTreeMap::<String, u64>::new();
+    for filter in running.filters.iter().flat_map(|filters| filters.iter()) {
+        for (name, count) in filter.found() {
+            *masked.entry(name.to_owned()).or_default() += count;
+        }
+    }
     Some(Outcome {
         op: running.op,
+        masked: masked.into_iter().collect(),
         exit,
         streams: streams.map(|stream| (stream.bytes, stream.sha256())),
         files: running.sftp.as_mut().map(super::sftp::Sftp::finish).unwrap_or_default(),

@@ -104,11 +104,15 @@ impl Machine {
                 return self.server_data(id, Some(kind), bytes, staged);
             }
             msg::CHANNEL_EOF => {
+                self.output_ends(id, staged);
+                let Some(channel) = self.channels.get_mut(&id) else { return Ok(None) };
                 if !refused && !channel.told_client_closed {
                     put_frame(&mut self.served, &simple(number, channel.client));
                 }
             }
             msg::CHANNEL_CLOSE => {
+                self.output_ends(id, staged);
+                let Some(channel) = self.channels.get_mut(&id) else { return Ok(None) };
                 channel.upstream_closed = true;
                 self.outcomes.extend(outcome(channel, "closed"));
                 if !std::mem::replace(&mut channel.told_client_closed, true) {
@@ -154,18 +158,18 @@ impl Machine {
             Stage::Running(running) => running,
             // What a refused channel still says is let fall; one on which nothing runs has nothing to say.
             Stage::Refused => return Ok(None),
-            Stage::Opening | Stage::Idle | Stage::Asking(_) => {
+            Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Tunnel(_) => {
                 return Err(Fatal::Unexpected { side: UPSTREAM, number: msg::CHANNEL_DATA });
             }
         };
-        channel.to_client.received(bytes.len()).map_err(|source| Fatal::Flow { side: UPSTREAM, source })?;
-        match extended {
-            None => running.stdout.add(bytes),
-            Some(_) => running.stderr.add(bytes),
-        }
         if extended.is_none()
             && let Some(sftp) = &mut running.sftp
         {
+            channel
+                .to_client
+                .received(bytes.len())
+                .map_err(|source| Fatal::Flow { side: UPSTREAM, source })?;
+            running.stdout.add(bytes);
             for part in sftp.server(bytes)? {
                 let more = match part {
                     Returned::Pass(bytes) => {
@@ -180,14 +184,7 @@ impl Machine {
             }
             return self.files(id, staged);
         }
-        if !channel.told_client_closed {
-            put_frame(&mut self.served, &data(channel.client, extended, bytes));
-        }
-        let more = channel.to_client.passed(bytes.len());
-        if more > 0 && !channel.told_upstream_closed {
-            staged.continuation(&framed(&adjust(channel.upstream, more)));
-        }
-        Ok(None)
+        self.output(id, extended, bytes, staged).map(|()| None)
     }
 
     fn server_request(

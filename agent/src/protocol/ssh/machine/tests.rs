@@ -66,7 +66,8 @@ impl Session {
     }
 
     fn permit(&mut self, question: &Question) -> Option<Question> {
-        self.machine.permit(question, Permit::for_test(), &mut self.staged);
+        let terms = Terms { output: true, ..Terms::default() };
+        self.machine.permit(question, Permit::for_test(), terms, &mut self.staged);
         self.machine.resume(question.channel, &mut self.staged).unwrap()
     }
 
