@@ -29,6 +29,15 @@ drivers() {
         python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$folder/python" \
             --only-binary=:all: --python-version "$version" 'psycopg[binary]==3.3.*'
     fi
+    # What others publish of the formats that the suite `exports` speaks: the schema of OCSF, the messages of OTLP, a
+    # parser of Prometheus.
+    if [ ! -e "$folder/export/prometheus_client" ]; then
+        version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+        python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$folder/export" \
+            --only-binary=:all: --python-version "$version" \
+            'ocsf-json-schema==1.2.*' 'jsonschema==4.*' 'opentelemetry-proto==1.*' 'prometheus-client==0.*'
+    fi
     if [ ! -e "$folder/node/node_modules/postgres" ]; then
         command -v npm >/dev/null || apt_install nodejs npm
         npm install --silent --no-audit --no-fund --prefix "$folder/node" pg@8 postgres@3

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod detect;
+pub mod export;
 pub mod gate;
 pub mod grpc;
 pub mod http;

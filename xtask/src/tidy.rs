@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["secret", "workload"]),
     ("control", &["registry", "gate", "record", "config"]),
     ("detect", &[]),
+    ("export", &["record", "config"]),
     ("gate", &["record", "config", "workload"]),
     ("grpc", &["http"]),
     ("http", &[]),

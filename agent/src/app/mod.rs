@@ -6,6 +6,7 @@ mod announce;
 mod beat;
 mod kernel;
 mod namespaces;
+mod outlets;
 mod presence;
 mod systemd;
 mod takeover;
@@ -36,6 +37,7 @@ use crate::session::Shared;
 use crate::workload::Provenance;
 
 use accept::Acceptor;
+pub use outlets::Outlets;
 pub use presence::forget as forget_programs;
 use takeover::{Phase, Predecessor, Takeover};
 pub use world::{checked_credentials, checked_policies, journal_options, own_cgroup, ssh_host_keys};
@@ -119,6 +121,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     // First whatever can fail without touching what a running agent has.
     let policies = checked_policies(&config)?;
     let policy_sha256 = policies.digest().to_owned();
+    let outlets = Outlets::prepare(&config)?;
     let world = world::build(config.clone(), None)?;
     let options = world::intercept_options(&config)?;
     let own = own_cgroup()?;
@@ -212,6 +215,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     }
     let hosts = control::serve_hosts(&config.run_dir, Arc::new(world::host_book(&shared, &config)))
         .with_context(|| format!("cannot open the hosts socket in {}", config.run_dir.display()))?;
+    outlets.open(&config, &agent)?;
     systemd::notify("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 
@@ -388,18 +392,7 @@ fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
             world.identities.has(name).then_some(Known { owner, groups })
         }),
         sites: Box::new(move || world::sites(&sited.world().config)),
-        stats: Box::new(move || {
-            let stats = stats.intercept().stats();
-            let Ok(stats) = stats else { return Vec::new() };
-            stats
-                .counters
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .chain([("flows".to_owned(), stats.flows as u64)])
-                .chain([("namespaces".to_owned(), stats.namespaces as u64)])
-                .chain(stats.guard_dropped.map(|dropped| ("guard_dropped".to_owned(), dropped)))
-                .collect()
-        }),
+        stats: Box::new(move || outlets::counters(&stats.intercept())),
         draining: Box::new(move || draining.takeover.phase() == Phase::Draining),
         take_over: Box::new(move |successor| takeover::begin(&take_over, successor)),
         upgrade: Box::new(move || takeover::upgrade(&upgrade)),

@@ -291,6 +291,8 @@ pub(super) fn may_change(before: &Config, after: &Config) -> Result<()> {
         ("hold.lock_wait_s", before.hold.lock_wait == after.hold.lock_wait),
         ("grants.longest_s", before.grants.longest == after.grants.longest),
         ("webhooks", before.webhooks == after.webhooks),
+        ("exports", before.exports == after.exports),
+        ("metrics", before.metrics == after.metrics),
         ("limits.sessions", before.limits.sessions == after.limits.sessions),
     ];
     let changed: Vec<&str> = fixed.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

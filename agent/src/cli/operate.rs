@@ -22,6 +22,7 @@ pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     }
     identity::check_keys(&config.providers, &config.identities)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    app::Outlets::prepare(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     writeln!(
         out,
         "{}: {} targets, {} identities, {} policies: ok",

@@ -8,8 +8,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::authorities::{self, AuthoritiesFile};
+use super::exports::{self, ExportFile, MetricsFile};
 use super::hold::{self, HoldFile};
 use super::identities::{self, IdentityFile};
+use super::intercept::{self, InterceptFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
 use super::providers::{self, ProviderFile};
@@ -17,10 +19,7 @@ use super::ssh::{self, SshFile};
 use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
-use super::{
-    Config, Detect, Grants, Guard, GuardNetRaw, Intercept, LeastPrivilege, Limits, Network, Protocol, Record,
-    Target, Tls,
-};
+use super::{Config, Detect, Grants, LeastPrivilege, Limits, Network, Protocol, Record, Target, Tls};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,38 +52,10 @@ pub(super) struct File {
     webhooks: Vec<WebhookFile>,
     #[serde(default)]
     targets: Vec<TargetFile>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct InterceptFile {
-    cgroup: String,
-    bypass: Vec<String>,
-    deny: Vec<String>,
-    operators: Vec<String>,
-    bpffs: PathBuf,
-    listen_port: u16,
-    unix_allow: Vec<String>,
-    guard_net_raw: String,
-    guard: Option<String>,
-    guard_exempt: Vec<String>,
-}
-
-impl Default for InterceptFile {
-    fn default() -> Self {
-        Self {
-            cgroup: "/".into(),
-            bypass: Vec::new(),
-            deny: Vec::new(),
-            operators: vec!["/user.slice".into()],
-            bpffs: "/sys/fs/bpf/chaperone".into(),
-            listen_port: 15001,
-            unix_allow: Vec::new(),
-            guard_net_raw: "off".into(),
-            guard: None,
-            guard_exempt: Vec::new(),
-        }
-    }
+    #[serde(default)]
+    exports: Vec<ExportFile>,
+    #[serde(default)]
+    metrics: MetricsFile,
 }
 
 #[derive(Debug, Deserialize)]
@@ -211,7 +182,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
             problems.push(format!("{key}: `{}` is not an absolute path", dir.display()));
         }
     }
-    let intercept = intercept(file.intercept, &mut problems);
+    let intercept = intercept::convert(file.intercept, &mut problems);
     let hold = hold::convert(&file.hold, &mut problems);
     let authorities = authorities::convert(file.authorities, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
@@ -246,6 +217,8 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         .map(|(target, name)| (format!("targets.{target}.unix_sockets"), name.clone()))
         .collect();
     unix::check(&protected, &intercept.unix_allow, &mut problems);
+    let metrics = exports::metrics(file.metrics, &mut problems);
+    let exports = exports::convert(file.exports, &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -274,69 +247,9 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         providers,
         webhooks,
         targets,
+        exports,
+        metrics,
     })
-}
-
-fn intercept(typed: InterceptFile, problems: &mut Vec<String>) -> Intercept {
-    cgroup_path("intercept.cgroup", &typed.cgroup, problems);
-    for path in &typed.bypass {
-        cgroup_path("intercept.bypass", path, problems);
-    }
-    for path in &typed.operators {
-        cgroup_path("intercept.operators", path, problems);
-    }
-    for path in &typed.deny {
-        cgroup_path("intercept.deny", path, problems);
-        if typed.bypass.contains(path) {
-            problems.push(format!("intercept: `{path}` is listed in both bypass and deny"));
-        }
-    }
-    let guard_net_raw = match typed.guard_net_raw.as_str() {
-        "off" => GuardNetRaw::Off,
-        "record" => GuardNetRaw::Record,
-        "kill" => GuardNetRaw::Kill,
-        other => {
-            problems
-                .push(format!("intercept.guard_net_raw: `{other}` is not known; known: off, record, kill"));
-            GuardNetRaw::Off
-        }
-    };
-    if typed.listen_port == 0 {
-        problems.push("intercept.listen_port: 0 is not a port".into());
-    }
-    let guard = match typed.guard.as_deref() {
-        None => None,
-        Some("nft") => Some(Guard::Nft),
-        Some("off") => Some(Guard::Off),
-        Some(other) => {
-            problems.push(format!("intercept.guard: `{other}` is not known; known: nft, off"));
-            None
-        }
-    };
-    for name in &typed.guard_exempt {
-        // What the kernel takes for an interface's name; nft would take `*` for a pattern.
-        let plain = !name.is_empty()
-            && name.len() < 16
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@'));
-        if !plain {
-            problems.push(format!("intercept.guard_exempt: `{}` is no interface", name.escape_debug()));
-        }
-        if guard == Some(Guard::Off) {
-            problems.push("intercept.guard_exempt: there is no guard to be exempted from".into());
-        }
-    }
-    Intercept {
-        cgroup: typed.cgroup,
-        bypass: typed.bypass,
-        deny: typed.deny,
-        operators: typed.operators,
-        bpffs: typed.bpffs,
-        listen_port: typed.listen_port,
-        unix_allow: typed.unix_allow,
-        guard_net_raw,
-        guard,
-        guard_exempt: typed.guard_exempt,
-    }
 }
 
 fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
@@ -448,18 +361,6 @@ fn overlapping(targets: &[Target], problems: &mut Vec<String>) {
 /// True when `path` is `root` or lies below it.
 pub(super) fn below(path: &str, root: &str) -> bool {
     root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-pub(super) fn cgroup_path(key: &str, path: &str, problems: &mut Vec<String>) {
-    let clean = path == "/"
-        || (path.starts_with('/')
-            && !path.ends_with('/')
-            && path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != ".."));
-    if !clean {
-        problems.push(format!(
-            "{key}: `{path}` is not a clean path below the cgroup2 mount, such as `/agents.slice`"
-        ));
-    }
 }
 
 pub(super) fn name_is_plain(key: &str, name: &str, problems: &mut Vec<String>) {

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::TokenRule;
-use super::file::{below, cgroup_path, name_is_plain, unique};
+use super::file::{below, name_is_plain, unique};
+use super::intercept::cgroup_path;
 use super::providers::{self, TokenFile};
 use crate::workload::grammar::Kind;
 

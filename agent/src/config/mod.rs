@@ -5,9 +5,11 @@
 //! problems at once, each naming the key.
 
 mod authorities;
+mod exports;
 mod file;
 mod hold;
 mod identities;
+mod intercept;
 mod labels;
 mod people;
 mod providers;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use authorities::Authorities;
+pub use exports::{Address, Collector, Export, Metrics, Receiver};
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Label, MaskStyle};
 pub use people::Approver;
@@ -62,6 +65,9 @@ pub struct Config {
     pub providers: Vec<ProviderRule>,
     pub webhooks: Vec<Webhook>,
     pub targets: Vec<Target>,
+    pub exports: Vec<Export>,
+    /// Who gets numbers.
+    pub metrics: Metrics,
 }
 
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ mod yes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chaperone_policy::{Decision, LoadErrors, PolicySet, Request, Source};
 use tokio::sync::{mpsc, watch};
@@ -43,6 +43,14 @@ pub enum GateError {
 pub struct Loaded {
     pub set: PolicySet,
     pub version: u64,
+    /// When it was put in force.
+    pub since: SystemTime,
+}
+
+impl Loaded {
+    fn now(set: PolicySet, version: u64) -> Self {
+        Self { set, version, since: SystemTime::now() }
+    }
 }
 
 /// What of the configuration the gate goes by.
@@ -70,7 +78,7 @@ impl Gate {
     #[must_use]
     pub fn new(set: PolicySet, grants: Grants, options: Options) -> Self {
         Self {
-            loaded: watch::Sender::new(Arc::new(Loaded { set, version: 1 })),
+            loaded: watch::Sender::new(Arc::new(Loaded::now(set, 1))),
             version: watch::Sender::new(1),
             holds: Arc::new(Holds::announcing(options.announce_tx)),
             hold_timeout: options.hold_timeout,
@@ -106,7 +114,7 @@ impl Gate {
     /// Puts another set in force; sessions look at it before their next statement.
     pub fn replace(&self, set: PolicySet) {
         let version = self.policies().version + 1;
-        self.loaded.send_replace(Arc::new(Loaded { set, version }));
+        self.loaded.send_replace(Arc::new(Loaded::now(set, version)));
         self.version.send_replace(version);
     }
 

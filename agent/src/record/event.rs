@@ -54,6 +54,11 @@ pub enum Event {
         used_bytes: u64,
         max_bytes: u64,
     },
+    /// The journal passed four fifths of its ceiling.
+    JournalFilling {
+        used_bytes: u64,
+        max_bytes: u64,
+    },
     /// The tail of the last segment was cut off by a crash; `bytes` were an incomplete record and were removed.
     Repair {
         segment: String,
@@ -314,6 +319,7 @@ impl Event {
             | Self::AgentStop { .. }
             | Self::Reload { .. }
             | Self::Heartbeat { .. }
+            | Self::JournalFilling { .. }
             | Self::Repair { .. }
             | Self::Pruned { .. }
             | Self::ClockSet { .. }

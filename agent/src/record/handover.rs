@@ -18,7 +18,7 @@ use super::event::Event;
 use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
 use super::served::{Burst, Encoder};
-use super::{Appended, Checkpoint, Gone, Options, RecordError, Repaired, Wanted};
+use super::{Appended, Checkpoint, Gone, Options, RecordError, Repaired, Tally, Wanted};
 
 /// Longest wait for the successor: what takes longer was not recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +38,7 @@ pub struct Journal {
     place: RwLock<Place>,
     /// Share of the ceiling in use when it was last handed over or failed to be, as bits.
     usage_then: AtomicU64,
+    tally: Tally,
 }
 
 enum Place {
@@ -84,6 +85,7 @@ impl Journal {
             options: options.clone(),
             place: RwLock::new(Place::Here(Box::new(local))),
             usage_then: AtomicU64::new(0),
+            tally: Tally::default(),
         }
     }
 
@@ -105,11 +107,13 @@ impl Journal {
     /// # Errors
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
     pub fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
-        match &*self.place() {
+        let appended = match &*self.place() {
             Place::Here(local) => local.append(events),
             Place::Away(away) => away.append(events),
             Place::Nowhere => Err(RecordError::Closed),
-        }
+        }?;
+        self.tally.count(events);
+        Ok(appended)
     }
 
     /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way.
@@ -117,11 +121,13 @@ impl Journal {
     /// # Errors
     /// As [`Self::append`]; then it must not be served.
     pub fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
-        match &*self.place() {
+        let appended = match &*self.place() {
             Place::Here(local) => local.append_served(burst, events),
             Place::Away(away) => away.append_served(burst, events),
             Place::Nowhere => Err(RecordError::Closed),
-        }
+        }?;
+        self.tally.count(events);
+        Ok(appended)
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
@@ -208,6 +214,30 @@ impl Journal {
             Place::Here(local) => local.close(),
             Place::Away(_) | Place::Nowhere => Ok(()),
         }
+    }
+
+    /// Where the segments are.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        &self.options.dir
+    }
+
+    /// The ceiling for all its files together.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.options.max_bytes
+    }
+
+    /// What this agent recorded, counted.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether this agent writes it, and not another one that took over.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        matches!(*self.place(), Place::Here(_))
     }
 
     /// Share of the ceiling that is used, 0 to 1. Never waits.

@@ -3,7 +3,7 @@
 mod prune;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,9 @@ pub use prune::{Gone, Wanted};
 const RESERVE: u64 = 1 << 20;
 /// How often an append that finds no room lets something go and tries again.
 const ROOM_TRIES: usize = 16;
+/// Share of the ceiling from which on operators are told, and the one below which they may be told again.
+const FILLING: f64 = 0.8;
+const EMPTIED: f64 = 0.75;
 const KEPT_BUFFERS: usize = 16;
 const KEPT_CAPACITY: usize = 1 << 20;
 
@@ -88,6 +91,7 @@ pub(super) struct Journal {
     /// Taken before `tail` where both are held.
     synced: Mutex<Synced>,
     buffers: Mutex<Vec<Batch>>,
+    told_of_filling: AtomicBool,
     repaired: Vec<Repaired>,
     _lock: DirLock,
 }
@@ -140,6 +144,7 @@ impl Journal {
             tail: Mutex::new(tail),
             synced: Mutex::new(Synced { seq: 0, head_seq }),
             buffers: Mutex::new(Vec::new()),
+            told_of_filling: AtomicBool::new(false),
             repaired,
             _lock: lock,
         };
@@ -210,6 +215,7 @@ impl Journal {
             Ok(()) | Err(RecordError::Full { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.tell_of_filling();
         let signed = self.sign(false)?;
         self.publish(signed)
     }
@@ -247,6 +253,21 @@ impl Journal {
     #[expect(clippy::cast_precision_loss, reason = "a share, to be compared with 0.95")]
     pub(super) fn usage(&self) -> f64 {
         self.fixed.used() as f64 / self.max_bytes.max(1) as f64
+    }
+
+    /// Says, once each time, that the ceiling is near.
+    fn tell_of_filling(&self) {
+        let usage = self.usage();
+        if usage < EMPTIED {
+            self.told_of_filling.store(false, Ordering::Relaxed);
+        }
+        if usage < FILLING || self.told_of_filling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (used_bytes, max_bytes) = (self.fixed.used(), self.max_bytes);
+        tracing::warn!(used_bytes, max_bytes, "the journal fills up; at 95 % no new sessions are let in");
+        // A journal that cannot take it is full already, and says so to everyone who tries.
+        let _told_in_the_log = self.append(&[Event::JournalFilling { used_bytes, max_bytes }]);
     }
 
     /// Records that the agent lives, when nothing else said so.

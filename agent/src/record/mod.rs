@@ -9,6 +9,7 @@ mod clock;
 mod error;
 pub mod event;
 mod files;
+mod follow;
 pub mod format;
 mod frozen;
 mod handover;
@@ -26,11 +27,13 @@ mod scan;
 pub mod served;
 mod stamp;
 mod tail;
+mod tally;
 pub mod tree;
 pub mod verify;
 
 pub use checkpoint::Checkpoint;
 pub use error::RecordError;
+pub use follow::{Followed, Follower};
 pub use handover::{Journal, serve_predecessor};
 pub use journal::{Appended, Gone, Options, Retention, Wanted};
 pub use key::{HostKey, PublicKey, public_path};
@@ -38,6 +41,7 @@ pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;
 pub use served::{Burst, Served};
 pub use stamp::Stamp;
+pub use tally::Tally;
 pub use verify::HEARTBEAT;
 
 #[cfg(test)]

@@ -68,6 +68,13 @@ impl Scanner<File> {
     }
 }
 
+impl Scanner<File> {
+    /// Reads on in `file`, which stands at `offset`, where a frame begins.
+    pub(super) const fn at(file: File, offset: u64) -> Self {
+        Self { source: file, buf: Vec::new(), start: 0, offset, ended: false, budget: SEARCH_BUDGET }
+    }
+}
+
 /// Where the next thing lies, without borrowing it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {

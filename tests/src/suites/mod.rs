@@ -6,6 +6,7 @@ mod bypass;
 mod core;
 mod dba;
 mod drivers;
+mod exports;
 mod holds;
 mod identity;
 mod journal;
@@ -38,6 +39,7 @@ const SUITES: &[Suite] = &[
     ("dba", dba::run),
     ("regress", regress::run),
     ("tls", tls::run),
+    ("exports", exports::run),
     ("holds", holds::run),
     ("bypass", bypass::run),
     ("netns", netns::run),

@@ -128,6 +128,8 @@ pub(super) struct Relay<'a, C, U> {
     watch: Option<Watch>,
     /// Bytes served so far that were recorded.
     recorded: u64,
+    /// What was put there for the client ends with a whole message.
+    whole: bool,
 }
 
 /// Whether more is to come from the client.
@@ -181,6 +183,7 @@ where
             rows: 0,
             recorded: 0,
             watch,
+            whole: true,
         }
     }
 
@@ -199,7 +202,7 @@ where
         }
         // What waits for the client was recorded before it was put there; behind it comes only the reason.
         if let Some(report) = end.report()
-            && self.machine.at_boundary()
+            && self.whole
         {
             report.put_fatal(&mut self.served);
             // Where nothing can be recorded any more, the client still learns that.
@@ -353,6 +356,7 @@ where
             self.wire.to_client.extend_from_slice(&self.served);
         }
         self.served.clear();
+        self.whole = self.machine.at_boundary();
         Ok(())
     }
 

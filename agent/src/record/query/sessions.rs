@@ -284,6 +284,7 @@ impl Row {
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Heartbeat { .. }
+            | Event::JournalFilling { .. }
             | Event::Repair { .. }
             | Event::Pruned { .. }
             | Event::ClockSet { .. }

@@ -439,6 +439,7 @@ impl Builder {
             | Event::AgentStop { .. }
             | Event::Reload { .. }
             | Event::Heartbeat { .. }
+            | Event::JournalFilling { .. }
             | Event::Repair { .. }
             | Event::Pruned { .. }
             | Event::ClockSet { .. }

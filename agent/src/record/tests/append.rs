@@ -235,3 +235,21 @@ fn the_key_files_are_what_openssl_reads() {
     assert!(private.starts_with("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI"), "{private}");
     assert!(public.starts_with("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA"), "{public}");
 }
+
+#[test]
+fn operators_are_told_once_that_the_journal_fills_up() {
+    let mut state = State::new();
+    state.options.max_bytes = 100_000;
+    let journal = state.open();
+    let told = || state.events().iter().filter(|event| matches!(event, Event::JournalFilling { .. })).count();
+    while journal.usage() < 0.7 {
+        journal.append(&[statement(1, "select 1")]).unwrap();
+    }
+    journal.checkpoint().unwrap();
+    assert_eq!(told(), 0);
+    while journal.usage() < 0.82 {
+        journal.append(&[statement(1, "select 1")]).unwrap();
+        journal.checkpoint().unwrap();
+    }
+    assert_eq!(told(), 1);
+}

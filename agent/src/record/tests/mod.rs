@@ -4,6 +4,7 @@ mod append;
 mod clock;
 mod crash;
 mod faults;
+mod follow;
 mod handover;
 mod index;
 mod prove;

@@ -229,6 +229,48 @@ fn rechain(state: &State) {
     }
 }
 
+fn random_edits(count: usize) {
+    let state = journal();
+    let (places, segments) = (state.places(), state.segments());
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
+    };
+    for _ in 0..count {
+        let file = &segments[next(segments.len())];
+        let whole = fs::read(file).unwrap();
+        let (at, flip) = (next(whole.len()), u8::try_from(1 + next(255)).unwrap());
+        edit(file, |bytes| bytes[at] ^= flip);
+        let report = state.verify();
+        match places
+            .iter()
+            .find(|place| place.file == *file && (place.at..place.at + place.len).contains(&at))
+        {
+            Some(place) => assert_found(&report, place.seq, &[Edited, Torn]),
+            None => {
+                assert!(report.problems.iter().any(|problem| problem.kind == HeaderEdited), "{report:#?}")
+            }
+        }
+        fs::write(file, whole).unwrap();
+    }
+    assert!(state.verify().ok);
+}
+
+#[test]
+fn random_edits_are_each_found_at_their_record() {
+    random_edits(200);
+}
+
+/// The long variant: `cargo test -p chaperone ten_thousand -- --ignored`.
+#[test]
+#[ignore = "takes a minute"]
+fn ten_thousand_random_edits_are_each_found_at_their_record() {
+    random_edits(10_000);
+}
+
 #[test]
 fn a_change_in_the_unsigned_tail_is_counted_as_possible_not_found() {
     let state = State::new();

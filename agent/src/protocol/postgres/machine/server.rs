@@ -15,6 +15,9 @@ use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
 /// A row that has to be rewritten is held whole; a longer one ends the session.
 const ROW_MAX: usize = 64 << 20;
 
+/// Longest message that waits until it is whole.
+const SHORT: usize = 16 << 10;
+
 /// What happens to a message of the server.
 pub(super) enum Act {
     /// It goes on as it came.
@@ -49,6 +52,10 @@ impl<O: Origins> Machine<O> {
             }
             let rest = input.get(clean..).unwrap_or_default();
             let Some(header) = codec::header(rest).map_err(Fatal::Upstream)? else { break };
+            // A short message goes as a whole: a session that ends here has room for its reason behind it.
+            if rest.len() < header.total && header.total <= SHORT {
+                break;
+            }
             let body = rest.get(HEADER..header.total);
             let mut replaced = BytesMut::new();
             let before = outcomes.len();
