@@ -12,8 +12,8 @@ use crate::gate::approvers::{SignatureError, Statement};
 use crate::gate::{
     Gate, Given, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event,
 };
-use crate::record::event::{Event, GrantIssued, HoldOutcome};
-use crate::record::{Journal, Wanted};
+use crate::record::event::{self, Event, GrantIssued, HoldOutcome, Signature};
+use crate::record::{Journal, RecordError, Wanted};
 use crate::registry::{Command, Registry};
 
 /// Segments of the journal: as many as can be read while somebody waits for the answer.
@@ -69,6 +69,7 @@ struct Voice<'a> {
     caller: &'a Caller,
     person: Option<Approver>,
     binding: Option<String>,
+    signature: Option<Signature>,
 }
 
 impl Voice<'_> {
@@ -92,7 +93,7 @@ impl Operator {
     /// What somebody who may asks.
     pub(super) fn answer(&self, caller: &Caller, request: Request) -> Response {
         let Request::Signed { signed } = request else {
-            return self.act(&Voice { caller, person: None, binding: None }, request);
+            return self.act(&Voice { caller, person: None, binding: None, signature: None }, request);
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let approvers = self.gate.approvers();
@@ -101,7 +102,12 @@ impl Operator {
                 self.refuse(caller, "a signature around a signature".into())
             }
             Ok((person, Statement { request, binding, .. })) => {
-                self.act(&Voice { caller, person: Some(person.clone()), binding }, request)
+                let signature = Some(Signature {
+                    key: signed.key.clone(),
+                    text: signed.text.clone(),
+                    signature: signed.signature.clone(),
+                });
+                self.act(&Voice { caller, person: Some(person.clone()), binding, signature }, request)
             }
             Err(error) => self.refuse(caller, error.to_string()),
         }
@@ -153,6 +159,10 @@ impl Operator {
         {
             return self.refuse(voice.caller, why);
         }
+        // Before it can let anything pass; whether it counts is the holds' business.
+        if let Err(error) = self.record_vote(voice, id, &vote) {
+            return Response::Refused { why: format!("cannot record: {error}") };
+        }
         match self.gate.holds().vote(id, vote, voice.binding.as_deref()) {
             Ok(Voted::Resolved(info)) => resolved(approve, &info),
             Ok(Voted::Parked(info, resolution)) => match self.carry_out(&info, &resolution) {
@@ -167,6 +177,20 @@ impl Operator {
             }
             Err(error) => self.refuse(voice.caller, error.to_string()),
         }
+    }
+
+    fn record_vote(&self, voice: &Voice<'_>, id: &str, vote: &Vote) -> Result<(), RecordError> {
+        let Some(info) = self.gate.holds().get(id) else { return Ok(()) };
+        let event = event::Vote {
+            session: info.session,
+            op: info.op,
+            hold: info.id,
+            approve: vote.approve,
+            by: vote.given.by.clone(),
+            comment: vote.comment.clone(),
+            signature: voice.signature.clone(),
+        };
+        self.journal.append(&[Event::Vote(Box::new(event))]).map(drop)
     }
 
     /// Nobody waits for it, so it is recorded here; what was approved is good for once, or is a grant.
@@ -215,14 +239,17 @@ impl Operator {
             return self.refuse(voice.caller, why);
         }
         match self.gate.grants().issue(&Now::read(), terms, vec![voice.given()]) {
-            Ok(grant) => match self.journal.append(&[Event::GrantIssued(Box::new(issued_event(&grant)))]) {
-                Ok(_) => Response::Granted { grant: GrantInfo::from(&grant) },
-                Err(error) => {
-                    // No record, no grant.
-                    let _ = self.gate.grants().revoke(&grant.id, "it could not be recorded");
-                    Response::Refused { why: format!("cannot record: {error}") }
+            Ok(grant) => {
+                let event = GrantIssued { signature: voice.signature.clone(), ..issued_event(&grant) };
+                match self.journal.append(&[Event::GrantIssued(Box::new(event))]) {
+                    Ok(_) => Response::Granted { grant: GrantInfo::from(&grant) },
+                    Err(error) => {
+                        // No record, no grant.
+                        let _ = self.gate.grants().revoke(&grant.id, "it could not be recorded");
+                        Response::Refused { why: format!("cannot record: {error}") }
+                    }
                 }
-            },
+            }
             Err(error) => Response::Refused { why: error.to_string() },
         }
     }

@@ -194,10 +194,16 @@ impl Mapper {
                     put(out, "actor", by(who));
                 }
             }
-            Event::GrantUsed { session, grant } => {
+            Event::GrantUsed(used) => {
                 class(out, AUTHORIZE, 1, "Assign Privileges", Said::Allowed);
-                self.identify(out, session);
-                put(out, "privileges", json!([format!("grant {grant}")]));
+                self.identify(out, &used.session);
+                put(out, "privileges", json!([format!("grant {}", used.grant)]));
+            }
+            Event::Vote(vote) => {
+                class(out, AUTHORIZE, 99, if vote.approve { "Approve" } else { "Deny" }, Said::Allowed);
+                self.identify(out, &vote.session);
+                put(out, "privileges", json!([format!("operation {}/{}", vote.session, vote.op)]));
+                put(out, "actor", by(&vote.by));
             }
             Event::GrantIssued(grant) => {
                 class(out, USER_ACCESS, 1, "Assign Privileges", Said::Allowed);

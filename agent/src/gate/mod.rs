@@ -172,6 +172,7 @@ pub fn issued_event(grant: &Grant) -> GrantIssued {
         ticket: grant.ticket.clone(),
         by: grant.given.iter().map(|given| given.by.clone()).collect(),
         hold: None,
+        signature: None,
     }
 }
 

@@ -10,7 +10,7 @@ mod who;
 
 use serde::{Deserialize, Serialize};
 
-pub use access::{AccessAsked, GrantIssued};
+pub use access::{AccessAsked, GrantIssued, GrantUsed, Signature, Vote};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
 pub use who::{Ancestor, Identity, OldConnection, Workload};
 
@@ -234,11 +234,8 @@ pub enum Event {
     },
     AccessAsked(Box<AccessAsked>),
     GrantIssued(Box<GrantIssued>),
-    /// A session that lives on a grant.
-    GrantUsed {
-        session: String,
-        grant: String,
-    },
+    GrantUsed(Box<GrantUsed>),
+    Vote(Box<Vote>),
     /// By its time, its rows, or somebody's word.
     GrantEnded {
         grant: String,
@@ -309,10 +306,11 @@ impl Event {
             | Self::Streams { session, .. }
             | Self::FileContent { session, .. }
             | Self::SessionEnd { session, .. }
-            | Self::GrantUsed { session, .. }
             | Self::Detected { session, .. }
             | Self::ForeignCredential { session, .. } => Some(session),
             Self::AccessAsked(asked) => Some(&asked.session),
+            Self::GrantUsed(used) => Some(&used.session),
+            Self::Vote(vote) => Some(&vote.session),
             Self::AgentStart { .. }
             | Self::HandOver { .. }
             | Self::Tampered { .. }

@@ -62,6 +62,10 @@ const CASES: &[Case<World>] = &[
     Case { name: "two yeses at the same time are one", run: at_once },
     Case { name: "a quorum is of different people", run: quorum },
     Case {
+        name: "a receipt has the signatures of who said yes, and what is left of a grant",
+        run: yes::receipt,
+    },
+    Case {
         name: "who does not wait is told the request, and the same passes once after it",
         run: apart::retries,
     },

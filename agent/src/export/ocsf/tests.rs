@@ -109,6 +109,7 @@ fn each_event_has_its_class() {
         ticket: None,
         by: vec!["anna".into()],
         hold: None,
+        signature: None,
     };
     let issued = check(Event::GrantIssued(Box::new(grant)), 3005, 1, 1);
     assert_eq!(issued["privileges"], json!(["connect to */*", "group dba"]));

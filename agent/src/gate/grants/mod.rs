@@ -22,6 +22,8 @@ pub use hours::Hours;
 use clock::Deadline;
 use store::Store;
 
+use crate::record::event::{Event, GrantUsed};
+
 /// How far the stored reading of the wall clock may lag behind.
 const LATEST_EVERY_MS: i64 = 10_000;
 
@@ -403,6 +405,30 @@ impl Lease {
             grant.max_rows.map(|most| most.saturating_sub(grant.rows))
         };
         self.ids.iter().filter_map(left).min()
+    }
+
+    /// The record of its use: when a session begins, or of an operation whose rows were counted, where that is limited.
+    #[must_use]
+    pub fn used_events(&self, session: &str, op: Option<u64>) -> Vec<Event> {
+        if self.ids.is_empty() {
+            return Vec::new();
+        }
+        let inner = self.grants.lock();
+        let used = |id: &String| {
+            let grant = inner.live.get(id).map(|live| &live.grant);
+            let left = |most: Option<u64>, used: u64| most.map(|most| most.saturating_sub(used));
+            GrantUsed {
+                session: session.to_owned(),
+                grant: id.clone(),
+                op,
+                uses_left: grant.and_then(|grant| left(grant.max_uses, grant.uses)),
+                rows_left: grant.and_then(|grant| left(grant.max_rows, grant.rows)),
+            }
+        };
+        let all = self.ids.iter().map(used);
+        all.filter(|used| op.is_none() || used.rows_left.is_some())
+            .map(|used| Event::GrantUsed(Box::new(used)))
+            .collect()
     }
 
     /// Counts rows that were served.

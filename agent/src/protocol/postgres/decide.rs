@@ -145,9 +145,9 @@ impl Decider {
         self.server_pid = server_pid;
     }
 
-    /// The grants the session lives on.
-    pub(super) fn grants(&self) -> &[String] {
-        self.lease.ids()
+    /// The record of the grants the session lives on, or of what operation `op` took of them.
+    pub(super) fn used_events(&self, op: Option<u64>) -> Vec<event::Event> {
+        self.lease.used_events(&self.session, op)
     }
 
     /// Who it is, lent groups included.

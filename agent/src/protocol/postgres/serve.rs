@@ -351,9 +351,7 @@ fn refused_event(admitted: &Admitted, reason: &str, policies: &[String]) -> Even
 
 /// The record of a session's start, with what it lives on.
 fn start_events(admitted: &Admitted, startup: &Startup, decider: &Decider) -> Vec<Event> {
-    let session = &admitted.id;
-    let used = |grant: &String| Event::GrantUsed { session: session.clone(), grant: grant.clone() };
-    let grants = decider.grants().iter().map(used);
+    let grants = decider.used_events(None);
     let foreign = foreign_event(admitted, startup);
     std::iter::once(start_event(admitted, startup, decider)).chain(foreign).chain(grants).collect()
 }

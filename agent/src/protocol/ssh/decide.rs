@@ -110,9 +110,9 @@ impl Decider {
         self.synced
     }
 
-    /// The grants it was let in on.
-    pub(super) fn grants(&self) -> &[String] {
-        self.lease.ids()
+    /// The record of the grants it was let in on.
+    pub(super) fn used_events(&self, session: &str) -> Vec<Event> {
+        self.lease.used_events(session, None)
     }
 
     /// Whether this action is permitted on the account as such, without a person.

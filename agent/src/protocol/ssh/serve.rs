@@ -165,12 +165,7 @@ impl Ssh {
         }
         let mut start =
             vec![start_event(&admitted, &claim, &decider, user, &client.transport, &opened.transport)];
-        start.extend(
-            decider
-                .grants()
-                .iter()
-                .map(|grant| Event::GrantUsed { session: admitted.id.clone(), grant: grant.clone() }),
-        );
+        start.extend(decider.used_events(&admitted.id));
         if let Err(error) = journal.append(&start) {
             warn!(%error, "no record, no access");
             return client.goodbye("the session cannot be recorded, so it cannot begin").await;

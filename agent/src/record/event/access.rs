@@ -46,4 +46,48 @@ pub struct GrantIssued {
     /// The request it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
+    /// Of the person who gave it, unless it answers a request: then the votes have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+/// A session that lives on a grant, or what an operation took of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantUsed {
+    pub session: String,
+    pub grant: String,
+    /// The operation whose rows were counted; none when the session began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<u64>,
+    /// Sessions that may still begin, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses_left: Option<u64>,
+    /// Rows that may still be served, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_left: Option<u64>,
+}
+
+/// What a person said of a request that waits. Whether it counted shows in how the request was resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    pub session: String,
+    pub op: u64,
+    pub hold: String,
+    pub approve: bool,
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+/// An Ed25519 signature over `chaperone operator v1`, a line feed and `text`. Anybody can check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Base64 of the public key.
+    pub key: String,
+    /// JSON: what was asked for, what of it the signer was shown, and when.
+    pub text: String,
+    /// Base64.
+    pub signature: String,
 }

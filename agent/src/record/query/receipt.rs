@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::RecordError;
-use super::super::event::{Event, Identity, Step, Verdict, Workload};
+use super::super::event::{Event, GrantUsed, Identity, Step, Verdict, Workload};
 use super::super::format::Kind;
 use super::super::stamp::Stamp;
 use super::Piece;
@@ -39,6 +39,9 @@ pub struct Receipt {
     pub masked: Vec<String>,
     pub hold: Option<Hold>,
     pub outcome: Option<Outcome>,
+    /// Grants the session lived on, with what was left of them: behind this statement, where it took of them, else when the
+    /// session began.
+    pub grants: Vec<GrantUsed>,
     /// Whether what was served is in the journal, or only that it was.
     pub rows_recorded: bool,
 }
@@ -55,6 +58,11 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
     let operation =
         transcript.operations.into_iter().find(|operation| operation.op == number).ok_or_else(missing)?;
     let (start, summary) = (transcript.start, transcript.session);
+    let mut grants = transcript.grants;
+    for behind in operation.outcome.iter().flat_map(|outcome| &outcome.grants) {
+        grants.retain(|before| before.grant != behind.grant);
+        grants.push(behind.clone());
+    }
     let (client, original_destination, workload, claimed_user, upstream_user) = match start {
         Some(start) => (
             Some(start.client),
@@ -88,6 +96,7 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
         masked: operation.masked,
         hold: operation.hold,
         outcome: operation.outcome,
+        grants,
         rows_recorded: operation.table.is_some() || operation.output.is_some(),
     })
 }

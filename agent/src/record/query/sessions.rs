@@ -292,7 +292,8 @@ impl Row {
             | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)
             | Event::GrantIssued(_)
-            | Event::GrantUsed { .. }
+            | Event::GrantUsed(_)
+            | Event::Vote(_)
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
-use super::super::event::{Bind, Event, HoldOutcome, Step, Verdict, Workload};
+use super::super::event::{Bind, Event, GrantUsed, HoldOutcome, Step, Verdict, Vote, Workload};
 use super::super::format::{Frame, Kind, hex};
 use super::super::output::{Kind as OutputKind, Parts};
 use super::super::served::{self, Served};
@@ -29,6 +29,8 @@ pub struct Transcript {
     /// The connection as far as it was known, of a session that was refused.
     pub refused: Option<Event>,
     pub operations: Vec<Operation>,
+    /// Grants it lived on, as it began.
+    pub grants: Vec<GrantUsed>,
     /// Bytes that were served and are recorded.
     pub served_bytes: u64,
     /// Places of the journal that could not be read; what was there may have been this session's.
@@ -87,6 +89,8 @@ pub struct Hold {
     pub by: Option<String>,
     pub comment: Option<String>,
     pub waited_ms: Option<u64>,
+    /// What people said, those whose word did not count among them.
+    pub votes: Vec<Vote>,
 }
 
 /// What the target answered.
@@ -98,6 +102,8 @@ pub struct Outcome {
     pub masked_cells: u64,
     pub tag: String,
     pub sqlstate: Option<String>,
+    /// What was left of limited grants behind it.
+    pub grants: Vec<GrantUsed>,
 }
 
 impl Outcome {
@@ -110,6 +116,7 @@ impl Outcome {
         self.tag.push_str("; ");
         self.tag.push_str(&next.tag);
         self.sqlstate = next.sqlstate.or(self.sqlstate.take());
+        self.grants.extend(next.grants);
     }
 }
 
@@ -132,8 +139,8 @@ pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordErr
     })?;
     builder.attach_outputs();
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
-    let Builder { start, refused, operations, served_bytes, .. } = builder;
-    Ok(Transcript { session, start, refused, operations, served_bytes, damage })
+    let Builder { start, refused, operations, grants, served_bytes, .. } = builder;
+    Ok(Transcript { session, start, refused, operations, grants, served_bytes, damage })
 }
 
 /// An event as the journal holds it.
@@ -258,6 +265,7 @@ struct Builder {
     start: Option<Start>,
     refused: Option<Event>,
     operations: Vec<Operation>,
+    grants: Vec<GrantUsed>,
     places: HashMap<u64, usize>,
     stream: Stream,
     served_bytes: u64,
@@ -274,6 +282,7 @@ impl Builder {
             start: None,
             refused: None,
             operations: Vec::new(),
+            grants: Vec::new(),
             places: HashMap::new(),
             stream: Stream::new(rows),
             served_bytes: 0,
@@ -359,8 +368,14 @@ impl Builder {
                     sql_sha256.clone_from(&origin.sql_sha256);
                 }
                 let sql_cut = hex(&Sha256::digest(&sql)) != sql_sha256;
-                let hold =
-                    hold.map(|id| Hold { id, outcome: None, by: None, comment: None, waited_ms: None });
+                let hold = hold.map(|id| Hold {
+                    id,
+                    outcome: None,
+                    by: None,
+                    comment: None,
+                    waited_ms: None,
+                    votes: vec![],
+                });
                 self.places.insert(op, self.operations.len());
                 self.operations.push(Operation {
                     op,
@@ -388,7 +403,9 @@ impl Builder {
             Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
                 if let Some(operation) = self.operation(op) {
                     let waited_ms = Some(millis(time, operation.time));
-                    operation.hold = Some(Hold { id: hold, outcome: Some(outcome), by, comment, waited_ms });
+                    let votes = operation.hold.take().map(|hold| hold.votes).unwrap_or_default();
+                    operation.hold =
+                        Some(Hold { id: hold, outcome: Some(outcome), by, comment, waited_ms, votes });
                 }
             }
             Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, served_to, .. } => {
@@ -396,7 +413,8 @@ impl Builder {
                 let table = served_to.and_then(|to| self.stream.table(prepared, to));
                 if let Some(operation) = self.operation(op) {
                     operation.table = table.or(operation.table.take());
-                    let outcome = Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate };
+                    let grants = Vec::new();
+                    let outcome = Outcome { offset_ms, rows, bytes, masked_cells, tag, sqlstate, grants };
                     match &mut operation.outcome {
                         Some(sum) => sum.add(outcome),
                         none => *none = Some(outcome),
@@ -432,6 +450,20 @@ impl Builder {
                     operation.contents.push(Content { what, bytes, sha256 });
                 }
             }
+            Event::GrantUsed(used) => match used.op {
+                None => self.grants.push(*used),
+                Some(op) => {
+                    if let Some(outcome) = self.operation(op).and_then(|it| it.outcome.as_mut()) {
+                        outcome.grants.retain(|before| before.grant != used.grant);
+                        outcome.grants.push(*used);
+                    }
+                }
+            },
+            Event::Vote(vote) => {
+                if let Some(hold) = self.operation(vote.op).and_then(|it| it.hold.as_mut()) {
+                    hold.votes.push(*vote);
+                }
+            }
             Event::SessionEnd { .. }
             | Event::AgentStart { .. }
             | Event::HandOver { .. }
@@ -447,7 +479,6 @@ impl Builder {
             | Event::RefusalsUnlisted { .. }
             | Event::AccessAsked(_)
             | Event::GrantIssued(_)
-            | Event::GrantUsed { .. }
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::super::event::{HoldOutcome, Step, Verdict};
-use super::super::query::Receipt;
+use super::super::event::{GrantUsed, HoldOutcome, Step, Verdict, Vote, Workload};
+use super::super::query::{Hold, Receipt};
 use super::escape::{visible, visible_lines};
 use super::transcript::{hold_text, joined, line, outcome_text, workload_text};
 use super::{Paint, Tone};
@@ -22,7 +22,10 @@ pub fn receipt_text(receipt: &Receipt, paint: Paint, out: &mut dyn Write) -> io:
         },
     );
     line(out, "who", &who)?;
-    receipt.workload.as_ref().map_or(Ok(()), |workload| workload_text(workload, out))?;
+    if let Some(workload) = &receipt.workload {
+        workload_text(workload, out)?;
+        descent(workload, out)?;
+    }
     if let Some(claimed) = &receipt.claimed_user {
         line(out, "claimed", &format!("to be {} (evidence, not identity)", visible(claimed)))?;
     }
@@ -52,14 +55,71 @@ pub fn receipt_text(receipt: &Receipt, paint: Paint, out: &mut dyn Write) -> io:
     if !receipt.masked.is_empty() {
         line(out, "masked", &joined(&receipt.masked))?;
     }
-    receipt.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
+    if let Some(hold) = &receipt.hold {
+        hold_text(hold, paint, out)?;
+        votes(hold, out)?;
+    }
     receipt.outcome.as_ref().map_or(Ok(()), |outcome| outcome_text(outcome, paint, out))?;
+    for grant in &receipt.grants {
+        line(out, "grant", &left(grant))?;
+    }
     let rows = if receipt.rows_recorded { "with what was served" } else { "without what was served" };
     line(
         out,
         "record",
         &format!("number {}, {rows}; `chaperone prove {}` proves it", receipt.seq, receipt.seq),
     )
+}
+
+/// The program's digest, and what it descends from.
+fn descent(workload: &Workload, out: &mut dyn Write) -> io::Result<()> {
+    match (&workload.exe_sha256, &workload.exe_unhashed) {
+        (Some(sha256), _) => line(out, "program", &format!("sha256 {}", visible(sha256)))?,
+        (None, Some(why)) => line(out, "program", &format!("without a digest: {}", visible(why)))?,
+        (None, None) => {}
+    }
+    if let Some(script) = &workload.script {
+        line(out, "script", &visible(script))?;
+    }
+    if !workload.argv.is_empty() {
+        let cut = if workload.argv_cut { " \u{2026}" } else { "" };
+        let argv: Vec<String> = workload.argv.iter().map(|word| visible(word)).collect();
+        line(out, "arguments", &format!("{}{cut}", argv.join(" ")))?;
+    }
+    if workload.ancestors.is_empty() {
+        return Ok(());
+    }
+    let named = workload.ancestors.iter().map(|ancestor| {
+        let exe = ancestor.exe.as_deref().map_or_else(|| "?".to_owned(), visible);
+        format!("{exe} ({})", ancestor.pid)
+    });
+    let whole = if workload.ancestors_complete { "" } else { ", and what is not known" };
+    line(out, "run by", &format!("{}{whole}", named.collect::<Vec<_>>().join(" < ")))
+}
+
+/// What people said, as far as it counted: the others are in the session's events.
+fn votes(hold: &Hold, out: &mut dyn Write) -> io::Result<()> {
+    let counted = |vote: &&Vote| hold.by.as_deref().is_none_or(|by| by.split(", ").any(|one| one == vote.by));
+    for vote in hold.votes.iter().filter(counted) {
+        let said = if vote.approve { "yes" } else { "no" };
+        let comment =
+            vote.comment.as_deref().map(|comment| format!(": {}", visible(comment))).unwrap_or_default();
+        line(out, "vote", &format!("{said} from {}{comment}", visible(&vote.by)))?;
+        if let Some(signed) = &vote.signature {
+            line(out, "signed", &format!("by key {}: {}", visible(&signed.key), visible(&signed.signature)))?;
+            line(out, "over", &visible(&signed.text))?;
+        }
+    }
+    Ok(())
+}
+
+fn left(used: &GrantUsed) -> String {
+    let of = |left: Option<u64>, what: &str| match left {
+        Some(left) => format!("{left} {what} left"),
+        None => format!("{what} not limited"),
+    };
+    let when = if used.op.is_some() { "" } else { " when the session began" };
+    format!("{}: {}, {}{when}", visible(&used.grant), of(used.uses_left, "uses"), of(used.rows_left, "rows"))
 }
 
 /// What became of it, in one sentence.

@@ -1,6 +1,7 @@
 //! What a yes is good for, and whose policy lets count.
 
 use super::*;
+use crate::harness::spawn::Program;
 
 const BOUND: &str = include_str!("../../../clients/bound.py");
 
@@ -115,4 +116,38 @@ fn in_the_way(world: &World) -> Result<()> {
     eprintln!("        the lock was free after {} ms", waited.as_millis());
     let resolved = world.trail("in-the-way")?.first("hold_resolved")?.clone();
     holds(&resolved, &json!({"hold": id, "outcome": "denied", "by": null}))
+}
+
+/// Anybody can check who approved, from the receipt alone.
+pub(super) fn receipt(world: &mut World) -> Result<()> {
+    world.postgres.admin("insert into scratch (id, word) values (902, 'x')")?;
+    let client = world.client("receipt").start_script("delete from scratch where id = 902;\n")?;
+    let id = request(world)?;
+    approve(world, &id, "anna", &["--comment", "seen"])?.ok()?;
+    approve(world, &id, "ben", &[])?.ok()?;
+    finish(client)?.ok()?;
+    let session = world.trail("receipt")?.session;
+    let text = world.agent.command(&["why", &format!("{session}/1"), "--json"])?.ok()?;
+    let python =
+        Program::new("/usr/bin/python3").args(["-c", include_str!("../../../clients/signatures.py")]);
+    let said = python.stdin(text).limit(20).run()?.ok()?;
+    ensure!(said == "anna True\nben True\n", "{said}");
+    let told = world.agent.command(&["why", &format!("{session}/1")])?.ok()?;
+    for word in
+        ["yes from anna: seen", "yes from ben", "signed     by key ", "run by     ", "program    sha256 "]
+    {
+        ensure!(told.contains(word), "no {word:?} in {told}");
+    }
+    revoke_all(world)?;
+    grant(world, &["idle-bot", "--for", "60s", "--uses", "3", "--rows", "10"])?;
+    idle(world, "receipt-grant").script("select n from generate_series(1, 4) as g(n);\nselect 1;\n")?.ok()?;
+    let session = world.trail("receipt-grant")?.session;
+    for (op, left) in [(1, 6), (2, 5)] {
+        let text = world.agent.command(&["why", &format!("{session}/{op}"), "--json"])?.ok()?;
+        let receipt: Value = serde_json::from_str(&text)?;
+        holds(&receipt["grants"][0], &json!({"uses_left": 2, "rows_left": left, "op": op}))?;
+        let told = world.agent.command(&["why", &format!("{session}/{op}")])?.ok()?;
+        ensure!(told.contains(&format!("2 uses left, {left} rows left")), "{told}");
+    }
+    revoke_all(world)
 }

@@ -67,6 +67,9 @@ where
                 sqlstate: outcome.sqlstate,
                 served_to: (to > 0).then_some(to),
             });
+            if outcome.rows > 0 {
+                self.events.extend(self.decider.used_events(Some(outcome.op)));
+            }
         }
         if let Some(watch) = &mut self.watch {
             watch.feed(&self.served);
