@@ -208,6 +208,7 @@ mod tests {
             column: "c\nd".into(),
             tags: Vec::new(),
             mask: MaskStyle::Redact,
+            knobs: chaperone_sql::Knobs::default(),
             database: None,
         };
         let script = script("shop", "o'brien\n", &[&label]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cedar_policy::{Effect, Policy};
 
 use crate::problem::Problem;
-use crate::vocabulary::{Action, MaskWith, RecordMode, nearest};
+use crate::vocabulary::{Action, ContextOf, MaskWith, RecordMode, nearest};
 
 /// How long an approval stays good when the rule does not say.
 pub(crate) const DEFAULT_APPROVAL_TTL: Duration = Duration::from_secs(15 * 60);
@@ -19,8 +19,19 @@ const LONGEST_APPROVAL_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_APPROVERS: u32 = 20;
 const LONGEST_TEXT: usize = 500;
 
-pub(crate) const KEYS: &[&str] =
-    &["id", "reason", "hint", "approval", "quorum", "approval_ttl", "max_rows", "record", "mask_with"];
+pub(crate) const KEYS: &[&str] = &[
+    "id",
+    "reason",
+    "hint",
+    "approval",
+    "quorum",
+    "approval_ttl",
+    "max_rows",
+    "max_bytes",
+    "max_time",
+    "record",
+    "mask_with",
+];
 
 /// What has to be given before the rule `rule` stops forbidding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +51,8 @@ pub(crate) struct Annotations {
     pub(crate) hint: Option<String>,
     pub(crate) approval: Option<ApprovalNeed>,
     pub(crate) max_rows: Option<u64>,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) max_time: Option<Duration>,
     pub(crate) record: BTreeSet<RecordMode>,
     pub(crate) mask_with: Option<MaskWith>,
 }
@@ -65,6 +78,8 @@ pub(crate) fn read(policy: &Policy, rule: &str, actions: &[Action]) -> Result<An
             "quorum" => approvers(key, value).map(|n| quorum = Some(n)),
             "approval_ttl" => approval_ttl(key, value).map(|t| ttl = Some(t)),
             "max_rows" => rows(key, value).map(|rows| meant.max_rows = Some(rows)),
+            "max_bytes" => bytes(key, value).map(|bytes| meant.max_bytes = Some(bytes)),
+            "max_time" => time(key, value).map(|time| meant.max_time = Some(time)),
             "record" => modes(key, value).map(|modes| meant.record = modes),
             "mask_with" => mask(key, value).map(|mask| meant.mask_with = Some(mask)),
             unknown => {
@@ -99,9 +114,14 @@ fn no_effect(key: &str, policy: &Policy, actions: &[Action]) -> Option<Problem> 
             "it belongs to @approval, which is missing"
         }
         "hint" if !forbid => "a hint is shown with a denial; put it on a forbid",
-        "max_rows" | "mask_with" if forbid => "it limits what is permitted; put it on a permit",
-        "max_rows" | "mask_with" if !actions.iter().any(|action| action.returns_rows()) => {
+        "max_rows" | "max_bytes" | "max_time" | "mask_with" if forbid => {
+            "it limits what is permitted; put it on a permit"
+        }
+        "max_rows" | "max_bytes" | "mask_with" if !actions.iter().any(|action| action.returns_rows()) => {
             "none of the actions of this policy returns rows"
+        }
+        "max_time" if !actions.iter().any(|action| action.context() == ContextOf::Statement) => {
+            "none of the actions of this policy is a statement"
         }
         "record" if forbid && policy.annotation("approval").is_none() => {
             "nothing runs that could be recorded; the denial itself always is"
@@ -149,6 +169,23 @@ fn approvers(key: &str, value: &str) -> Result<u32, Problem> {
 
 fn rows(key: &str, value: &str) -> Result<u64, Problem> {
     value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad(key, value, "a whole number above 0"))
+}
+
+/// Bytes as the server sends them, plain or in kB, MB or GB (of 1024).
+fn bytes(key: &str, value: &str) -> Result<u64, Problem> {
+    let units = [("kB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30)];
+    let unit = units.into_iter().find_map(|(unit, size)| Some((value.strip_suffix(unit)?, size)));
+    let (number, size) = unit.unwrap_or((value, 1));
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = number.parse().ok().filter(|n: &u64| plain && *n > 0).and_then(|n| n.checked_mul(size));
+    bytes.ok_or_else(|| {
+        bad(key, value, "a number of bytes above 0, for example \"65536\", \"64kB\" or \"10MB\"")
+    })
+}
+
+fn time(key: &str, value: &str) -> Result<Duration, Problem> {
+    let expected = "a duration from \"1s\" to \"24h\", in s, m or h, for example \"30s\"";
+    duration(value).filter(|time| *time <= LONGEST_APPROVAL_TTL).ok_or_else(|| bad(key, value, expected))
 }
 
 fn approval_ttl(key: &str, value: &str) -> Result<Duration, Problem> {

@@ -34,6 +34,8 @@ pub fn combine(decisions: impl IntoIterator<Item = Decision>) -> Decision {
 
 fn add(sum: &mut Obligations, more: Obligations) {
     sum.max_rows = smallest(sum.max_rows, more.max_rows);
+    sum.max_bytes = smallest(sum.max_bytes, more.max_bytes);
+    sum.max_time = smallest(sum.max_time, more.max_time);
     sum.record.extend(more.record);
     sum.mask_with = sum.mask_with.max(more.mask_with);
     let missing: Vec<ApprovalNeed> =

@@ -139,6 +139,8 @@ pub struct Obligations {
     /// What is still missing; each has to be satisfied. Empty unless the effect is a hold.
     pub approvals: Vec<ApprovalNeed>,
     pub max_rows: Option<u64>,
+    pub max_bytes: Option<u64>,
+    pub max_time: Option<Duration>,
     pub record: BTreeSet<RecordMode>,
     /// Overrides the mask of the column if this one shows less.
     pub mask_with: Option<MaskWith>,
@@ -317,12 +319,14 @@ impl Obligations {
     fn add(&mut self, rule: &Rule) {
         let annotations = &rule.annotations;
         self.max_rows = smallest(self.max_rows, annotations.max_rows);
+        self.max_bytes = smallest(self.max_bytes, annotations.max_bytes);
+        self.max_time = smallest(self.max_time, annotations.max_time);
         self.record.extend(&annotations.record);
         self.mask_with = self.mask_with.max(annotations.mask_with);
     }
 }
 
-pub(crate) fn smallest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+pub(crate) fn smallest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     a.into_iter().chain(b).min()
 }
 

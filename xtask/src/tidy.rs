@@ -78,6 +78,7 @@ const NOT_PURE: &[&str] = &[
     "relay.rs",
     "recording.rs",
     "tunnels.rs",
+    "relay/limits.rs",
     "wire.rs",
     "open.rs",
     "catalogue.rs",

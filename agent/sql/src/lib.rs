@@ -28,7 +28,7 @@ pub use analyse::analyse;
 pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows};
 pub use refusal::{How, Refusal, RefusalKind};
 pub use statement::{
-    Access, Class, ColumnPath, CopyDirection, CopyFormat, CopyPlan, Flag, MaskKind, MaskedColumn, NameOp,
-    OutColumn, Output, Partial, RelName, Statement, TransactionOp, Verb,
+    Access, Class, ColumnPath, CopyDirection, CopyFormat, CopyPlan, Flag, Knobs, MaskKind, MaskedColumn,
+    NameOp, OutColumn, Output, Partial, Predicate, RelName, Rule, Statement, TransactionOp, Verb,
 };
 pub use view::{Origin, View};

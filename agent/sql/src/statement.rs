@@ -100,6 +100,8 @@ pub enum Flag {
     /// Runs, or stores for later, code or expressions that were not analysed. A permit for such a statement is a
     /// permit to read every column of the target, masked ones included.
     Opaque,
+    /// Compares a masked column with so many constants.
+    Compares(String, u32),
     /// Names a relation that has masked columns.
     MaskedRelation,
     /// Drops or truncates what depends on the object, too.
@@ -134,12 +136,50 @@ pub struct OutColumn {
     pub mask: Option<Arc<MaskedColumn>>,
 }
 
+/// What may be done with a masked column beside serving it masked. The default is nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knobs {
+    pub predicate: Predicate,
+    /// `count(column)` is allowed: how many rows have a value.
+    pub count: bool,
+    /// Expressions that cannot fail may be made of it in an output list; all of the result is NULL.
+    pub computed: bool,
+}
+
+/// In which predicates a masked column may stand. Each includes the ones before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Predicate {
+    #[default]
+    Deny,
+    /// IS NULL and IS NOT NULL.
+    IsNull,
+    /// Equal to a constant or a parameter.
+    Equality,
+    Any,
+}
+
+/// How a column is masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    pub kind: MaskKind,
+    pub knobs: Knobs,
+}
+
+impl From<MaskKind> for Rule {
+    fn from(kind: MaskKind) -> Self {
+        Self { kind, knobs: Knobs::default() }
+    }
+}
+
 /// A column that is masked for the principal of a view, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaskedColumn {
     /// The labelled column the value comes from.
     pub path: ColumnPath,
     pub kind: MaskKind,
+    pub knobs: Knobs,
+    /// The mask of what is computed from it: one that shows nothing.
+    pub(crate) whole: Option<u32>,
     /// Type of the column where it enters the query, domains resolved to their base.
     pub type_oid: u32,
     /// Whether `***` is a value of the type; otherwise only NULL is.
@@ -150,16 +190,22 @@ impl MaskedColumn {
     /// The value to send in place of the cell when nothing of it is to be seen: `None` is NULL.
     pub fn replacement(&self) -> Option<&'static [u8]> {
         match self.kind {
-            MaskKind::Redact | MaskKind::Pseudonym | MaskKind::Partial(_) if self.text_like => Some(b"***"),
-            MaskKind::Redact | MaskKind::Pseudonym | MaskKind::Partial(_) | MaskKind::Null => None,
+            MaskKind::Null => None,
+            _ if self.text_like => Some(b"***"),
+            _ => None,
         }
+    }
+
+    pub(crate) fn rule(&self) -> Rule {
+        Rule { kind: self.kind, knobs: self.knobs }
     }
 
     /// The more of a value it hides, the higher.
     pub(crate) fn strictness(&self) -> u8 {
         match self.kind {
+            MaskKind::Bucket | MaskKind::Shift if !self.text_like => 1,
             _ if self.replacement().is_none() => 3,
-            MaskKind::Redact | MaskKind::Null => 2,
+            MaskKind::Redact | MaskKind::Null | MaskKind::Fixed | MaskKind::Bucket | MaskKind::Shift => 2,
             MaskKind::Pseudonym => 1,
             MaskKind::Partial(_) => 0,
         }
@@ -175,6 +221,12 @@ pub enum MaskKind {
     /// `***` where the type allows it, NULL elsewhere.
     Redact,
     Null,
+    /// The same value for all, where it is one of the type; NULL elsewhere.
+    Fixed,
+    /// Another day, in date types; NULL or `***` elsewhere.
+    Shift,
+    /// The bucket it lies in, for numbers and dates; NULL or `***` elsewhere.
+    Bucket,
 }
 
 /// What of a value may be seen.
@@ -243,6 +295,8 @@ pub struct CopyPlan {
     pub header: bool,
     pub quote: u8,
     pub escape: u8,
+    /// Rows of one table: each column has the type its table gives it.
+    pub table: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::analyse::{self, Taint};
 use crate::catalog::{Catalog, MASKED_SYSTEM_COLUMNS, RelId, RelKind, Relation, System};
 use crate::refusal::RefusalKind;
-use crate::statement::{ColumnPath, MaskKind, MaskedColumn};
+use crate::statement::{ColumnPath, Knobs, MaskKind, MaskedColumn, Rule};
 
 /// The masks of one principal over one catalogue.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ impl View {
     /// `masked` is what labels say less what the principal may unmask. Paths that match no column are kept in
     /// [`View::unmatched`]: a column may have been renamed, so the caller should treat them as a failure to protect.
     pub fn build(catalog: Arc<Catalog>, masked: &BTreeMap<ColumnPath, MaskKind>) -> Self {
+        let rules = masked.iter().map(|(path, kind)| (path.clone(), Rule::from(*kind))).collect();
+        Self::with_rules(catalog, &rules)
+    }
+
+    /// The same, with what may be done with the columns beside serving them masked.
+    pub fn with_rules(catalog: Arc<Catalog>, masked: &BTreeMap<ColumnPath, Rule>) -> Self {
         let mut view = Self {
             catalog,
             masks: Vec::new(),
@@ -108,6 +114,11 @@ impl View {
         )
     }
 
+    /// The mask of what is computed from a column of that mask.
+    pub(crate) fn whole(&self, id: u32) -> u32 {
+        self.mask(id).and_then(|mask| mask.whole).unwrap_or(id)
+    }
+
     pub(crate) fn mask(&self, id: u32) -> Option<&Arc<MaskedColumn>> {
         self.masks.get(id as usize)
     }
@@ -123,15 +134,15 @@ impl View {
 
 /// Building.
 impl View {
-    fn seed(&mut self, masked: &BTreeMap<ColumnPath, MaskKind>) {
+    fn seed(&mut self, masked: &BTreeMap<ColumnPath, Rule>) {
         let catalog = Arc::clone(&self.catalog);
-        for (path, kind) in masked {
+        for (path, rule) in masked {
             let id = catalog.lookup(Some(&path.schema), &path.table, &[]);
             let position =
                 id.and_then(|id| catalog.relation(id)).and_then(|rel| rel.columns.position(&path.column));
             match (id, position) {
                 (Some(id), Some(position)) => {
-                    self.taint(id, position, path, *kind);
+                    self.taint(id, position, path, *rule);
                 }
                 _ => self.unmatched.push(path.clone()),
             }
@@ -145,13 +156,13 @@ impl View {
             let Some(relation) = catalog.relation(id) else { continue };
             if let Some(position) = relation.columns.position(column) {
                 let path = column_path(relation, position);
-                self.taint(id, position, &path, MaskKind::Redact);
+                self.taint(id, position, &path, MaskKind::Redact.into());
             }
         }
     }
 
     /// Masks one column as coming from `path`. Returns whether it was clean before.
-    fn taint(&mut self, id: RelId, position: usize, path: &ColumnPath, kind: MaskKind) -> bool {
+    fn taint(&mut self, id: RelId, position: usize, path: &ColumnPath, rule: Rule) -> bool {
         let catalog = Arc::clone(&self.catalog);
         let Some(relation) = catalog.relation(id) else { return false };
         let Some(column) = relation.columns.list.get(position) else { return false };
@@ -159,10 +170,18 @@ impl View {
         entry.strict = true;
         entry.taints.resize(relation.columns.list.len(), None);
         let Some(slot) = entry.taints.get_mut(position).filter(|slot| slot.is_none()) else { return false };
-        *slot = u32::try_from(self.masks.len()).ok();
+        let number = u32::try_from(self.masks.len()).ok();
+        *slot = number;
         let type_oid = catalog.base_type(column.type_oid);
         let text_like = catalog.is_text_like(type_oid);
-        self.masks.push(Arc::new(MaskedColumn { path: path.clone(), kind, type_oid, text_like }));
+        let Rule { kind, knobs } = rule;
+        let whole = number.and_then(|number| number.checked_add(1));
+        let mask = MaskedColumn { path: path.clone(), kind, knobs, whole, type_oid, text_like };
+        // Of an expression over the column, a mask that shows part of a value could show another part.
+        let kind = if kind == MaskKind::Redact { kind } else { MaskKind::Null };
+        let derived = MaskedColumn { kind, knobs: Knobs::default(), whole: None, ..mask.clone() };
+        self.masks.push(Arc::new(mask));
+        self.masks.push(Arc::new(derived));
         true
     }
 
@@ -182,7 +201,7 @@ impl View {
                     let Some(there) = columns.and_then(|columns| columns.position(&column.name)) else {
                         continue;
                     };
-                    if self.taint(*relative, there, &mask.path, mask.kind) {
+                    if self.taint(*relative, there, &mask.path, mask.rule()) {
                         todo.push(*relative);
                     }
                 }
@@ -207,7 +226,9 @@ impl View {
             let clean = analyse::definition(&text, self);
             let clean = clean.is_ok_and(|out| !out.implicit && out.taints.iter().all(Option::is_none));
             if !clean {
-                changed |= self.taint(id, position, &source.path, source.kind);
+                // Of an expression, a mask that shows part of a value could show another part.
+                let kind = if source.kind == MaskKind::Redact { source.kind } else { MaskKind::Null };
+                changed |= self.taint(id, position, &source.path, kind.into());
             }
         }
         changed
@@ -252,7 +273,8 @@ impl View {
             Ok(out) if out.taints.len() == columns && !out.implicit => {
                 for (position, taint) in out.taints.iter().enumerate() {
                     if let Some(mask) = taint.and_then(|taint| self.mask(taint).cloned()) {
-                        self.taint(id, position, &mask.path, mask.kind);
+                        // A view may show it where its rows are others: there, nothing is allowed.
+                        self.taint(id, position, &mask.path, mask.kind.into());
                     }
                 }
                 if out.strict {
@@ -264,7 +286,7 @@ impl View {
             Ok(_) | Err(_) => {
                 self.relations.entry(id).or_default().opaque = true;
                 for position in 0..columns {
-                    self.taint(id, position, &column_path(relation, position), MaskKind::Redact);
+                    self.taint(id, position, &column_path(relation, position), MaskKind::Redact.into());
                 }
             }
         }

@@ -173,6 +173,8 @@ struct Said {
     hint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_rows: Option<u64>,
+    max_bytes: Option<u64>,
+    max_time_s: Option<u64>,
     /// What an approval takes, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<String>,
@@ -193,6 +195,8 @@ impl From<Decision> for Said {
             decision: decision.effect.into(),
             approvals: decision.obligations.approvals.iter().map(need).collect(),
             max_rows: decision.obligations.max_rows,
+            max_bytes: decision.obligations.max_bytes,
+            max_time_s: decision.obligations.max_time.map(|time| time.as_secs()),
             policies: if decision.policies.is_empty() {
                 vec![decision.rule().to_owned()]
             } else {
@@ -284,6 +288,12 @@ fn explain(
     }
     if let Some(rows) = said.max_rows {
         writeln!(out, "at most    {rows} rows")?;
+    }
+    if let Some(bytes) = said.max_bytes {
+        writeln!(out, "at most    {bytes} bytes")?;
+    }
+    if let Some(seconds) = said.max_time_s {
+        writeln!(out, "at most    {seconds} s")?;
     }
     if let Some(hint) = &said.hint {
         writeln!(out, "hint       {hint}")?;

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use authorities::Authorities;
 pub use exports::{Address, Collector, Export, Metrics, Receiver};
 pub use identities::{IdentityRule, Match, Whose};
-pub use labels::{Label, MaskStyle};
+pub use labels::{Bucket, Label, MaskStyle};
 pub use people::Approver;
 pub use providers::{Client, Command, Platform, ProviderRule, TokenRule};
 pub use webhooks::{Shape, Webhook};

@@ -220,9 +220,9 @@ fn an_action_group_means_its_actions_with_and_without_conditions() {
 fn obligations_come_from_every_rule_that_decided() {
     let policies = policies(
         r#"
-        @id("wide") @max_rows("5000") @record("rows")
+        @id("wide") @max_rows("5000") @max_time("1m") @max_bytes("64kB") @record("rows")
         permit(principal, action in Action::"sql:all", resource);
-        @id("narrow") @max_rows("10") @mask_with("redact")
+        @id("narrow") @max_rows("10") @max_time("2h") @max_bytes("1MB") @mask_with("redact")
         permit(principal in Group::"ai-agents", action == Action::"sql:select", resource);
         @id("nulls") @mask_with("null")
         permit(principal in Group::"pii-readers", action == Action::"sql:select", resource);
@@ -246,7 +246,10 @@ fn obligations_come_from_every_rule_that_decided() {
         ("bot sql:delete shop/public.t", vec![], (Some(5000), all.clone(), None)),
         ("bot sql:delete shop/public.t", vec![yes("olga", &["dba"])], (Some(5000), all, None)),
     ] {
-        assert_eq!(rows(&ask(&policies, case, &approvals)), expected, "{case}");
+        let decision = ask(&policies, case, &approvals);
+        assert_eq!(rows(&decision), expected, "{case}");
+        let limits = (decision.obligations.max_bytes, decision.obligations.max_time);
+        assert_eq!(limits, (Some(64 << 10), Some(std::time::Duration::from_secs(60))), "{case}");
     }
 }
 

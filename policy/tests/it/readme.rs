@@ -21,8 +21,19 @@ fn every_example_loads() {
 fn every_action_flag_kind_and_annotation_is_listed() {
     let kinds = Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Action | Kind::Flag));
     let names = Action::NAMES.iter().chain(Flag::NAMES).map(|name| format!("`{name}`"));
-    let annotations =
-        ["id", "reason", "hint", "approval", "quorum", "approval_ttl", "max_rows", "record", "mask_with"];
+    let annotations = [
+        "id",
+        "reason",
+        "hint",
+        "approval",
+        "quorum",
+        "approval_ttl",
+        "max_rows",
+        "max_bytes",
+        "max_time",
+        "record",
+        "mask_with",
+    ];
     for name in names
         .chain(kinds.map(|kind| format!("{}::\"", kind.as_str())))
         .chain(annotations.iter().map(|key| format!("| `@{key}` |")))

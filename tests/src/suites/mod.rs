@@ -10,6 +10,7 @@ mod exports;
 mod holds;
 mod identity;
 mod journal;
+mod knobs;
 pub(crate) mod mask;
 mod netns;
 mod provenance;
@@ -35,6 +36,7 @@ const SUITES: &[Suite] = &[
     ("retention", retention::run),
     ("reload", reload::run),
     ("mask", mask::run),
+    ("knobs", knobs::run),
     ("drivers", drivers::run),
     ("dba", dba::run),
     ("regress", regress::run),

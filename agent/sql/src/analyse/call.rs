@@ -40,14 +40,16 @@ impl<'a> Analyser<'a> {
         self.function(name, Some(it.args()))?;
         // In an output column the interesting thing to say is that it went through a function.
         let how = if how == How::Expression { How::Function } else { how };
-        self.clean_all(it.args(), how)?;
+        if !self.may_count(it)? {
+            self.clean_all(it.args(), how)?;
+        }
         it.agg_order().iter().try_for_each(|order| self.sort_expression(order, How::Order))?;
         self.clean(it.agg_filter(), How::Filter)?;
         it.over().map_or(Ok(()), |window| self.window(window))
     }
 
     /// Whether the function may run. `args` is `None` where it is called without a call's syntax.
-    fn function(&mut self, name: Qualified<'a>, args: Option<&'a NodeList>) -> Res<()> {
+    pub(super) fn function(&mut self, name: Qualified<'a>, args: Option<&'a NodeList>) -> Res<()> {
         let catalog = self.catalog;
         let judged = match catalog.functions.get(name.name) {
             Some(function) => judge(function, name.schema),

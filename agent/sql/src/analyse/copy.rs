@@ -106,7 +106,7 @@ impl<'a> Analyser<'a> {
     fn maskable(&mut self, rows: &OutRows<'a>, plan: &CopyPlan) -> Res<()> {
         let marks = [plan.delimiter, plan.quote, plan.escape];
         let fits = match plan.format {
-            CopyFormat::Binary => false,
+            CopyFormat::Binary => true,
             CopyFormat::Text => plan.delimiter != b'*' && !plan.null.contains('*'),
             CopyFormat::Csv => !marks.contains(&b'*') && !plan.null.contains('*'),
         };
@@ -123,6 +123,7 @@ fn plan(copy: &CopyStmt) -> Res<CopyPlan> {
         header: false,
         quote: b'"',
         escape: b'"',
+        table: copy.relation().is_some(),
     };
     let (mut delimiter, mut null, mut escape) = (None, None, None);
     for option in copy.options() {

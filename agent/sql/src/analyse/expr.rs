@@ -39,11 +39,14 @@ impl<'a> Analyser<'a> {
 
     /// A computed value: clean, but in a definition as masked as what it depends on.
     fn computed(&mut self, node: Node<'a>, how: How) -> Res<Taint> {
+        if let Some(taint) = self.computed_mask(node)? {
+            return Ok(Some(taint));
+        }
         let outside = self.derived.take();
         self.clean(node, how)?;
         let derived = std::mem::replace(&mut self.derived, outside);
         self.derived = self.join_taints(self.derived, derived);
-        Ok(derived)
+        Ok(derived.map(|taint| self.view.whole(taint)))
     }
 
     /// A value that is computed with, compared or stored.
@@ -51,6 +54,7 @@ impl<'a> Analyser<'a> {
         self.spend(1)?;
         match node {
             Node::None | Node::A_Const(_) | Node::ParamRef(_) | Node::SQLValueFunction(_) => Ok(()),
+            Node::ColumnRef(_) if self.may_filter(node, how)? => Ok(()),
             Node::ColumnRef(reference) => match self.column(reference)? {
                 Resolved::Column(taint) => self.require_clean(taint, how),
                 Resolved::Row => Ok(()),
@@ -68,6 +72,9 @@ impl<'a> Analyser<'a> {
     fn operation(&mut self, node: Node<'a>, how: How) -> Res<()> {
         let mut node = node;
         while let Node::A_Expr(operation) = node {
+            if self.may_compare(operation, how)? {
+                return Ok(());
+            }
             self.operation_names(operation)?;
             match operation.rexpr() {
                 Node::NodeList(list) => self.clean_all(list, how)?,
@@ -79,7 +86,7 @@ impl<'a> Analyser<'a> {
         self.clean(node, how)
     }
 
-    fn operation_names(&mut self, operation: &'a nodes::A_Expr) -> Res<()> {
+    pub(super) fn operation_names(&mut self, operation: &'a nodes::A_Expr) -> Res<()> {
         match operation.kind {
             A_Expr_Kind::AEXPR_BETWEEN
             | A_Expr_Kind::AEXPR_NOT_BETWEEN
@@ -104,6 +111,7 @@ impl<'a> Analyser<'a> {
     fn compound(&mut self, node: Node<'a>, how: How) -> Res<()> {
         match node {
             Node::BoolExpr(it) => self.clean_all(it.args(), how),
+            Node::NullTest(it) if self.may_test_null(it, how)? => Ok(()),
             Node::NullTest(it) => self.clean(it.arg(), how),
             Node::BooleanTest(it) => self.clean(it.arg(), how),
             Node::CaseExpr(it) => {

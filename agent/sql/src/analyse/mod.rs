@@ -14,6 +14,7 @@ mod figure;
 mod from;
 mod join;
 mod json;
+mod knobs;
 mod query;
 mod scope;
 mod settings;
@@ -111,6 +112,8 @@ pub(crate) struct Analyser<'a> {
     work: u32,
     /// Column references met so far.
     columns: u32,
+    /// The last one met is a column of a table itself.
+    direct: bool,
 }
 
 impl<'a> Analyser<'a> {
@@ -130,6 +133,7 @@ impl<'a> Analyser<'a> {
             depth: 0,
             work: 0,
             columns: 0,
+            direct: false,
         }
     }
 

@@ -104,6 +104,8 @@ impl<'a> OutRows<'a> {
 pub(super) struct Found {
     pub(super) count: usize,
     pub(super) taint: Taint,
+    /// It is a column of a table, and not what a query made of one.
+    pub(super) direct: bool,
     /// An item with unknown columns was among them.
     pub(super) open: bool,
 }
@@ -127,12 +129,14 @@ impl<'a> Fields<'a> {
         match self {
             Self::Table { columns, taints } => {
                 if let Some(position) = columns.position(name) {
+                    found.direct = found.count == 0;
                     found.count += 1;
                     found.taint = found.taint.or(taints.get(position).copied().flatten());
                 }
             }
             Self::List(rows) => {
                 for field in rows.fields.iter().filter(|field| field.name.is(name)) {
+                    found.direct = false;
                     found.count += 1;
                     found.taint = found.taint.or(field.taint);
                 }
@@ -209,6 +213,7 @@ impl<'a> Analyser<'a> {
 
     pub(super) fn column(&mut self, reference: &'a ColumnRef) -> Res<Resolved> {
         self.columns += 1;
+        self.direct = false;
         let fields = reference.fields();
         let mut parts = [""; 3];
         if fields.len() > parts.len() {
@@ -248,7 +253,10 @@ impl<'a> Analyser<'a> {
             match found.count {
                 0 => open |= found.open,
                 1 if open && found.taint.is_some() => return Err(Refusal::ambiguous(name)),
-                1 => return Ok(Resolved::Column(found.taint)),
+                1 => {
+                    self.direct = found.direct;
+                    return Ok(Resolved::Column(found.taint));
+                }
                 _ => return Err(Refusal::ambiguous(name)),
             }
         }
@@ -284,7 +292,10 @@ impl<'a> Analyser<'a> {
             0 if found.open => Ok(Resolved::Column(None)),
             // May be a function called on the row, in the notation of a column.
             0 => Err(Refusal::column(&format!("{relation}.{name}"))),
-            1 => Ok(Resolved::Column(found.taint)),
+            1 => {
+                self.direct = found.direct;
+                Ok(Resolved::Column(found.taint))
+            }
             _ => Err(Refusal::ambiguous(&format!("{relation}.{name}"))),
         }
     }

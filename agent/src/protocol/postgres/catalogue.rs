@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::codec::{self, WHOLE_MAX, put_c_str};
+use super::decide::budget::Comparisons;
 use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
@@ -89,6 +90,7 @@ pub(super) struct Catalogue {
     told: std::sync::Mutex<Vec<String>>,
     /// Places and what they were seen to hold, as they were recorded.
     sighted: std::sync::Mutex<BTreeSet<(String, Kind)>>,
+    comparisons: Comparisons,
 }
 
 impl Catalogue {
@@ -101,6 +103,7 @@ impl Catalogue {
             changed_at: std::sync::Mutex::default(),
             told: std::sync::Mutex::default(),
             sighted: std::sync::Mutex::default(),
+            comparisons: Comparisons::default(),
         }
     }
 
@@ -147,6 +150,11 @@ impl Catalogue {
     /// When it cannot be read.
     pub(super) async fn changed(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
         self.no_older_than(Duration::ZERO, backend).await
+    }
+
+    /// Whether an identity may compare a masked column with so many values more.
+    pub(super) fn may_compare(&self, identity: &str, column: &str, count: u32) -> bool {
+        self.comparisons.spend(Instant::now().into_std(), identity, column, count)
     }
 
     /// A reading from before now will not do for sessions to come.

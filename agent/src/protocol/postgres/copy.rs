@@ -28,7 +28,7 @@ impl CopyMasker {
     pub fn new(format: CopyFormat, masks: Vec<Option<Mask>>) -> Self {
         let header_pending = match &format {
             CopyFormat::Text { header, .. } | CopyFormat::Csv { header, .. } => *header,
-            CopyFormat::Binary => true,
+            CopyFormat::Binary { .. } => true,
         };
         Self { format, masks, header_pending }
     }
@@ -40,7 +40,7 @@ impl CopyMasker {
     pub fn put(&mut self, out: &mut BytesMut, row: &[u8]) -> Result<u64, Mismatch> {
         let header = std::mem::take(&mut self.header_pending);
         match &self.format {
-            CopyFormat::Binary => self.put_binary(out, row, header),
+            CopyFormat::Binary { table } => self.put_binary(out, row, header, *table),
             CopyFormat::Text { .. } | CopyFormat::Csv { .. } if header => {
                 put(out, b'd', |out| out.put_slice(row));
                 Ok(0)
@@ -99,7 +99,7 @@ impl CopyMasker {
         Ok(replaced)
     }
 
-    fn put_binary(&self, out: &mut BytesMut, row: &[u8], header: bool) -> Result<u64, Mismatch> {
+    fn put_binary(&self, out: &mut BytesMut, row: &[u8], header: bool, table: bool) -> Result<u64, Mismatch> {
         let mut rest = row;
         if header {
             // The server puts the signature in front of the first row or into a message of its own.
@@ -138,9 +138,25 @@ impl CopyMasker {
                         outcome = Err(error);
                         return;
                     }
+                    (Ok(_), Some(Mask::Redact)) if !table => {
+                        // Of what is computed nobody knows the type.
+                        replaced += 1;
+                        out.put_i32(-1);
+                    }
                     (Ok(_), Some(Mask::Null)) => {
                         replaced += 1;
                         out.put_i32(-1);
+                    }
+                    (Ok(value), Some(Mask::Changed { change, type_oid })) => {
+                        replaced += 1;
+                        // Only a table says what type its columns have: in a query's, another can be read as it.
+                        match change.apply(*type_oid, true, value).filter(|_| table) {
+                            None => out.put_i32(-1),
+                            Some(value) => {
+                                out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                                out.put_slice(&value);
+                            }
+                        }
                     }
                     (Ok(value), Some(mask)) => {
                         replaced += 1;
@@ -168,6 +184,9 @@ fn replacement<'a>(mask: &Mask, value: impl FnOnce() -> Option<Cow<'a, [u8]>>) -
         Mask::Null => None,
         Mask::Redact => Some(Cow::Borrowed(REDACTED)),
         Mask::Styled(style) => Some(style.replace(value().as_deref())),
+        Mask::Changed { change, type_oid } => {
+            change.apply(*type_oid, false, value().as_deref()).map(Cow::Owned)
+        }
     }
 }
 
@@ -327,7 +346,7 @@ mod tests {
         };
         assert_eq!(&redacted(plain, b"\"a,b\"\n")[..], b"***\n");
         let row = [BINARY_SIGNATURE, &[0; 8], &1i16.to_be_bytes(), &6i32.to_be_bytes(), b"secret"].concat();
-        assert!(redacted(CopyFormat::Binary, &row).ends_with(b"\0\0\0\x03***"));
+        assert!(redacted(CopyFormat::Binary { table: true }, &row).ends_with(b"\0\0\0\x03***"));
     }
 
     #[test]
@@ -377,12 +396,12 @@ mod tests {
         let first = [&header[..], &row].concat();
         let first_clean = [&header[..], &clean].concat();
         check(
-            CopyFormat::Binary,
+            CopyFormat::Binary { table: true },
             &[false, true],
             &[&first, &row, b"\xff\xff"],
             &[&first_clean, &clean, b"\xff\xff"],
         );
-        let mut masker = CopyMasker::new(CopyFormat::Binary, vec![None, Some(Mask::Null)]);
+        let mut masker = CopyMasker::new(CopyFormat::Binary { table: true }, vec![None, Some(Mask::Null)]);
         for cut in 0..first.len() {
             let outcome = masker.put(&mut BytesMut::new(), &first[..cut]);
             assert!(outcome.is_err() || cut == header.len(), "cut at {cut}");

@@ -1,6 +1,7 @@
 //! From a statement to an answer: analyse, ask the gate, record. Keeps what was decided for texts seen before.
 
 mod account;
+pub(super) mod budget;
 mod detected;
 mod hold;
 mod labels;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use chaperone_policy::{self as policy, Effect};
 use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 
-use self::plan_of::Facts;
+use self::plan_of::{Facts, Maskers};
 use super::blast::Waiting;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
 use super::machine::{Asked, Named, Question};
@@ -70,7 +71,7 @@ pub(super) struct Decider {
     catalogue: Arc<Catalogue>,
     snapshot: Arc<Snapshot>,
     policies: Arc<Loaded>,
-    pseudonyms: PseudonymKey,
+    maskers: Maskers,
     /// The server's process of this session.
     server_pid: Option<i32>,
     view: Arc<View>,
@@ -102,10 +103,13 @@ impl Decider {
         let policies = gate.policies();
         let decider = Self {
             session: admitted.id.clone(),
-            pseudonyms: PseudonymKey::of(
-                backend.credentials.pseudonym_secret.expose(),
-                admission.principal.name(),
-            ),
+            maskers: Maskers {
+                pseudonyms: PseudonymKey::of(
+                    backend.credentials.pseudonym_secret.expose(),
+                    admission.principal.name(),
+                ),
+                changes: HashMap::new(),
+            },
             identity: Identity {
                 name: admission.principal.name().to_owned(),
                 groups: admission.principal.groups().to_vec(),
@@ -249,6 +253,11 @@ impl Decider {
         hold: Option<String>,
         staged: &mut Staged,
     ) -> Result<Answer, End> {
+        if step != Step::Prepare
+            && let Err(report) = self.compare(&plan)
+        {
+            return Ok(self.denied(question, sql, step, &plan, report, staged));
+        }
         let event = self.event(question, sql, step, &plan, event::Verdict::Permit, hold);
         // The plan that is executed is the prepared one, so that its description stays its own.
         let plan = match &question.what {
@@ -345,7 +354,7 @@ impl Decider {
                         &[],
                         &decision,
                         self.rows_recorded(),
-                        &self.pseudonyms,
+                        &self.maskers,
                     )))
                 }
                 _ => None,
@@ -354,7 +363,7 @@ impl Decider {
         // Preparing runs nothing: what needs an approval is held when it is executed.
         let decision =
             self.decide_but(statements, |_, statement| matches!(statement.names, NameOp::Prepare { .. }));
-        plan_of::decided(version, statements, &inner, &decision, self.rows_recorded(), &self.pseudonyms)
+        plan_of::decided(version, statements, &inner, &decision, self.rows_recorded(), &self.maskers)
     }
 
     /// Decides on all of a text. A hold counts only if it is not for the statements of which `settled` is true alone.

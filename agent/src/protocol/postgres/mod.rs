@@ -24,6 +24,7 @@ pub mod rows;
 mod serve;
 pub mod startup;
 pub mod style;
+mod value;
 pub mod watch;
 
 pub use client_tls::ClientTls;

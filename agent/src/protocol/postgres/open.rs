@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::codec::{self, CodecError, WHOLE_MAX};
 use super::login::{Login, LoginError, Progress, Welcome};
 use super::response::{Report, sqlstate};
-use super::startup::{self, Startup};
+use super::startup::{self, CancelKey, Startup};
 use crate::upstream::{self, Backend, Stream, UpstreamError};
 
 /// A target that takes longer is taken for dead.
@@ -57,6 +57,27 @@ pub(super) struct Opened {
     pub(super) welcome: Welcome,
     /// Bytes read beyond the login.
     pub(super) rest: BytesMut,
+}
+
+/// Where and how to ask the target to cancel what a session runs.
+#[derive(Debug, Clone)]
+pub(super) struct CancelAt {
+    pub(super) address: SocketAddr,
+    pub(super) key: CancelKey,
+}
+
+/// How long the target may take to close a connection that asked for a cancel.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Asks the target to cancel what a session runs.
+pub(super) async fn cancel(route: CancelAt) {
+    let mut request = BytesMut::new();
+    startup::put_cancel(&mut request, &route.key);
+    if let Ok(mut stream) = upstream::dial(route.address).await {
+        let _ = stream.write_all(&request).await;
+        // The server closes when it has taken the request; nothing else may be hit by it after that.
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, stream.read_u8()).await;
+    }
 }
 
 /// Dials and logs in, within `LOGIN_TIMEOUT`.

@@ -3,9 +3,11 @@
 //! Plain data, shared by `Arc`, never holding the syntax tree. Made by `decide`, obeyed by `machine`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::response::Report;
 use super::style::Style;
+use super::value::Change;
 
 /// The plan of one statement text (a simple Query may hold several statements).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,12 @@ pub struct StatementPlan {
     pub copy: Option<Copy>,
     /// More rows than this are never served.
     pub max_rows: Option<u64>,
+    /// Nor more bytes of rows.
+    pub max_bytes: Option<u64>,
+    /// After this time on the server it is cancelled.
+    pub max_time: Option<Duration>,
+    /// It only reads, so nothing is lost when the server is told afterwards that it failed.
+    pub reads_only: bool,
     /// After this the catalogue must be read again.
     pub changes_catalogue: bool,
     pub names: Names,
@@ -117,6 +125,11 @@ pub enum Mask {
     Null,
     /// What hangs on the value; for text types only.
     Styled(Style),
+    /// Another value of the type; the type is the column's own.
+    Changed {
+        change: Change,
+        type_oid: u32,
+    },
 }
 
 /// What the statement does to the names the server knows, once it completes. SQL and the protocol's messages share
@@ -150,7 +163,20 @@ pub enum Copy {
 /// How COPY TO STDOUT writes rows, as far as replacing a field needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyFormat {
-    Text { delimiter: u8, null: String, header: bool },
-    Csv { delimiter: u8, quote: u8, escape: u8, null: String, header: bool },
-    Binary,
+    Text {
+        delimiter: u8,
+        null: String,
+        header: bool,
+    },
+    Csv {
+        delimiter: u8,
+        quote: u8,
+        escape: u8,
+        null: String,
+        header: bool,
+    },
+    /// `table` when the rows are those of one table, so that their types are known.
+    Binary {
+        table: bool,
+    },
 }

@@ -2,6 +2,7 @@
 //! journal, and only then bytes onward.
 
 mod held;
+mod limits;
 mod recording;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::blast;
 use super::decide::{Answer, Decider};
 use super::machine::{Fatal, Machine, Next, Outcome};
+use super::open::CancelAt;
 use super::response::{Report, sqlstate};
 use super::watch::Watch;
 use crate::gate::Staged;
@@ -75,10 +77,7 @@ impl End {
             Self::Fatal(fatal) if fatal.by_client() => {
                 Report::new(sqlstate::PROTOCOL_VIOLATION, format!("protocol violation: {fatal}"))
             }
-            Self::Fatal(limit @ Fatal::RowLimit(_)) => {
-                Report::new(sqlstate::LIMIT_EXCEEDED, limit.to_string())
-                    .hint("Ask for fewer rows, with LIMIT.")
-            }
+            Self::Fatal(Fatal::Limit(limit)) => limit.report(),
             Self::Fatal(fatal) => {
                 Report::new(sqlstate::INTERNAL_ERROR, "the session was ended to protect masked data")
                     .detail(fatal.to_string())
@@ -122,6 +121,7 @@ pub(super) struct Relay<'a, C, U> {
     served: BytesMut,
     notices: BytesMut,
     pause: Pause,
+    limits: limits::Limits,
     hearing: Hearing,
     rows: u64,
     /// Looks at what is served, where that is wanted.
@@ -163,6 +163,7 @@ where
         decider: Decider,
         journal: &'a Arc<Journal>,
         session: &'a str,
+        cancel_route: Option<CancelAt>,
     ) -> Self {
         let (origins, guarded) = decider.origins();
         let watch = decider.watches().then(Watch::default);
@@ -179,6 +180,7 @@ where
             served: BytesMut::new(),
             notices: BytesMut::new(),
             pause: Pause::None,
+            limits: limits::Limits::new(cancel_route),
             hearing: Hearing::Open,
             rows: 0,
             recorded: 0,
@@ -232,6 +234,7 @@ where
     ) -> Result<End, End> {
         loop {
             self.serve_client()?;
+            self.keep_limits();
             self.adopt_changes().await?;
             self.decider.set_busy(self.machine.changes_catalogue());
             self.decider.set_misread(self.machine.set_free(self.decider.is_free()));
@@ -251,6 +254,7 @@ where
                 }
                 self.pass_on_the_end().await;
             }
+            self.keep_time();
             let want = self.want();
             let held = match &mut self.pause {
                 Pause::Hold(held) => Some(held),
@@ -275,6 +279,7 @@ where
                         }
                     }
                 }
+                over = self.limits.over() => self.limit_reached(over),
                 progress = self.wire.exchange(want) => self.closed(progress)?,
             }
         }
@@ -282,6 +287,9 @@ where
 
     /// Whether the client's side may be looked at (again), and the question that was open, if one was.
     fn may_go_on(&mut self) -> Option<Option<super::machine::Question>> {
+        if self.machine.is_cut() {
+            return None;
+        }
         let moved = |then: u64| then != self.machine.answers();
         match &self.pause {
             Pause::None => Some(None),
@@ -297,8 +305,10 @@ where
     fn want(&self) -> Want {
         let room = self.wire.to_upstream.len() < HIGH_WATER;
         let client = match self.pause {
-            Pause::None => room,
-            Pause::Server(_) | Pause::Named(..) | Pause::Hold(_) => self.wire.from_client.len() < AHEAD_MAX,
+            Pause::None if !self.machine.is_cut() => room,
+            Pause::None | Pause::Server(_) | Pause::Named(..) | Pause::Hold(_) => {
+                self.wire.from_client.len() < AHEAD_MAX
+            }
             Pause::Goodbye => false,
         };
         let client = client && self.hearing == Hearing::Open;

@@ -5,6 +5,7 @@ use bytes::{BufMut, BytesMut};
 use super::codec::{CodecError, Fields, put};
 use super::plan::{Mask, Output};
 use super::style::{REDACTED, Style};
+use super::value::Change;
 
 /// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
 pub trait Origins {
@@ -33,6 +34,12 @@ pub enum Cell {
     Redact,
     Null,
     Styled(Style),
+    /// Another value of this type; `binary` as the description says it.
+    Changed {
+        change: Change,
+        type_oid: u32,
+        binary: bool,
+    },
 }
 
 /// Reads a RowDescription, checks it against the plan and says what to do with each cell.
@@ -55,7 +62,8 @@ pub fn check(mut body: Fields<'_>, output: &Output, origins: &impl Origins) -> R
         let table = body.i32()?.cast_unsigned();
         let attribute = body.i16()?;
         let type_oid = body.i32()?.cast_unsigned();
-        body.bytes(2 + 4 + 2)?;
+        body.bytes(2 + 4)?;
+        let binary = body.i16()? == 1;
         let mask = masks.get(column).and_then(Option::as_ref);
         if mask.is_none() && table != 0 && origins.masked(table, attribute) {
             return Err(Mismatch::Unmasked { column: column + 1 });
@@ -64,7 +72,10 @@ pub fn check(mut body: Fields<'_>, output: &Output, origins: &impl Origins) -> R
             None => Cell::Keep,
             Some(Mask::Redact) if is_text(type_oid) => Cell::Redact,
             Some(Mask::Styled(style)) if is_text(type_oid) => Cell::Styled(style.clone()),
-            Some(Mask::Redact | Mask::Styled(_) | Mask::Null) => Cell::Null,
+            Some(Mask::Changed { change, .. }) if change.fits(type_oid) => {
+                Cell::Changed { change: change.clone(), type_oid, binary }
+            }
+            Some(Mask::Redact | Mask::Styled(_) | Mask::Null | Mask::Changed { .. }) => Cell::Null,
         });
     }
     body.end()?;
@@ -77,11 +88,27 @@ fn is_text(type_oid: u32) -> bool {
     matches!(type_oid, 25 | 1043 | 1042 | 19 | 2275 | 705)
 }
 
+/// Result formats as Bind gives them: none is text for all, one is for all.
+fn is_binary(formats: &[i16], column: usize) -> bool {
+    match formats {
+        [] => false,
+        [all] => *all == 1,
+        each => each.get(column) == Some(&1),
+    }
+}
+
 /// Writes a DataRow with its masked cells replaced, NULLs included: whether a value is there is a value too.
+///
+/// `formats` is what Bind asked for; without it, the columns are as they were described.
 ///
 /// # Errors
 /// When the row does not have the columns that were described.
-pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> Result<u64, Mismatch> {
+pub fn put_masked(
+    out: &mut BytesMut,
+    mut body: Fields<'_>,
+    cells: &[Cell],
+    formats: Option<&[i16]>,
+) -> Result<u64, Mismatch> {
     let count = usize::try_from(body.i16()?).unwrap_or(0);
     if count != cells.len() {
         return Err(Mismatch::Count { described: count, planned: cells.len() });
@@ -90,7 +117,7 @@ pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> R
     let mut outcome = Ok(());
     put(out, b'D', |out| {
         out.put_i16(i16::try_from(count).unwrap_or(0));
-        for cell in cells {
+        for (column, cell) in cells.iter().enumerate() {
             let value = match body.value() {
                 Ok(value) => value,
                 Err(error) => {
@@ -98,7 +125,7 @@ pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> R
                     return;
                 }
             };
-            let styled;
+            let (styled, changed);
             let value = match cell {
                 Cell::Keep => value,
                 Cell::Redact => Some(REDACTED),
@@ -106,6 +133,11 @@ pub fn put_masked(out: &mut BytesMut, mut body: Fields<'_>, cells: &[Cell]) -> R
                 Cell::Styled(style) => {
                     styled = style.replace(value);
                     Some(&*styled)
+                }
+                Cell::Changed { change, type_oid, binary } => {
+                    let binary = formats.map_or(*binary, |formats| is_binary(formats, column));
+                    changed = change.apply(*type_oid, binary, value);
+                    changed.as_deref()
                 }
             };
             replaced += u64::from(*cell != Cell::Keep);
@@ -188,7 +220,7 @@ mod tests {
         let cells = [Cell::Keep, Cell::Redact, Cell::Null];
         let check = |values: [Option<&[u8]>; 3], expect: [Option<&[u8]>; 3]| {
             let mut out = BytesMut::new();
-            let replaced = put_masked(&mut out, Fields::new(b'D', &row(&values)), &cells).unwrap();
+            let replaced = put_masked(&mut out, Fields::new(b'D', &row(&values)), &cells, None).unwrap();
             assert_eq!(replaced, 2);
             let message = take(&mut out, WHOLE_MAX).unwrap().unwrap();
             assert_eq!(&message.bytes[HEADER..], &row(&expect)[..]);
@@ -197,7 +229,7 @@ mod tests {
         check([None, None, None], [None, Some(b"***"), None]);
         let cells = [Cell::Styled(Style::Partial(chaperone_sql::Partial::Card))];
         let mut out = BytesMut::new();
-        put_masked(&mut out, Fields::new(b'D', &row(&[Some(b"4111111111111111")])), &cells).unwrap();
+        put_masked(&mut out, Fields::new(b'D', &row(&[Some(b"4111111111111111")])), &cells, None).unwrap();
         assert!(out.ends_with(b"\0\x10************1111"), "{}", out.escape_ascii());
     }
 
@@ -206,9 +238,9 @@ mod tests {
         let whole = row(&[Some(b"1"), Some(b"secret")]);
         let cells = [Cell::Keep, Cell::Redact];
         for cut in 0..whole.len() {
-            let outcome = put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole[..cut]), &cells);
+            let outcome = put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole[..cut]), &cells, None);
             assert!(outcome.is_err(), "cut at {cut}");
         }
-        assert!(put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole), &cells[..1]).is_err());
+        assert!(put_masked(&mut BytesMut::new(), Fields::new(b'D', &whole), &cells[..1], None).is_err());
     }
 }

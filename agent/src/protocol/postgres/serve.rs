@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
@@ -28,7 +27,6 @@ use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
 use crate::record::event::Event;
 use crate::registry::{Command, Registry, SessionInfo};
-use crate::upstream;
 
 /// Longest time a client gets to take its last message.
 pub(super) const GOODBYE: Duration = Duration::from_secs(1);
@@ -210,11 +208,13 @@ impl Postgres {
         wire.from_client = client.input;
         wire.from_upstream = opened.rest;
         info!(database = %startup.database, "session started");
-        let relay = Relay::new(wire, decider, journal, &admitted.id);
-        let (end, totals) = relay.run(&mut command_rx, policy_rx).await;
+        let cancel_route = upstream_key.clone().map(|key| open::CancelAt { address, key });
+        let relay = Relay::new(wire, decider, journal, &admitted.id, cancel_route);
+        // Boxed: it is most of what a session is made of, and is moved around once more without.
+        let (end, totals) = Box::pin(relay.run(&mut command_rx, policy_rx)).await;
         if let (End::Killed(_) | End::Revoked(_), Some(key)) = (&end, &upstream_key) {
             // Whoever may not see the end of a statement shall not have it run either.
-            cancel_upstream(address, key).await;
+            open::cancel(open::CancelAt { address, key: key.clone() }).await;
         }
         finish(journal, &admitted, &end, totals);
     }
@@ -283,18 +283,7 @@ impl Postgres {
             return;
         }
         registry.command(&route.session, Command::Withdraw);
-        cancel_upstream(route.address, &route.key).await;
-    }
-}
-
-/// Asks the target to cancel what a session runs.
-async fn cancel_upstream(address: std::net::SocketAddr, key: &CancelKey) {
-    let mut request = BytesMut::new();
-    startup::put_cancel(&mut request, key);
-    if let Ok(mut stream) = upstream::dial(address).await {
-        let _ = stream.write_all(&request).await;
-        // The server closes when it has taken the request; the client may only see its own close after that.
-        let _ = tokio::time::timeout(GOODBYE, stream.read_u8()).await;
+        open::cancel(open::CancelAt { address: route.address, key: route.key }).await;
     }
 }
 

@@ -7,8 +7,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use chaperone_sql::Partial;
+use chaperone_sql::{ColumnPath, MaskKind, Partial};
 use ring::hmac;
+
+use super::value::Change;
+use crate::config::MaskStyle;
 
 /// What replaces a text cell of which nothing is to be seen.
 pub(super) const REDACTED: &[u8] = b"***";
@@ -18,6 +21,8 @@ pub(super) const REDACTED: &[u8] = b"***";
 pub enum Style {
     Partial(Partial),
     Pseudonym(PseudonymKey),
+    /// The same for every value.
+    Fixed(Arc<str>),
 }
 
 /// The key of one identity's pseudonyms: two identities cannot compare what they were served.
@@ -36,6 +41,28 @@ impl PseudonymKey {
         let key = hmac::Key::new(hmac::HMAC_SHA256, derive(b"pseudonyms of ").as_ref());
         let name = derive(b"name of ").as_ref().first_chunk().copied().unwrap_or_default();
         Self(Arc::new(key), name)
+    }
+
+    /// How a label masks for the identity: what the analysis has to know, and what takes a value's place.
+    pub(super) fn style(&self, mask: &MaskStyle, path: &ColumnPath) -> (MaskKind, Option<Change>) {
+        match mask {
+            MaskStyle::Redact => (MaskKind::Redact, None),
+            MaskStyle::Null => (MaskKind::Null, None),
+            MaskStyle::Partial(partial) => (MaskKind::Partial(*partial), None),
+            MaskStyle::Pseudonym => (MaskKind::Pseudonym, None),
+            MaskStyle::Fixed(text) => (MaskKind::Fixed, Some(Change::Fixed(text.as_str().into()))),
+            MaskStyle::Bucket(bucket) => (MaskKind::Bucket, Some(Change::Bucket(*bucket))),
+            MaskStyle::DateShift(most) => (MaskKind::Shift, Some(Change::Shift(self.shift(path, *most)))),
+        }
+    }
+
+    /// By how many days the dates of a column move: never none, at most so many, either way; the same for all its rows, so
+    /// that the time between two dates stays what it is.
+    fn shift(&self, path: &ColumnPath, most: u16) -> i32 {
+        let tag = hmac::sign(&self.0, format!("days of {path}").as_bytes());
+        let number = tag.as_ref().first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let days = i32::try_from(number / 2 % u32::from(most.max(1))).unwrap_or(0) + 1;
+        if number.is_multiple_of(2) { days } else { -days }
     }
 }
 
@@ -58,9 +85,13 @@ impl Style {
     /// What is served in place of a value. Whether there is one is not said either.
     #[must_use]
     pub fn replace(&self, value: Option<&[u8]>) -> Cow<'static, [u8]> {
+        if let Self::Fixed(text) = self {
+            return Cow::Owned(text.as_bytes().to_vec());
+        }
         let Some(value) = value else { return Cow::Borrowed(REDACTED) };
         let replaced = match self {
             Self::Partial(partial) => std::str::from_utf8(value).ok().and_then(|text| part(*partial, text)),
+            Self::Fixed(_) => None,
             Self::Pseudonym(key) => {
                 let tag = hmac::sign(&key.0, value);
                 Some(format!("p-{}", crate::hex(tag.as_ref().get(..10).unwrap_or_default())))

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chaperone_sql::{ColumnPath, MaskKind, View};
+use chaperone_sql::{ColumnPath, Rule, View};
 
 use super::Decider;
-use crate::config::MaskStyle;
 use crate::protocol::postgres::response::{Report, sqlstate};
 
 impl Decider {
     /// Works out which columns are masked for this principal: labelled, and no policy permits to unmask.
     pub(super) fn rebuild(&mut self) -> Result<(), Report> {
         let mut masked = BTreeMap::new();
+        self.maskers.changes.clear();
         for label in &self.backend.target.labels {
             if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
                 continue;
@@ -25,16 +25,14 @@ impl Decider {
             let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
             let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
             if !self.policies.set.unmask(&self.principal, &column) {
-                let kind = match label.mask {
-                    MaskStyle::Redact => MaskKind::Redact,
-                    MaskStyle::Null => MaskKind::Null,
-                    MaskStyle::Partial(partial) => MaskKind::Partial(partial),
-                    MaskStyle::Pseudonym => MaskKind::Pseudonym,
-                };
-                masked.insert(path, kind);
+                let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &path);
+                if let Some(change) = change {
+                    self.maskers.changes.insert(path.clone(), change);
+                }
+                masked.insert(path, Rule { kind, knobs: label.knobs });
             }
         }
-        let view = View::build(Arc::clone(&self.snapshot.catalog), &masked);
+        let view = View::with_rules(Arc::clone(&self.snapshot.catalog), &masked);
         if let Some(path) = view.unmatched().iter().find(|path| self.must_match(path)) {
             let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
             return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what).hint(

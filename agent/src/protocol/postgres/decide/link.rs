@@ -129,7 +129,7 @@ impl Decider {
             &inner,
             &decision,
             self.rows_recorded(),
-            &self.pseudonyms,
+            &self.maskers,
         );
         Ok(Linked::Plan(Plan { linked: true, texts, ..linked }))
     }

@@ -1,5 +1,6 @@
 //! Plans made of what the analysis found and policy said. No state, no I/O.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, PolicySet, Principal, Request};
@@ -11,6 +12,7 @@ use crate::protocol::postgres::plan::{
 };
 use crate::protocol::postgres::response::{Report, sqlstate};
 use crate::protocol::postgres::style::{PseudonymKey, Style};
+use crate::protocol::postgres::value::Change;
 
 /// Everything policy is asked about a text: two texts with the same facts have the same decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -105,7 +107,10 @@ fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
         sql::Flag::RowLock => Some(policy::Flag::Locking),
         sql::Flag::Cascade => Some(policy::Flag::Cascade),
         sql::Flag::NestedWrite => Some(policy::Flag::ModifyingCte),
-        sql::Flag::OpaqueFunction(_) | sql::Flag::Opaque | sql::Flag::MaskedRelation => None,
+        sql::Flag::OpaqueFunction(_)
+        | sql::Flag::Opaque
+        | sql::Flag::MaskedRelation
+        | sql::Flag::Compares(..) => None,
     }
 }
 
@@ -119,7 +124,7 @@ pub(super) fn decided(
     inner: &[Option<Arc<Plan>>],
     decision: &Decision,
     rows_recorded: bool,
-    pseudonyms: &PseudonymKey,
+    maskers: &Maskers,
 ) -> Plan {
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
@@ -133,7 +138,7 @@ pub(super) fn decided(
         statements: statements
             .iter()
             .zip(inner.iter().map(Option::as_ref).chain(std::iter::repeat(None)))
-            .map(|(statement, inner)| plan(statement, inner, obligations, pseudonyms))
+            .map(|(statement, inner)| plan(statement, inner, obligations, maskers))
             .collect(),
         policies: decision.policies.clone(),
         reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
@@ -186,13 +191,38 @@ pub(super) fn denied(rule: &str, reason: &str, hint: Option<&str>) -> Report {
     }
 }
 
-fn mask(masked: &sql::MaskedColumn, mask_with: Option<policy::MaskWith>, pseudonyms: &PseudonymKey) -> Mask {
+/// What masks of one identity hang on beside the value.
+pub(super) struct Maskers {
+    pub(super) pseudonyms: PseudonymKey,
+    /// By the labelled column.
+    pub(super) changes: HashMap<sql::ColumnPath, Change>,
+}
+
+fn changed(masked: &sql::MaskedColumn, maskers: &Maskers) -> Mask {
+    match maskers.changes.get(&masked.path) {
+        Some(change) if change.fits(masked.type_oid) => {
+            Mask::Changed { change: change.clone(), type_oid: masked.type_oid }
+        }
+        _ => Mask::Null,
+    }
+}
+
+fn mask(masked: &sql::MaskedColumn, mask_with: Option<policy::MaskWith>, maskers: &Maskers) -> Mask {
     match (masked.kind, mask_with) {
-        _ if !masked.text_like => Mask::Null,
         (sql::MaskKind::Null, _) | (_, Some(policy::MaskWith::Null)) => Mask::Null,
+        (sql::MaskKind::Fixed | sql::MaskKind::Shift | sql::MaskKind::Bucket, None) if !masked.text_like => {
+            changed(masked, maskers)
+        }
+        _ if !masked.text_like => Mask::Null,
         (sql::MaskKind::Redact, _) | (_, Some(policy::MaskWith::Redact)) => Mask::Redact,
         (sql::MaskKind::Partial(partial), None) => Mask::Styled(Style::Partial(partial)),
-        (sql::MaskKind::Pseudonym, None) => Mask::Styled(Style::Pseudonym(pseudonyms.clone())),
+        (sql::MaskKind::Pseudonym, None) => Mask::Styled(Style::Pseudonym(maskers.pseudonyms.clone())),
+        (sql::MaskKind::Fixed, None) => match maskers.changes.get(&masked.path) {
+            Some(Change::Fixed(text)) => Mask::Styled(Style::Fixed(Arc::clone(text))),
+            _ => Mask::Redact,
+        },
+        // Nothing of a text can be shifted or lies in a bucket.
+        (sql::MaskKind::Shift | sql::MaskKind::Bucket, None) => Mask::Redact,
     }
 }
 
@@ -200,7 +230,7 @@ fn plan(
     statement: &Statement,
     inner: Option<&Arc<Plan>>,
     obligations: &policy::Obligations,
-    pseudonyms: &PseudonymKey,
+    maskers: &Maskers,
 ) -> StatementPlan {
     let output = match &statement.output {
         sql::Output::NoRows => Output::Nothing,
@@ -211,7 +241,7 @@ fn plan(
                 .iter()
                 .map(|column| {
                     // COPY has no types on the wire, so what fits the column's type is settled here.
-                    column.mask.as_ref().map(|masked| mask(masked, obligations.mask_with, pseudonyms))
+                    column.mask.as_ref().map(|masked| mask(masked, obligations.mask_with, maskers))
                 })
                 .collect(),
         ),
@@ -229,10 +259,20 @@ fn plan(
         strict: statement.strict,
         copy: statement.copy.as_ref().map(copy),
         max_rows: obligations.max_rows,
+        max_bytes: obligations.max_bytes,
+        max_time: obligations.max_time,
+        reads_only: reads_only(statement),
         changes_catalogue: matches!(statement.class, sql::Class::Ddl | sql::Class::Call | sql::Class::Admin),
         names: names(&statement.names, inner),
         transaction: statement.transaction.is_some(),
     }
+}
+
+fn reads_only(statement: &Statement) -> bool {
+    let harmless = |flag: &sql::Flag| matches!(flag, sql::Flag::MaskedRelation | sql::Flag::RowLock);
+    statement.accesses.iter().all(|access| matches!(access.action, Verb::Select | Verb::CopyOut))
+        && statement.flags.iter().all(harmless)
+        && matches!(statement.class, sql::Class::Select | sql::Class::Copy)
 }
 
 fn names(names: &NameOp, inner: Option<&Arc<Plan>>) -> Names {
@@ -260,6 +300,6 @@ fn copy(copy: &sql::CopyPlan) -> Copy {
         sql::CopyFormat::Csv => {
             CopyFormat::Csv { delimiter, quote: copy.quote, escape: copy.escape, null, header }
         }
-        sql::CopyFormat::Binary => CopyFormat::Binary,
+        sql::CopyFormat::Binary => CopyFormat::Binary { table: copy.table },
     })
 }

@@ -111,7 +111,7 @@ impl Decider {
             &[],
             &decision,
             self.rows_recorded(),
-            &self.pseudonyms,
+            &self.maskers,
         );
         Plan { unread: true, ..plan }
     }

@@ -147,9 +147,9 @@ impl<O: Origins> Machine<O> {
     }
 
     fn bind(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
-        let (name, statement_name, binds) = read_bind(message).map_err(Fatal::Client)?;
-        let Found::This(statement) = self.statements.find(&statement_name, self.group) else {
-            self.unknown("26000", "prepared statement", &statement_name, staged);
+        let Bound { name, statement, binds, formats } = read_bind(message).map_err(Fatal::Client)?;
+        let Found::This(statement) = self.statements.find(&statement, self.group) else {
+            self.unknown("26000", "prepared statement", &statement, staged);
             return Ok(());
         };
         if name.len() > NAME_MAX || (self.portals.full() && !name.is_empty()) {
@@ -159,7 +159,7 @@ impl<O: Origins> Machine<O> {
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }
-        let portal = Arc::new(Portal { statement, binds, cursor: None });
+        let portal = Arc::new(Portal { statement, binds, formats, cursor: None });
         self.portals.define(name.clone(), self.group, Arc::clone(&portal));
         self.expect.push_back(Expect::Bind { name, portal });
         staged.continuation(&message.bytes);
@@ -314,15 +314,26 @@ fn read_kind_and_name(message: &Message) -> Result<(u8, Bytes), CodecError> {
     Ok((kind, name))
 }
 
-fn read_bind(message: &Message) -> Result<(Bytes, Bytes, Vec<Bind>), CodecError> {
+/// What a Bind says.
+struct Bound {
+    name: Bytes,
+    statement: Bytes,
+    binds: Vec<Bind>,
+    formats: Box<[i16]>,
+}
+
+fn read_bind(message: &Message) -> Result<Bound, CodecError> {
     let mut fields = message.body();
-    let portal = message.bytes.slice_ref(fields.c_bytes()?);
+    let name = message.bytes.slice_ref(fields.c_bytes()?);
     let statement = message.bytes.slice_ref(fields.c_bytes()?);
     let binds = read_values(&mut fields, b'B')?;
     let results = count(&mut fields)?;
-    fields.bytes(results * 2)?;
+    let mut formats = Vec::with_capacity(results);
+    for _ in 0..results {
+        formats.push(fields.i16()?);
+    }
     fields.end()?;
-    Ok((portal, statement, binds))
+    Ok(Bound { name, statement, binds, formats: formats.into() })
 }
 
 fn read_call(message: &Message) -> Result<(u32, Vec<Bind>), CodecError> {

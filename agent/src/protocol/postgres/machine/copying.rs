@@ -54,13 +54,19 @@ impl<O: Origins> Machine<O> {
         out: &mut BytesMut,
     ) -> Result<Act, Fatal> {
         let run = self.running().filter(|run| run.copying_out).ok_or(Fatal::OutOfTurn(b'd'))?;
+        if run.copy.is_some() && body.is_none() && run.cut.is_none() {
+            return Ok(Act::Incomplete);
+        }
+        let newly = run.cut.is_none();
+        if !run.count_row(header.total as u64) {
+            self.cancel_due |= newly;
+            return Ok(Act::Dropped);
+        }
         if run.copy.is_none() {
-            run.count_row()?;
             run.bytes += header.total as u64;
             return Ok(Act::Pass);
         }
         let Some(body) = body else { return Ok(Act::Incomplete) };
-        run.count_row()?;
         let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
         run.masked_cells += masker.put(out, body)?;
         run.bytes += out.len() as u64;

@@ -7,8 +7,10 @@
 
 mod client;
 mod copying;
+mod limit;
 mod named;
 mod names;
+mod run;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -20,8 +22,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 
 use self::names::Names;
+use self::run::Run;
 use super::codec::CodecError;
-use super::copy::CopyMasker;
 use super::login::LoginError;
 use super::plan::Plan;
 use super::response::Report;
@@ -30,6 +32,7 @@ use crate::gate::{Permit, Staged};
 use crate::record::event::Bind;
 
 pub use self::client::Next;
+pub use self::limit::Limit;
 pub use self::named::Named;
 pub use self::names::Found;
 pub use self::unrecorded::Unrecorded;
@@ -53,8 +56,8 @@ pub enum Fatal {
     Parameter(#[from] LoginError),
     #[error("a row of {0} bytes with a masked column is longer than the agent holds in memory")]
     RowTooLong(usize),
-    #[error("policy lets a statement return {0} rows at most")]
-    RowLimit(u64),
+    #[error("{0}")]
+    Limit(Limit),
     #[error("{0} is not supported")]
     Unsupported(&'static str),
 }
@@ -85,6 +88,8 @@ pub struct Prepared {
 pub struct Portal {
     pub statement: Arc<Prepared>,
     pub binds: Vec<Bind>,
+    /// Formats of its results, as Bind asked for them.
+    pub formats: Box<[i16]>,
     /// Set for a cursor that SQL declared.
     pub cursor: Option<Cursor>,
 }
@@ -126,71 +131,6 @@ pub struct Outcome {
     pub sqlstate: Option<String>,
     /// Where it ends in what was served with it.
     pub at: usize,
-}
-
-/// A statement that is running on the server.
-#[derive(Debug)]
-struct Run {
-    op: u64,
-    plan: Arc<Plan>,
-    /// Which statement of the plan is answering.
-    index: usize,
-    cells: Option<Arc<[Cell]>>,
-    statement: Option<Arc<Prepared>>,
-    /// Names it defines when its statements complete, by statement.
-    defines: Vec<(usize, named::Definition)>,
-    copy: Option<CopyMasker>,
-    copying_out: bool,
-    /// A FunctionCall.
-    call: bool,
-    rows: u64,
-    bytes: u64,
-    masked_cells: u64,
-}
-
-impl Run {
-    fn new(op: u64, plan: Arc<Plan>, statement: Option<Arc<Prepared>>) -> Self {
-        let cells = statement.as_ref().and_then(|statement| statement.cells.get().cloned());
-        Self {
-            op,
-            plan,
-            index: 0,
-            cells,
-            statement,
-            defines: Vec::new(),
-            copy: None,
-            copying_out: false,
-            call: false,
-            rows: 0,
-            bytes: 0,
-            masked_cells: 0,
-        }
-    }
-
-    /// Counts a row that is about to be served.
-    fn count_row(&mut self) -> Result<(), Fatal> {
-        self.rows += 1;
-        match self.plan.statement(self.index).and_then(|statement| statement.max_rows) {
-            Some(most) if self.rows > most => Err(Fatal::RowLimit(most)),
-            _ => Ok(()),
-        }
-    }
-
-    fn outcome(&mut self, tag: String, sqlstate: Option<String>) -> Outcome {
-        let outcome = Outcome {
-            op: self.op,
-            rows: std::mem::take(&mut self.rows),
-            bytes: std::mem::take(&mut self.bytes),
-            masked_cells: std::mem::take(&mut self.masked_cells),
-            tag,
-            sqlstate,
-            at: 0,
-        };
-        self.cells = None;
-        self.copy = None;
-        self.copying_out = false;
-        outcome
-    }
 }
 
 /// One answer the server owes, in the order it will give it.
@@ -268,6 +208,8 @@ pub struct Machine<O> {
     client_rest: (usize, bool),
     /// Bytes of a server message that are still to come and go as they are.
     server_rest: usize,
+    /// Whether those are dropped.
+    rest_dropped: bool,
     /// Whether those are recorded.
     rest_recorded: bool,
     /// Whether what belongs to no statement is recorded.
@@ -286,6 +228,10 @@ pub struct Machine<O> {
     catalogue_changed: bool,
     /// So did one that is over, since it was last asked for.
     catalogue_due: bool,
+    /// A statement came to a limit, and the server is to be told.
+    cancel_due: bool,
+    /// A statement that was cut completed all the same: the server still has to fail it.
+    owed: Option<limit::Owed>,
 }
 
 impl<O: Origins> Machine<O> {
@@ -303,6 +249,7 @@ impl<O: Origins> Machine<O> {
             copy_in: CopyIn::No,
             client_rest: (0, false),
             server_rest: 0,
+            rest_dropped: false,
             rest_recorded: recorded,
             recorded,
             unrecorded: Unrecorded::default(),
@@ -313,6 +260,8 @@ impl<O: Origins> Machine<O> {
             escapes: false,
             catalogue_changed: false,
             catalogue_due: false,
+            cancel_due: false,
+            owed: None,
         }
     }
 
@@ -391,7 +340,8 @@ impl<O: Origins> Machine<O> {
                 } else {
                     self.describe_if_needed(&portal, &portal_name, &plan, staged);
                     let defines = self.define(op, &portal.statement.sql, &plan);
-                    Run { defines, ..Run::new(op, plan, Some(Arc::clone(&portal.statement))) }
+                    let statement = Some(Arc::clone(&portal.statement));
+                    Run { defines, portal: Some(portal), ..Run::new(op, plan, statement) }
                 };
                 self.expect.push_back(Expect::Execute(run));
                 staged.permitted(permit, &bytes);

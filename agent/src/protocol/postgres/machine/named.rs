@@ -50,7 +50,12 @@ impl<O: Origins> Machine<O> {
                 }
                 Effect::Declare { name, held, of } => {
                     let cursor = Some(Cursor { held: *held });
-                    let value = Arc::new(Portal { statement: prepared(of), binds: Vec::new(), cursor });
+                    let value = Arc::new(Portal {
+                        statement: prepared(of),
+                        binds: Vec::new(),
+                        formats: Box::default(),
+                        cursor,
+                    });
                     let name = Bytes::copy_from_slice(name.as_bytes());
                     self.portals.define(name.clone(), self.group, Arc::clone(&value));
                     Definition::Portal(name, value)

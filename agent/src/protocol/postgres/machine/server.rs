@@ -9,6 +9,7 @@ use super::super::login::check_parameter;
 use super::super::plan::{Output, StatementPlan};
 use super::super::response;
 use super::super::rows::{self, Cell, Mismatch, Origins};
+use super::limit::Completed;
 use super::named::Definition;
 use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
 
@@ -24,6 +25,8 @@ pub(super) enum Act {
     Pass,
     /// What goes on instead was written to the output.
     Replaced,
+    /// It goes no further.
+    Dropped,
     /// The rest of it has to be read first.
     Incomplete,
 }
@@ -42,6 +45,10 @@ impl<O: Origins> Machine<O> {
         // Bytes at the front that go as they came: copied once, not once a message.
         let mut clean = self.server_rest.min(input.len());
         self.server_rest -= clean;
+        if self.rest_dropped {
+            input.advance(std::mem::take(&mut clean));
+            self.rest_dropped = self.server_rest > 0;
+        }
         if clean > 0 && !self.rest_recorded {
             self.leave_out(input, std::mem::take(&mut clean), out);
         }
@@ -79,6 +86,13 @@ impl<O: Origins> Machine<O> {
                     if !recorded {
                         self.unrecorded.add(start..out.len());
                     }
+                }
+                Act::Dropped => {
+                    let here = header.total.min(rest.len());
+                    codec::forward(input, std::mem::take(&mut clean), out);
+                    input.advance(here);
+                    self.server_rest = header.total - here;
+                    self.rest_dropped = self.server_rest > 0;
                 }
                 Act::Incomplete if header.total > ROW_MAX => return Err(Fatal::RowTooLong(header.total)),
                 Act::Incomplete => break,
@@ -141,6 +155,7 @@ impl<O: Origins> Machine<O> {
             b'Z' => self.ready(fields),
             b'G' | b'H' => self.copy_begins(header.tag, fields),
             b'c' => match self.running() {
+                Some(run) if run.copying_out && run.dropped => Ok(Act::Dropped),
                 Some(run) if run.copying_out => Ok(Act::Pass),
                 _ => Err(Fatal::OutOfTurn(b'c')),
             },
@@ -176,17 +191,28 @@ impl<O: Origins> Machine<O> {
     fn data_row(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
         let guarded = self.guarded;
         let run = self.running().ok_or(Fatal::OutOfTurn(b'D'))?;
+        if run.cells.is_none() && guarded {
+            return Err(Mismatch::Unexpected.into());
+        }
+        let masks = run.cells.as_ref().is_some_and(|cells| cells.iter().any(|cell| *cell != Cell::Keep));
+        if masks && body.is_none() && run.cut.is_none() {
+            return Ok(Act::Incomplete);
+        }
+        let newly = run.cut.is_none();
+        if !run.count_row(header.total as u64) {
+            self.cancel_due |= newly;
+            return Ok(Act::Dropped);
+        }
         match (&run.cells, guarded) {
             (None, true) => Err(Mismatch::Unexpected.into()),
             (Some(cells), _) if cells.iter().any(|cell| *cell != Cell::Keep) => {
                 let Some(body) = body else { return Ok(Act::Incomplete) };
-                run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells)?;
-                run.count_row()?;
+                let formats = run.portal.as_ref().map(|portal| &*portal.formats);
+                run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells, formats)?;
                 run.bytes += out.len() as u64;
                 Ok(Act::Replaced)
             }
             _ => {
-                run.count_row()?;
                 run.bytes += header.total as u64;
                 Ok(Act::Pass)
             }
@@ -281,9 +307,15 @@ impl<O: Origins> Machine<O> {
             b's' => "(suspended)".to_owned(),
             _ => String::new(),
         };
+        let failed = matches!(self.cut_completed()?, Completed::Failed);
+        let sqlstate = |run: &Run| match (failed, run.cut) {
+            (true, Some(limit)) => Some(limit.report().sqlstate.into_owned()),
+            _ => None,
+        };
         match self.expect.front_mut() {
             Some(Expect::Execute(run)) => {
-                outcomes.push(run.outcome(text, None));
+                let code = sqlstate(run);
+                outcomes.push(run.outcome(text, code));
                 // A suspended portal has not done yet what its statement does to names.
                 let defined = if tag == b's' { None } else { run.take_definition() };
                 let plan = Arc::clone(&run.plan);
@@ -291,7 +323,8 @@ impl<O: Origins> Machine<O> {
                 self.finished(plan.statements.first(), defined);
             }
             Some(Expect::Query { run, failed: false }) if tag != b's' => {
-                outcomes.push(run.outcome(text, None));
+                let code = sqlstate(run);
+                outcomes.push(run.outcome(text, code));
                 let (plan, index, defined) = (Arc::clone(&run.plan), run.index, run.take_definition());
                 run.index += 1;
                 if plan.statement(index).is_none() && tag == b'C' {
@@ -301,7 +334,7 @@ impl<O: Origins> Machine<O> {
             }
             _ => return Err(Fatal::OutOfTurn(tag)),
         }
-        Ok(Act::Pass)
+        Ok(if failed { Act::Dropped } else { Act::Pass })
     }
 
     fn finished(&mut self, statement: Option<&StatementPlan>, defined: Option<Definition>) {
@@ -322,6 +355,8 @@ impl<O: Origins> Machine<O> {
         self.copy_in = CopyIn::No;
         let strict = self.strict();
         let mut act = Act::Pass;
+        let cut = self.running().and_then(|run| run.cut).filter(|_| !seen.fatal);
+        let code = cut.map_or(seen.sqlstate, |limit| limit.report().sqlstate.into_owned());
         match self.expect.front_mut() {
             Some(Expect::Poison { report, simple, answered: answered @ false, .. }) => {
                 *answered = true;
@@ -336,13 +371,13 @@ impl<O: Origins> Machine<O> {
                 return Ok(act);
             }
             Some(Expect::Query { run, failed: failed @ false }) => {
-                outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
+                outcomes.push(run.outcome(String::new(), Some(code)));
                 *failed = true;
                 let defines = std::mem::take(&mut run.defines);
                 self.abandon_names(defines);
             }
             Some(Expect::Execute(run)) => {
-                outcomes.push(run.outcome(String::new(), Some(seen.sqlstate)));
+                outcomes.push(run.outcome(String::new(), Some(code)));
                 self.skip_to_sync();
             }
             Some(Expect::Sync) if !seen.fatal => {
@@ -354,6 +389,10 @@ impl<O: Origins> Machine<O> {
             Some(_) => self.skip_to_sync(),
             // Said when nothing was asked: the server ends the session (57P01 and the like).
             None => {}
+        }
+        if let Some(limit) = cut {
+            limit.report().put_error(out);
+            return Ok(Act::Replaced);
         }
         if strict {
             response::put_scrubbed(out, b'E', fields).map_err(Fatal::Upstream)?;
@@ -440,7 +479,7 @@ impl<O: Origins> Machine<O> {
             self.strict_transaction = false;
             self.catalogue_due |= std::mem::take(&mut self.catalogue_changed);
         }
-        Ok(Act::Pass)
+        Ok(if self.owes_a_failure() { Act::Dropped } else { Act::Pass })
     }
 }
 

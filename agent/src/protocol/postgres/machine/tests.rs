@@ -6,6 +6,7 @@ use super::super::plan::{Copy, Mask, Output, StatementPlan, Verdict, Version};
 use super::super::response::{read, sqlstate};
 use super::*;
 
+mod limits;
 mod names;
 
 /// Column 2 of table 7 is masked.
@@ -367,21 +368,6 @@ fn a_notification_loses_what_it_carries_where_something_is_masked() {
     let (out, _) = server(&mut Machine::new(Table7, false, false), notified()).unwrap();
     assert_eq!(out, notified());
     assert!(server(&mut machine(), msg(b'A', b"\0\0\0\x07orders")).is_err());
-}
-
-#[test]
-fn no_row_beyond_the_limit_is_served() {
-    let limited = plan(vec![StatementPlan {
-        output: Output::Columns(vec![None]),
-        max_rows: Some(2),
-        ..StatementPlan::default()
-    }]);
-    let mut machine = machine();
-    client(&mut machine, query("SELECT"), |_| Ok(Arc::clone(&limited)));
-    let shape = description(&[(1, 1, 23)]);
-    let two = join(&[shape, row(&["1"]), row(&["2"])]);
-    assert_eq!(tags(server(&mut machine, two).unwrap().0), "TDD");
-    assert!(matches!(server(&mut machine, row(&["3"])), Err(Fatal::RowLimit(2))));
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl Session {
         let policy_rx = gate.subscribe();
         let shared = Arc::clone(&journal);
         let relay = tokio::spawn(async move {
-            let relay = Relay::new(Wire::new(near, far), decider, &shared, "session");
+            let relay = Relay::new(Wire::new(near, far), decider, &shared, "session", None);
             relay.run(&mut command_rx, policy_rx).await
         });
         Self { client, server, gate, journal, command_tx, relay, state }
