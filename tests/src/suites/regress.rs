@@ -256,9 +256,20 @@ impl Side {
     }
 }
 
-/// The two servers have folders and ports of their own.
+/// The two servers have folders and ports of their own. A port's digits within a longer number are not the port.
 fn without_places(text: &str, build: &Path, port: u16) -> String {
-    text.replace(&*build.to_string_lossy(), "(build)").replace(&port.to_string(), "(port)")
+    let text = text.replace(&*build.to_string_lossy(), "(build)");
+    let port = port.to_string();
+    let is_digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let mut parts = text.split(&port).peekable();
+    let mut out = String::with_capacity(text.len());
+    while let Some(part) = parts.next() {
+        out += part;
+        let Some(next) = parts.peek() else { break };
+        let within = is_digit(part.chars().next_back()) || is_digit(next.chars().next());
+        out += if within { &port } else { "(port)" };
+    }
+    out
 }
 
 fn compare(names: &[String], through: &Side, direct: &Side) -> Result<()> {
