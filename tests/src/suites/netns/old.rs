@@ -75,6 +75,13 @@ fn recorded(lab: &Lab) -> Result<Vec<Value>> {
     Ok(found)
 }
 
+/// The same, when there are more than `before`: the owner hears of it first.
+fn recorded_after(lab: &Lab, before: usize) -> Result<Vec<Value>> {
+    wait_for("a record of ended connections", Duration::from_secs(5), || {
+        Ok(Some(recorded(lab)?).filter(|found| found.len() > before))
+    })
+}
+
 fn older(lab: &mut Lab) -> Result<()> {
     lab.agent.stop()?;
     lab.agent.command_on_host(&["detach"])?.ok()?;
@@ -87,7 +94,7 @@ fn older(lab: &mut Lab) -> Result<()> {
     aborted(in_pod)?;
     ensure!(!bypassed.exited()?, "the connection of a bypassed cgroup was ended too");
     ensure!(!outside.exited()?, "the connection of a cgroup that is not governed was ended too");
-    let found = recorded(lab)?;
+    let found = recorded_after(lab, 1)?;
     for netns in [&lab.host, &lab.pods[0]] {
         let inode = netns.inode()?;
         let here: Vec<_> = found.iter().filter(|connection| connection["netns_inode"] == inode).collect();
@@ -103,7 +110,7 @@ fn brought(lab: &mut Lab) -> Result<()> {
     let pid = running.pid();
     std::fs::write(lab.billing_bot.path().join("cgroup.procs"), pid.to_string())?;
     aborted(running)?;
-    let found = recorded(lab)?;
+    let found = recorded_after(lab, before)?;
     let ended = found.get(before..).unwrap_or_default();
     ensure!(ended.len() == 1, "{ended:?}");
     holds(&ended[0], &json!({"destination": format!("{SERVER_V4}:{PORT}"), "pid": pid}))
@@ -121,7 +128,7 @@ fn carried(lab: &mut Lab) -> Result<()> {
     let (error, seconds) = said.trim_end().split_once(' ').context("what became of it")?;
     ensure!(error == "103" && seconds.parse::<f64>().is_ok_and(|seconds| seconds < 15.0), "{said}");
     eprintln!("        ended after {seconds} s");
-    let found = recorded(lab)?;
+    let found = recorded_after(lab, before)?;
     let ended = found.get(before..).unwrap_or_default();
     ensure!(ended.len() == 1, "{ended:?}");
     holds(&ended[0], &json!({"destination": format!("{SERVER_V4}:{PORT}"), "pid": pid}))
