@@ -91,6 +91,27 @@ fn serves_on(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// Proofs of some events that are left, beside many that are gone; nothing when pruning went on meanwhile.
+fn some_left(world: &World) -> Result<Option<Vec<PathBuf>>> {
+    let pruned = || report_of(world, &[])?["pruned_through"].as_u64().context("a number");
+    let gone = pruned()?;
+    let mut proofs = Vec::new();
+    for seq in gone + 1..gone + 20 {
+        let output = world.agent.command(&["prove", &seq.to_string()])?;
+        if output.code == Some(1) && pruned()? != gone {
+            return Ok(None);
+        }
+        let proof = output.ok()?;
+        let given: Value = serde_json::from_str(&proof)?;
+        if given["record"]["payload"].as_str().is_some_and(|payload| payload.starts_with('{')) {
+            let path = world.scratch.path().join(format!("record-{seq}.json"));
+            fs::write(&path, proof)?;
+            proofs.push(path);
+        }
+    }
+    Ok(Some(proofs))
+}
+
 fn proved(world: &mut World) -> Result<()> {
     let mut arguments = vec![world.agent.state.join("journal-key.pub")];
     for turn in 0..=3 {
@@ -102,17 +123,9 @@ fn proved(world: &mut World) -> Result<()> {
         fs::write(&path, world.agent.command(&["prove", "--since", &kept])?.ok()?)?;
         arguments.push(path);
     }
-    let gone = report_of(world, &[])?["pruned_through"].as_u64().context("a number")?;
-    // Events that are left, beside many that are gone.
-    for seq in gone + 1..gone + 20 {
-        let proof = world.agent.command(&["prove", &seq.to_string()])?.ok()?;
-        let given: Value = serde_json::from_str(&proof)?;
-        if given["record"]["payload"].as_str().is_some_and(|payload| payload.starts_with('{')) {
-            let path = world.scratch.path().join(format!("record-{seq}.json"));
-            fs::write(&path, proof)?;
-            arguments.push(path);
-        }
-    }
+    arguments.extend(wait_for("records that stay while they are proved", Duration::from_secs(20), || {
+        some_left(world)
+    })?);
     let checked =
         Program::new("/usr/bin/python3").args(["-c", PROVE]).args(&arguments).limit(20).run()?.ok()?;
     ensure!(checked.lines().count() + 1 == arguments.len() && arguments.len() > 10, "{checked}");
