@@ -104,7 +104,7 @@ def tunnel():
     while time.monotonic() < end:
         try:
             answer = os.read(device, 4096)
-            if answer[9:10] == b"\x06" and answer[12:16] == socket.inet_aton(V4):
+            if is_answer(answer):
                 return "reached"
         except BlockingIOError:
             time.sleep(0.01)
@@ -128,7 +128,7 @@ def packet(bypass, source=None, device=None):
     try:
         while time.monotonic() < end:
             answer = sock.recv(4096)
-            if answer[9:10] == b"\x06" and answer[12:16] == socket.inet_aton(V4):
+            if is_answer(answer):
                 return "reached"
     except TimeoutError:
         pass

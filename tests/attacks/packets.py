@@ -19,11 +19,21 @@ def source_for(address):
     return probe.getsockname()[0]
 
 
+# Another one in each run: what the target still sends to the one before is no answer to this.
+SOURCE_PORT = 40000 + int.from_bytes(os.urandom(2), "big") % 20000
+
+
+def is_answer(packet):
+    """Whether an IPv4 packet is the target's answer to a segment of ours."""
+    return packet[9:10] == b"\x06" and packet[12:16] == socket.inet_aton(V4) \
+        and packet[22:24] == struct.pack("!H", SOURCE_PORT)
+
+
 def syn(source, target):
     """The first segment of a connection."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     ends = socket.inet_pton(family, source) + socket.inet_pton(family, target)
-    header = struct.pack("!HHIIBBHHH", 40000 + os.getpid() % 20000, PORT, 1, 0, 5 << 4, 2, 64240, 0, 0)
+    header = struct.pack("!HHIIBBHHH", SOURCE_PORT, PORT, 1, 0, 5 << 4, 2, 64240, 0, 0)
     pseudo = ends + struct.pack("!IHBB", len(header), 0, 0, 6) if family == socket.AF_INET6 else \
         ends + struct.pack("!BBH", 0, 6, len(header))
     return header[:16] + struct.pack("!H", checksum(pseudo + header)) + header[18:]
