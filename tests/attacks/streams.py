@@ -32,14 +32,20 @@ def non_blocking():
     return ask(sock)
 
 
-def again():
-    """One socket: connected to something harmless, dissolved with AF_UNSPEC, then connected to the target."""
+def dissolved():
+    """A socket that was connected to something harmless, dissolved with AF_UNSPEC."""
     harmless = tcp()
     harmless.bind(("127.0.0.1", 0))
     harmless.listen()
     sock = tcp()
     sock.connect(harmless.getsockname())
     disconnect(sock)
+    return sock
+
+
+def again():
+    """One socket: connected to something harmless, dissolved with AF_UNSPEC, then connected to the target."""
+    sock = dissolved()
     return dial(V4, sock)
 
 
@@ -144,12 +150,7 @@ def flipped():
 
 def fastopen_again():
     """A socket of a harmless connection, dissolved, then sent on its way by data in the SYN."""
-    harmless = tcp()
-    harmless.bind(("127.0.0.1", 0))
-    harmless.listen()
-    sock = tcp()
-    sock.connect(harmless.getsockname())
-    disconnect(sock)
+    sock = dissolved()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(PATIENCE), 0))
     sock.sendto(startup(), socket.MSG_FASTOPEN, (V4, PORT))
     return ask(sock, already_sent=True)

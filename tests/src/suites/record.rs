@@ -315,7 +315,7 @@ fn full_often(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn full_once(world: &World, turn: u64) -> Result<()> {
+pub(super) fn full_once(world: &World, turn: u64) -> Result<()> {
     let folder = folder(world)?;
     let arguments = [folder.to_str().context("a path")?, "3", "0", "both"];
     world.client(&format!("full-{turn}")).limit(60).python(CAPTURE, &arguments)?.ok()?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::journal::PROVE;
-use super::record::{CAPTURE, compare_until_full, folder};
+use super::record::{CAPTURE, compare_until_full, folder, full_once};
 use crate::harness::disk::LoopDisk;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Program, wait_for};
@@ -356,13 +356,4 @@ fn full_ext4(world: &mut World) -> Result<()> {
         ensure!(world.client("between").psql(&["select 1"])?.stdout == "1\n");
     }
     Ok(())
-}
-
-fn full_once(world: &World, turn: u64) -> Result<()> {
-    let folder = folder(world)?;
-    let arguments = [folder.to_str().context("a path")?, "3", "0", "both"];
-    world.client(&format!("full-{turn}")).limit(60).python(CAPTURE, &arguments)?.ok()?;
-    let bytes = compare_until_full(world, &folder)?;
-    ensure!(bytes > 10_000, "{bytes} bytes until the disk was full");
-    world.agent.command(&["verify"])?.ok().map(drop)
 }

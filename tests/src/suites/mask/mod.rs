@@ -42,21 +42,7 @@ const HOST: &str = "127.0.0.8";
 const TEMPLATES: [&str; 2] = ["leak_ta", "leak_tb"];
 
 /// The columns that are masked.
-const LABELS: [&str; 13] = [
-    "app.users.ssn",
-    "app.users.token",
-    "app.users.pin",
-    "app.users.blob",
-    "app.users.prof",
-    "app.part.token",
-    "app.Users Q.Token",
-    "app.members.badge",
-    "app.members.nick",
-    "app.members.tag",
-    "app.members.born",
-    "app.gen.token",
-    "app.wide.secret",
-];
+const LABELS: &str = include_str!("../../../../agent/sql/tests/fixture/labels.txt");
 
 /// Tables that tools make and the cases speak of, empty.
 const TOOLS: &str = "create table public.pgbench_accounts(aid int, bid int, abalance int, filler char(84));\n\
@@ -130,10 +116,10 @@ fn prepare() -> Result<World> {
 }
 
 fn target(world: &World) -> String {
-    let label = |column: &&str| {
+    let label = |column: &str| {
         format!("[[targets.labels]]\ncolumn = \"{column}\"\ntags = [\"planted\"]\nmask = \"redact\"\n")
     };
-    let labels: String = LABELS.iter().map(label).collect();
+    let labels: String = LABELS.lines().map(label).collect();
     let port = world.postgres.port;
     format!(
         "\n[[targets]]\nname = \"leaks\"\nprotocol = \"postgres\"\naddresses = [\"{HOST}\"]\nport = {port}\nenv = \"prod\"\n\
