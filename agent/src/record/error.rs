@@ -60,6 +60,12 @@ pub enum RecordError {
     Ambiguous { prefix: String, ids: Vec<String> },
 }
 
+impl RecordError {
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// `io_error("open", path)` for `map_err`.
 pub(super) fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecordError {
     let path = path.to_owned();

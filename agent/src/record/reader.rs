@@ -106,8 +106,11 @@ impl Reader {
         loop {
             let Some((scanner, path)) = self.current.as_mut() else {
                 let segment = self.waiting.pop_front()?;
-                if let Err(error) = self.enter(segment) {
-                    return Some(Err(error));
+                match self.enter(segment) {
+                    // An agent may prune what is listed. Whether it went by right is for `verify` to say.
+                    Err(error) if error.is_not_found() && self.may_be_pruned() => {}
+                    Err(error) => return Some(Err(error)),
+                    Ok(()) => {}
                 }
                 continue;
             };
@@ -129,6 +132,11 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The oldest go first: a chain that was begun has no business with a gap.
+    fn may_be_pruned(&self) -> bool {
+        self.check == Check::Checksums || self.journal.is_none()
     }
 
     /// Goes to the next segment. One that is refused is passed over.

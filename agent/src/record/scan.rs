@@ -69,6 +69,11 @@ impl Scanner<File> {
 }
 
 impl Scanner<File> {
+    /// How long the file is, whether it still has a name or not.
+    pub(super) fn len(&self) -> u64 {
+        self.source.metadata().map_or(0, |meta| meta.len())
+    }
+
     /// Reads on in `file`, which stands at `offset`, where a frame begins.
     pub(super) const fn at(file: File, offset: u64) -> Self {
         Self { source: file, buf: Vec::new(), start: 0, offset, ended: false, budget: SEARCH_BUDGET }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::error::io_error;
 use super::files::{self, DirLock};
 use super::head::HeadSummary;
+use super::pruned::Pruned;
 use super::scan::Scanner;
 use super::tail::file_name;
 use super::{Checkpoint, PublicKey, RecordError, Stamp, frozen, head, pruned};
@@ -27,7 +28,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Without a record for this long, an agent was not running.
 const SILENCE: Duration = Duration::from_secs(100);
 /// How often a verification begins again because of a pruning.
-const PRUNED_MEANWHILE: u32 = 3;
+const PRUNED_MEANWHILE: u32 = 10;
+/// Segments that are opened before the first is read.
+const AHEAD: usize = 256;
 /// Problems described one by one; the others are counted.
 const DESCRIBED: usize = 20;
 
@@ -183,45 +186,58 @@ impl ProblemKind {
 /// # Errors
 /// When the directory cannot be listed. Everything about its files is in the report.
 pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Report, RecordError> {
-    let gone = || pruned::load(dir, key).ok().flatten();
     for _ in 0..PRUNED_MEANWHILE {
-        let before = gone();
-        let report = judge(dir, key, since)?;
-        if report.ok || gone() == before {
+        let (report, changed) = judge(dir, key, since)?;
+        if report.ok || !changed {
             return Ok(report);
         }
         // An agent pruned while segments were read: what is missing now may be missing by right.
     }
-    judge(dir, key, since)
+    judge(dir, key, since).map(|(report, _changed)| report)
 }
 
-fn judge(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Report, RecordError> {
-    // The head first: records that come while the segments are read must not make it look behind.
+/// The report, and whether segments went while the journal was looked at.
+fn judge(
+    dir: &Path,
+    key: &PublicKey,
+    since: Option<Checkpoint>,
+) -> Result<(Report, bool), RecordError> {
+    // The head first: records that come while the segments are read must not make it look behind. The note before the
+    // segments are listed, so that the record which tells of the pruning is among them.
     let head = head::load(dir, key);
+    let note = pruned::load(dir, key);
     let segments = files::segments(dir)?;
+    // The oldest are what an agent may prune meanwhile. One that is open can be read to its end.
+    let ahead: Vec<_> = segments.iter().take(AHEAD).map(|segment| Scanner::open(&segment.path)).collect();
     let live = DirLock::is_taken(dir);
     let mut walk = Walk::new(key, head.as_ref().ok().copied().flatten(), since);
     if let Err(error) = &head {
         walk.file("head");
         walk.problem(ProblemKind::HeadInvalid, 0, 0, 0, error.to_string());
     }
-    begin_after_pruned(&mut walk, dir, key);
+    let gone = || pruned::load(dir, key).ok().flatten();
+    let mut changed = gone() != note.as_ref().ok().copied().flatten();
+    begin_after_pruned(&mut walk, dir, note);
     let mut bytes = 0;
+    let mut ahead = ahead.into_iter();
     for (at, segment) in segments.iter().enumerate() {
         walk.file(&file_name(&segment.path));
-        bytes += std::fs::metadata(&segment.path).map_or(0, |meta| meta.len());
-        match Scanner::open(&segment.path) {
+        match ahead.next().unwrap_or_else(|| Scanner::open(&segment.path)) {
             Ok((scanner, header)) => {
+                bytes += scanner.len();
                 let live_end = live && at + 1 == segments.len();
                 read_segment(&mut walk, &segment.path, segment.first_seq, scanner, &header, live_end);
             }
-            Err(error) => walk.unreadable(0, &error.to_string()),
+            Err(error) => {
+                changed |= error.is_not_found();
+                walk.unreadable(0, &error.to_string());
+            }
         }
     }
     if live {
         walk.must_be_recent();
     }
-    Ok(walk.finish(Report {
+    let report = walk.finish(Report {
         ok: false,
         dir: dir.to_owned(),
         live,
@@ -247,12 +263,13 @@ fn judge(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<Repor
         set_back: Vec::new(),
         problems: Vec::new(),
         more_problems: 0,
-    }))
+    });
+    Ok((report, changed))
 }
 
 /// Tells the walk of the records that the host let go, and what is kept of them.
-fn begin_after_pruned(walk: &mut Walk<'_>, dir: &Path, key: &PublicKey) {
-    let note = match pruned::load(dir, key) {
+fn begin_after_pruned(walk: &mut Walk<'_>, dir: &Path, note: Result<Option<Pruned>, RecordError>) {
+    let note = match note {
         Ok(Some(note)) => note,
         Ok(None) => return,
         Err(error) => {

@@ -8,6 +8,9 @@ use anyhow::{Result, anyhow, bail};
 
 use super::spawn::check_interrupted;
 
+/// Characters of a failure that are said again at the end.
+const REASON: usize = 1200;
+
 /// One case: its name is the sentence it proves.
 pub(crate) struct Case<W> {
     pub(crate) name: &'static str,
@@ -43,23 +46,21 @@ pub(crate) fn run<W>(
                 eprintln!("ok      {suite}: {} ({seconds:.1} s)", case.name);
             }
             Err(error) => {
-                failed.push(case.name);
+                let reason: String = format!("{error:#}").chars().take(REASON).collect();
+                failed.push(format!("  {}: {}", case.name, reason.replace('\n', "\n    ")));
                 eprintln!("FAILED  {suite}: {} ({seconds:.1} s)\n  {error:#}", case.name);
                 eprintln!("  --- the agent's log, its end:\n{}\n  ---", tail(world));
             }
         }
     }
-    for name in &failed {
-        eprintln!("failed: {suite}: {name}");
-    }
     let counts = format!("{passed} passed, {} failed", failed.len());
     // Where a program that counts tests looks for it.
     writeln!(std::io::stdout(), "\n{counts}")?;
     if passed == 0 && failed.is_empty() {
-        bail!("{suite}: no case of that name");
+        bail!("no case of that name");
     }
     if !failed.is_empty() {
-        bail!("{suite}: {counts}");
+        bail!("{counts}\n{}", failed.join("\n"));
     }
     Ok(())
 }

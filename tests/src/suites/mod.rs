@@ -70,11 +70,12 @@ pub(crate) fn run(name: Option<&str>, filter: Option<&str>) -> Result<()> {
         eprintln!("\n=== {suite}");
         if let Err(error) = run(filter) {
             eprintln!("{error:#}");
-            failures.push(*suite);
+            failures.push(format!("{suite}: {error:#}"));
         }
     }
+    // Once more at the end, where whoever looks into a long log begins.
     if !failures.is_empty() {
-        bail!("failed: {}", failures.join(", "));
+        bail!("these failed:\n{}", failures.join("\n"));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::record::format::{Hash, unhex};
+use crate::record::query::{Filter, sessions};
 use crate::record::{Checkpoint, Gone, Wanted, head, prove, pruned, tree};
 
 fn hashes(proof: &[String]) -> Vec<Hash> {
@@ -298,4 +299,32 @@ fn records_go_by_their_age() {
     assert!(state.segments().len() <= 2);
     journal.close().unwrap();
     assert!(state.verify().ok);
+}
+
+#[test]
+fn who_looks_while_records_are_pruned_is_not_told_of_damage() {
+    let state = State::with_segments_of(3_000);
+    let journal = state.open();
+    grow(&state, &journal, 1, 90);
+    let rounds = 40;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=rounds {
+                grow(&state, &journal, round * 100, round * 100 + 20);
+                journal.prune(&down_to(12_000)).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        let mut looks = 0;
+        while !done.load(std::sync::atomic::Ordering::Acquire) || looks == 0 {
+            let report = state.verify();
+            assert!(report.ok, "look {looks}: {report:#?}");
+            let found = sessions(state.journal_dir(), &Filter::default()).unwrap();
+            assert!(found.damage.is_empty(), "look {looks}: {:?}", found.damage);
+            looks += 1;
+        }
+    });
+    journal.close().unwrap();
+    assert!(state.verify().pruned_through > 1_000);
 }

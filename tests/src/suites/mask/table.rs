@@ -71,9 +71,14 @@ fn judge(case: &cases::Case, line: &Line, direct: &Line) -> Option<String> {
             None
         }
         Expect::Allow => said("not as direct"),
-        Expect::Mask if (&line.verdict, &line.rows) == (&direct.verdict, &direct.rows) => None,
+        Expect::Mask if line.verdict == direct.verdict && (line.rows == direct.rows || is_of_now(case)) => None,
         Expect::Mask => said(&format!("{} rows, directly {}", line.rows, direct.rows)),
     }
+}
+
+/// Asks who is there, and others come and go.
+fn is_of_now(case: &cases::Case) -> bool {
+    case.strings.iter().any(|sql| sql.contains("pg_stat_activity"))
 }
 
 fn start(world: &World, place: &Cgroup, database: &str) -> Result<Running> {
