@@ -11,6 +11,7 @@ mod metrics;
 mod ocsf;
 mod peer;
 mod push;
+mod queue;
 mod sink;
 
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::SinkError;
+use super::queue::unacknowledged;
 use crate::config::Address;
 
 /// Of each read and write.
@@ -144,18 +145,43 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// A receiver that closed has nothing to say, and that can be read without waiting.
-    pub(super) fn is_open(&self) -> bool {
-        let stream = match self {
+    /// Whether the receiver is still there. What it says, session tickets of TLS say, is read away: with bytes unread the
+    /// end of this process would be a reset, which throws away what is still on its way to the receiver.
+    pub(super) fn is_open(&mut self) -> bool {
+        let mut unheard = [0; 4096];
+        if self.socket().set_nonblocking(true).is_err() {
+            return false;
+        }
+        let open = loop {
+            match self.read(&mut unheard) {
+                Ok(0) => break false,
+                Ok(_nothing_that_matters) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+            }
+        };
+        open && self.socket().set_nonblocking(false).is_ok()
+    }
+
+    /// Waits until the receiver's host has acknowledged all that was written. What only this host's kernel holds is lost
+    /// when the connection breaks.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        let (begun, mut pause) = (Instant::now(), Duration::from_micros(100));
+        while unacknowledged(self.socket())? > 0 {
+            if begun.elapsed() > TIME_LIMIT {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    const fn socket(&self) -> &TcpStream {
+        match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.sock,
-        };
-        let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-        let open = match looked {
-            Ok(read) => read > 0,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        };
-        open && stream.set_nonblocking(false).is_ok()
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The receivers: a file of JSON lines, syslog over TCP or TLS (RFC 5424, 6587, 5425), OTLP over HTTP.
 //!
 //! Blocking, with time limits: each has a thread of its own. A message counts as told when the file is synced, the
-//! collector answered 200, or TCP took it: syslog has no answer, so what a receiver's host had taken when it died is
-//! missing there, and the numbers show it.
+//! collector answered 200, or the receiver's host acknowledged its bytes: syslog itself has no answer, so what that host
+//! had taken when it died is missing there, and the numbers show it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -91,12 +91,14 @@ impl Syslog {
             // Octet counting: a message may hold anything.
             out.extend_from_slice(format!("{} {line}", line.len()).as_bytes());
         }
-        let mut connection = match self.connection.take() {
-            Some(connection) if connection.is_open() => connection,
-            _ => self.peer.connect()?,
+        let kept = self.connection.take().and_then(|mut kept| kept.is_open().then_some(kept));
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.peer.connect()?,
         };
         let network = |source| SinkError::Network { address: self.peer.address.clone(), source };
-        connection.write_all(&out).and_then(|()| connection.flush()).map_err(network)?;
+        let written = connection.write_all(&out).and_then(|()| connection.flush());
+        written.and_then(|()| connection.settle()).map_err(network)?;
         self.connection = Some(connection);
         Ok(())
     }

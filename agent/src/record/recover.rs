@@ -2,7 +2,8 @@
 //! a crash left incomplete.
 //!
 //! Reads all headers and the last two segments in full; `verify` reads everything. A doubt about anything but the very
-//! end of the journal is a refusal to start.
+//! end of the journal is a refusal to start. The end is an incomplete last record, and what begins at a hole behind
+//! everything that is known to be on the disk: a kernel that could not write some of its pages may have written later ones.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -172,15 +173,35 @@ impl<'a> Walk<'a> {
             match scanner.next().map_err(io_error("read", self.path))? {
                 None => return Ok(()),
                 Some(Found::Frame(frame)) => self.record(&frame)?,
-                Some(Found::Damage(damage)) if is_last && damage.to_end => {
-                    self.torn = true;
-                    return Ok(());
-                }
                 Some(Found::Damage(damage)) => {
+                    if is_last && (damage.to_end || self.is_lost(damage.len)?) {
+                        self.torn = true;
+                        return Ok(());
+                    }
                     return Err(self.damaged(format!("{} bytes are no record", damage.len)));
                 }
             }
         }
+    }
+
+    /// Whether `len` bytes from here on are what a failed sync or a power cut makes of records that no sync was known of:
+    /// a block that was never written reads as zeros. Who changes a record leaves no such block.
+    fn is_lost(&self, len: u64) -> Result<bool, RecordError> {
+        const BLOCK: u64 = 512;
+        if self.head.is_none_or(|head| head.seq + 1 >= self.link.seq) {
+            return Ok(false);
+        }
+        let file = File::open(self.path).map_err(io_error("open", self.path))?;
+        let (mut at, end) = (self.offset.next_multiple_of(BLOCK), self.offset + len);
+        let mut block = [0; BLOCK as usize];
+        while at + BLOCK <= end {
+            file.read_exact_at(&mut block, at).map_err(io_error("read", self.path))?;
+            if block.iter().all(|byte| *byte == 0) {
+                return Ok(true);
+            }
+            at += BLOCK;
+        }
+        Ok(false)
     }
 
     fn record(&mut self, frame: &Frame<'_>) -> Result<(), RecordError> {

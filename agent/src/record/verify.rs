@@ -197,11 +197,7 @@ pub fn verify(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<
 }
 
 /// The report, and whether segments went while the journal was looked at.
-fn judge(
-    dir: &Path,
-    key: &PublicKey,
-    since: Option<Checkpoint>,
-) -> Result<(Report, bool), RecordError> {
+fn judge(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<(Report, bool), RecordError> {
     // The head first: records that come while the segments are read must not make it look behind. The note before the
     // segments are listed, so that the record which tells of the pruning is among them.
     let head = head::load(dir, key);

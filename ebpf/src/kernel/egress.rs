@@ -186,8 +186,32 @@ struct Ipv4Header {
     destination: u32,
 }
 
+/// What nearly all packets begin with, so that one call of the kernel's reads it: the calls are what parsing costs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Usual<H> {
+    header: H,
+    ports: [u16; 2],
+}
+
+impl<H> Usual<H> {
+    #[inline(always)]
+    const fn parsed(&self, addr: [u32; 4], protocol: u8) -> Parsed {
+        let destination = Destination { addr, port: self.ports[1] };
+        Parsed::Ports { destination, protocol, transport: size_of::<H>() }
+    }
+}
+
 #[inline(always)]
 fn parse_v4(ctx: &SkBuffContext) -> Parsed {
+    const NO_OPTIONS: u8 = 0x45;
+    if let Ok(usual) = ctx.load::<Usual<Ipv4Header>>(0) {
+        let header = &usual.header;
+        let whole = u16::from_be(header.fragment) & 0x1fff == 0;
+        if header.version_ihl == NO_OPTIONS && whole && has_ports(header.protocol) {
+            return usual.parsed(mapped(header.destination), header.protocol);
+        }
+    }
     let Ok(header) = ctx.load::<Ipv4Header>(0) else { return Parsed::Unparsable(NOWHERE) };
     // Packets are cut after this hook: a later fragment here was made by hand.
     if u16::from_be(header.fragment) & 0x1fff != 0 {
@@ -252,6 +276,11 @@ fn parse_v6(ctx: &SkBuffContext) -> Parsed {
     const MOBILITY: u8 = 135;
     const HIP: u8 = 139;
     const SHIM6: u8 = 140;
+    if let Ok(usual) = ctx.load::<Usual<Ipv6Header>>(0)
+        && has_ports(usual.header.next)
+    {
+        return usual.parsed(usual.header.destination, usual.header.next);
+    }
     let Ok(header) = ctx.load::<Ipv6Header>(0) else { return Parsed::Unparsable(NOWHERE) };
     let mut next = header.next;
     let mut offset = size_of::<Ipv6Header>();
@@ -281,10 +310,14 @@ fn parse_v6(ctx: &SkBuffContext) -> Parsed {
 }
 
 #[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE)
+}
+
+#[inline(always)]
 fn ports(ctx: &SkBuffContext, protocol: u8, transport: usize, addr: [u32; 4]) -> Parsed {
-    match protocol {
-        IPPROTO_TCP | IPPROTO_UDP | IPPROTO_DCCP | IPPROTO_SCTP | IPPROTO_UDPLITE => {}
-        _ => return Parsed::Portless,
+    if !has_ports(protocol) {
+        return Parsed::Portless;
     }
     match ctx.load::<[u16; 2]>(transport) {
         Ok([_source, port]) => Parsed::Ports { destination: Destination { addr, port }, protocol, transport },

@@ -9,6 +9,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::spawn::Program;
 
+/// Whether the file system keeps a journal of its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// None, so that there is less on the disk than what is written to it.
+    Plain,
+    /// One, so that what was synced stays whole whatever writes fail after it.
+    Journaled,
+}
+
 /// A file system with so and so many bytes, mounted where it is asked to be; it goes with this value.
 pub(crate) struct LoopDisk {
     at: PathBuf,
@@ -18,15 +27,18 @@ pub(crate) struct LoopDisk {
 
 impl LoopDisk {
     /// `kib` for the file system; what is below has room for `room_kib` of it.
-    pub(crate) fn mount(below: PathBuf, at: &Path, kib: u64, room_kib: u64) -> Result<Self> {
+    pub(crate) fn mount(below: PathBuf, at: &Path, kib: u64, room_kib: u64, kind: Kind) -> Result<Self> {
         let options = format!("size={room_kib}k,mode=0700");
         mount(Some("tmpfs"), &below, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .context("mounting a small tmpfs")?;
         let disk = Self { at: at.to_owned(), below };
         let image = disk.image();
         fs::File::create(&image)?.set_len(kib << 10)?;
-        // Without a journal of its own a failed write costs the file and not the whole file system.
-        let options = ["-q", "-F", "-m", "0", "-O", "^has_journal"];
+        let journal = match kind {
+            Kind::Plain => "^has_journal",
+            Kind::Journaled => "has_journal",
+        };
+        let options = ["-q", "-F", "-m", "0", "-O", journal];
         Program::new("/usr/sbin/mkfs.ext4").args(options).args([&image]).limit(20).run()?.ok()?;
         disk.attach()?;
         Ok(disk)

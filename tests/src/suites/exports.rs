@@ -117,7 +117,10 @@ fn tls_receiver(folder: &Path, port: u16) -> Result<Running> {
 }
 
 fn values(path: &Path) -> Result<Vec<Value>> {
-    whole_lines(path).lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    whole_lines(path)
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect()
 }
 
 /// Without the line that is just being written.

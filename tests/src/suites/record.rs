@@ -325,7 +325,7 @@ pub(super) fn full_once(world: &World, turn: u64) -> Result<()> {
 }
 
 /// The last word to the client is that nothing can be recorded: it is all that may be missing.
-pub(super) fn compare_until_full(world: &World, folder: &Path) -> Result<u64> {
+fn compare_until_full(world: &World, folder: &Path) -> Result<u64> {
     let sessions = sessions(world)?;
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {

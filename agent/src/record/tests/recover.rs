@@ -116,6 +116,50 @@ fn damage_with_whole_records_after_it_is_a_refusal_that_names_the_place() {
 }
 
 #[test]
+fn a_hole_behind_what_was_synced_is_cut_off_and_one_before_it_is_a_refusal() {
+    let state = State::new();
+    let journal = state.open();
+    let fill = |from: u64| {
+        for op in from..from + 20 {
+            journal.append(&[statement(op, &"select 1 ".repeat(100))]).unwrap();
+        }
+    };
+    fill(1);
+    journal.checkpoint().unwrap();
+    let len = |state: &State| fs::metadata(&state.segments()[0]).unwrap().len() as usize;
+    let synced = len(&state);
+    fill(100);
+    drop(journal);
+    let (mut refused, mut cut) = (0, 0);
+    for place in state.places().iter().filter(|place| place.seq > 3).step_by(4) {
+        let from = place.at.next_multiple_of(512);
+        if from + 512 > place.at + place.len {
+            continue;
+        }
+        let copy = state.copy();
+        edit(&copy.segments()[0], |bytes| bytes[from..from + 512].fill(0));
+        if from < synced {
+            assert!(copy.refusal().contains("are no record"), "{}", copy.refusal());
+            refused += 1;
+            continue;
+        }
+        let journal = copy.open();
+        let repairs = journal.repaired().to_vec();
+        let [repaired] = repairs.as_slice() else { panic!("{:?}", journal.repaired()) };
+        assert_eq!((repaired.offset, repaired.bytes), (place.at as u64, (len(&state) - place.at) as u64));
+        // What was not lost, but stands behind it, is kept for who wants to look.
+        let kept = copy.journal_dir().join(format!("{}.cut-{}", repaired.segment, repaired.offset));
+        assert_eq!(fs::metadata(kept).unwrap().len(), repaired.bytes);
+        journal.append(&[statement(200, "select 2")]).unwrap();
+        journal.close().unwrap();
+        let report = copy.verify();
+        assert!(report.ok && report.repairs == 1, "{report:#?}");
+        cut += 1;
+    }
+    assert!(refused > 2 && cut > 2, "{refused} {cut}");
+}
+
+#[test]
 fn a_missing_segment_is_a_refusal() {
     for gone in [0, 1] {
         let state = killed();

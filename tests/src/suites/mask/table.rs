@@ -71,7 +71,9 @@ fn judge(case: &cases::Case, line: &Line, direct: &Line) -> Option<String> {
             None
         }
         Expect::Allow => said("not as direct"),
-        Expect::Mask if line.verdict == direct.verdict && (line.rows == direct.rows || is_of_now(case)) => None,
+        Expect::Mask if line.verdict == direct.verdict && (line.rows == direct.rows || is_of_now(case)) => {
+            None
+        }
         Expect::Mask => said(&format!("{} rows, directly {}", line.rows, direct.rows)),
     }
 }
