@@ -54,7 +54,7 @@ fn measure(folder: &Path, operations: u64) -> Outcome<()> {
         let started = Instant::now();
         let mut offset = 0;
         for _ in 0..400 {
-            journal.append_served(Burst { session: "s", offset, bytes: &bytes }, &[])?;
+            journal.append_served(Burst { session: "s", offset, bytes: &bytes }, Burst::NOTHING, &[])?;
             offset += bytes.len() as u64;
         }
         let rate = offset as f64 / 1e6 / started.elapsed().as_secs_f64();
@@ -155,7 +155,7 @@ fn write(options: &Options, operations: u64) -> Outcome<Duration> {
         }
         let burst = Burst { session: &session, offset: *offset, bytes: &rows };
         *offset += rows.len() as u64;
-        journal.append_served(burst, &[result(&session, op, *offset)])?;
+        journal.append_served(burst, Burst::NOTHING, &[result(&session, op, *offset)])?;
         if op == STATEMENTS {
             journal.append(&[end(&session)])?;
         }

@@ -209,7 +209,7 @@ fn duration(value: &str) -> Option<Duration> {
 }
 
 fn modes(key: &str, value: &str) -> Result<BTreeSet<RecordMode>, Problem> {
-    let expected = "\"rows\", \"meta\", \"asciicast\" or several separated by commas";
+    let expected = "\"rows\", \"meta\", \"asciicast\", \"raw\" or several separated by commas";
     value
         .split(',')
         .map(|mode| RecordMode::from_str(mode.trim()).map_err(|_| bad(key, value, expected)))

@@ -186,6 +186,8 @@ closed_list!(
         Meta = "meta",
         /// A terminal session.
         Asciicast = "asciicast",
+        /// What masks take away, sealed to auditors.
+        Raw = "raw",
     }
 );
 

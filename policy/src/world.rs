@@ -111,7 +111,10 @@ fn unapprovable(rule: &Rule, world: &World) -> Option<Finding> {
 fn unrecordable(rule: &Rule, world: &World) -> Option<Finding> {
     let available = world.record_modes.as_ref()?;
     let mode = rule.annotations.record.iter().find(|mode| !available.contains(mode))?;
-    Some(finding(rule, format!("asks to record {mode}, which this agent cannot"), "", &[]))
+    let found = finding(rule, format!("asks to record {mode}, which this agent cannot"), "", &[]);
+    let hint = (*mode == RecordMode::Raw)
+        .then(|| "raw values are sealed to auditors: name their public keys in record.auditors".to_owned());
+    Some(Finding { hint, ..found })
 }
 
 fn finding(rule: &Rule, message: String, typed: &str, known: &[&str]) -> Finding {

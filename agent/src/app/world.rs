@@ -178,9 +178,11 @@ fn policy_world(config: &Config) -> policy::World {
             config.approvers.iter().map(|person| person.name.clone()).chain(behind).collect()
         }),
         // What is not recorded yet must not look as if it were.
-        record_modes: Some(
-            [policy::RecordMode::Rows, policy::RecordMode::Meta, policy::RecordMode::Asciicast].into(),
-        ),
+        record_modes: Some({
+            let raw = (!config.record.auditors.is_empty()).then_some(policy::RecordMode::Raw);
+            let known = [policy::RecordMode::Rows, policy::RecordMode::Meta, policy::RecordMode::Asciicast];
+            known.into_iter().chain(raw).collect()
+        }),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
 }
@@ -273,6 +275,7 @@ pub fn journal_options(config: &Config) -> record::Options {
     let mut options = record::Options::new(&config.state_dir, config.record.max_bytes);
     options.retention =
         record::Retention { keep: config.record.keep, when_full: config.record.prune_when_full };
+    options.auditors = record::seal::Auditors::new(&config.record.auditors);
     options
 }
 

@@ -14,6 +14,7 @@ mod policy;
 mod prune;
 mod sign;
 mod trust;
+mod unseal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,8 @@ enum Command {
         #[arg(long, conflicts_with = "id")]
         since: Option<PathBuf>,
     },
+    /// Show auditors the raw values that were sealed to them.
+    Unseal(unseal::Wanted),
     /// Remove the oldest records, in whole segments; what is left can still be verified and proved.
     Prune(prune::Wanted),
     /// List statements that wait for an approval.
@@ -295,6 +298,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Prove { id, place, key, since } => {
             journal::prove(&place.dir(config)?, key.as_deref(), id.as_deref(), since.as_deref(), out)
         }
+        Command::Unseal(wanted) => unseal::unseal(config, wanted, out),
         Command::Prune(wanted) => prune::prune(config, wanted, out),
         Command::Approvals { json } => operate::approvals(config, *json, out),
         Command::Approve(approval) => operate::approve(config, approval, out),

@@ -15,11 +15,12 @@ use super::intercept::{self, InterceptFile};
 use super::labels::{self, LabelFile};
 use super::people::{self, ApproverFile};
 use super::providers::{self, ProviderFile};
+use super::record::{self, RecordFile};
 use super::ssh::{self, SshFile};
 use super::tls::{self, TlsFile};
 use super::unix;
 use super::webhooks::{self, WebhookFile};
-use super::{Config, Detect, Grants, LeastPrivilege, Limits, Network, Protocol, Record, Target, Tls};
+use super::{Config, Detect, Grants, LeastPrivilege, Limits, Network, Protocol, Target, Tls};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,30 +57,6 @@ pub(super) struct File {
     exports: Vec<ExportFile>,
     #[serde(default)]
     metrics: MetricsFile,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RecordFile {
-    max_bytes: u64,
-    keep_days: Option<u64>,
-    when_full: WhenFull,
-}
-
-/// What happens when the journal nears its ceiling.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WhenFull {
-    /// No new sessions, then no service.
-    Stop,
-    /// The oldest records go.
-    Prune,
-}
-
-impl Default for RecordFile {
-    fn default() -> Self {
-        Self { max_bytes: 10 << 30, keep_days: None, when_full: WhenFull::Stop }
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,6 +160,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         }
     }
     let intercept = intercept::convert(file.intercept, &mut problems);
+    let record = record::convert(&file.record, &mut problems);
     let hold = hold::convert(&file.hold, &mut problems);
     let authorities = authorities::convert(file.authorities, &mut problems);
     let identities = identities::convert(file.identities, &mut problems);
@@ -192,16 +170,6 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     providers::check(&identities, &providers, &mut problems);
     if !(1..=30 * 24 * 3600).contains(&file.grants.longest_s) {
         problems.push("grants.longest_s: between 1 and 2592000 (30 days); what lasts is policy".into());
-    }
-    if file.record.max_bytes < 1 << 20 {
-        problems.push(
-            "record.max_bytes: less than 1 MiB leaves no room for a record, and no record means no access"
-                .into(),
-        );
-    }
-    if file.record.keep_days.is_some_and(|days| !(1..=36_500).contains(&days)) {
-        problems
-            .push("record.keep_days: between 1 and 36500; without it nothing is removed for its age".into());
     }
     let mut targets: Vec<Target> =
         file.targets.into_iter().filter_map(|typed| target(typed, &mut problems)).collect();
@@ -229,11 +197,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         run_dir: file.run_dir,
         policy_dir: file.policy_dir,
         intercept,
-        record: Record {
-            max_bytes: file.record.max_bytes,
-            keep: file.record.keep_days.map(|days| Duration::from_secs(days * 24 * 3600)),
-            prune_when_full: file.record.when_full == WhenFull::Prune,
-        },
+        record,
         hold,
         limits: Limits {
             sessions: file.limits.sessions,

@@ -13,6 +13,7 @@ mod intercept;
 mod labels;
 mod people;
 mod providers;
+mod record;
 mod ssh;
 mod tls;
 mod unix;
@@ -110,6 +111,8 @@ pub struct Record {
     pub keep: Option<Duration>,
     /// The oldest records go before the ceiling is reached.
     pub prune_when_full: bool,
+    /// Public keys of those who may read raw values, which policy has sealed to them.
+    pub auditors: Vec<age::x25519::Recipient>,
 }
 
 #[derive(Debug, Clone)]

@@ -70,23 +70,25 @@ impl Staged {
     /// # Errors
     /// When the journal cannot take the events; the bytes are gone then.
     pub fn commit(&mut self, journal: &Journal, out: &mut BytesMut) -> Result<(), RecordError> {
-        self.commit_with(None, journal, out)
+        self.commit_with(Burst::NOTHING, Burst::NOTHING, journal, out)
     }
 
-    /// The same in one write with what the client is about to be served.
+    /// The same in one write with what the client is about to be served, and with what masks took out of that.
     ///
     /// # Errors
     /// As [`Self::commit`].
     pub fn commit_with(
         &mut self,
-        served: Option<Burst<'_>>,
+        served: Burst<'_>,
+        raw: Burst<'_>,
         journal: &Journal,
         out: &mut BytesMut,
     ) -> Result<(), RecordError> {
-        if served.is_some() || !self.events.is_empty() {
-            let written = match served {
-                Some(burst) => journal.append_served(burst, &self.events),
-                None => journal.append(&self.events),
+        let plain = served.bytes.is_empty() && raw.bytes.is_empty();
+        if !plain || !self.events.is_empty() {
+            let written = match plain {
+                true => journal.append(&self.events),
+                false => journal.append_served(served, raw, &self.events),
             };
             self.events.clear();
             if let Err(error) = written {

@@ -34,6 +34,8 @@ pub enum RecordError {
     Poisoned { path: PathBuf, source: io::Error },
     #[error("a sync of {} failed before; what was lost then is not known until the agent is started again", path.display())]
     SyncFailed { path: PathBuf },
+    #[error("raw values cannot be sealed to auditors (record.auditors): {0}")]
+    Seal(String),
     #[error("the agent that took over cannot be handed a record: {0}")]
     Successor(io::Error),
     #[error("the agent that took over could not record: {0}")]

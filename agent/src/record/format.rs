@@ -123,6 +123,8 @@ pub enum Kind {
     Tree,
     /// Bytes a client was served: see [`super::served`].
     Served,
+    /// Values before masks, for auditors alone: see [`super::seal`].
+    Sealed,
 }
 
 impl Kind {
@@ -132,6 +134,7 @@ impl Kind {
             Self::Checkpoint => 2,
             Self::Tree => 3,
             Self::Served => 4,
+            Self::Sealed => 5,
         }
     }
 
@@ -141,6 +144,7 @@ impl Kind {
             2 => Some(Self::Checkpoint),
             3 => Some(Self::Tree),
             4 => Some(Self::Served),
+            5 => Some(Self::Sealed),
             _ => None,
         }
     }

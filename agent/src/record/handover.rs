@@ -116,14 +116,22 @@ impl Journal {
         Ok(appended)
     }
 
-    /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way.
+    /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way. In front
+    /// of it, sealed to auditors, the values that masks took out of it: `raw`, mostly nothing.
     ///
     /// # Errors
-    /// As [`Self::append`]; then it must not be served.
-    pub fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
+    /// As [`Self::append`]; then it must not be served. `Seal` when there is nobody to seal to.
+    pub fn append_served(
+        &self,
+        burst: Burst<'_>,
+        raw: Burst<'_>,
+        events: &[Event],
+    ) -> Result<Appended, RecordError> {
+        // Before anything is locked: it takes longer than a write.
+        let sealed = self.options.auditors.seal(raw)?;
         let appended = match &*self.place() {
-            Place::Here(local) => local.append_served(burst, events),
-            Place::Away(away) => away.append_served(burst, events),
+            Place::Here(local) => local.append_served(burst, &sealed, events),
+            Place::Away(away) => away.append_served(burst, sealed, events),
             Place::Nowhere => Err(RecordError::Closed),
         }?;
         self.tally.count(events);
@@ -315,7 +323,15 @@ impl Away {
         Ok(all.unwrap_or(Appended { first_seq: 1, last_seq: 0 }))
     }
 
-    fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
+    fn append_served(
+        &self,
+        burst: Burst<'_>,
+        sealed: Vec<Vec<u8>>,
+        events: &[Event],
+    ) -> Result<Appended, RecordError> {
+        for payload in sealed {
+            self.ask(APPEND, &[payload])?;
+        }
         let mut encoder = Encoder::default();
         for part in burst.parts() {
             let mut payload = Vec::new();

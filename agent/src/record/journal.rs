@@ -15,6 +15,7 @@ use super::files::{self, DirLock};
 use super::format::{CHECKPOINT_EVERY, JournalId, Kind};
 use super::recover::{self, Recovered};
 use super::scan::Link;
+use super::seal::{self, Auditors};
 use super::served::{self, Burst};
 use super::tail::{self, Batch, Begun, Fixed, Mount, Tail};
 use super::tree::Tree;
@@ -44,6 +45,8 @@ pub struct Options {
     /// A segment that would become longer is closed and the next one begun.
     pub segment_bytes: u64,
     pub retention: Retention,
+    /// To whom raw values are sealed.
+    pub auditors: Auditors,
 }
 
 /// Which records the agent itself removes. By default none.
@@ -66,6 +69,7 @@ impl Options {
             max_bytes,
             segment_bytes: (max_bytes / 16).clamp(64 << 10, 64 << 20),
             retention: Retention::default(),
+            auditors: Auditors::default(),
         }
     }
 }
@@ -149,7 +153,7 @@ impl Journal {
             _lock: lock,
         };
         let repairs = opened.repaired.iter().map(Repaired::event).collect::<Vec<_>>();
-        opened.write(None, &repairs, u64::MAX)?;
+        opened.write(Burst::NOTHING, &[], &repairs, u64::MAX)?;
         Ok(opened)
     }
 
@@ -168,15 +172,21 @@ impl Journal {
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
     pub(super) fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
         let reserve = if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) };
-        self.write(None, events, self.max_bytes - reserve)
+        self.write(Burst::NOTHING, &[], events, self.max_bytes - reserve)
     }
 
-    /// Puts what a client is about to be served at the end of the journal, and `events` behind it, in the same way.
+    /// Puts what is sealed and what a client is about to be served at the end of the journal, and `events` behind it, in
+    /// the same way.
     ///
     /// # Errors
     /// As [`Self::append`].
-    pub(super) fn append_served(&self, burst: Burst<'_>, events: &[Event]) -> Result<Appended, RecordError> {
-        self.write(Some(burst), events, self.max_bytes - RESERVE.min(self.max_bytes / 16))
+    pub(super) fn append_served(
+        &self,
+        burst: Burst<'_>,
+        sealed: &[Vec<u8>],
+        events: &[Event],
+    ) -> Result<Appended, RecordError> {
+        self.write(burst, sealed, events, self.max_bytes - RESERVE.min(self.max_bytes / 16))
     }
 
     /// The same for what another agent encoded; `last_words` when they may use the reserve.
@@ -196,6 +206,10 @@ impl Journal {
                 served::decode(payload)
                     .ok_or(RecordError::NotRecorded("served bytes of an unknown form".into()))?;
                 batch.push_encoded(Kind::Served, payload)?;
+            } else if payload.first() == Some(&seal::VERSION) {
+                seal::decode(payload)
+                    .ok_or(RecordError::NotRecorded("sealed values of an unknown form".into()))?;
+                batch.push_encoded(Kind::Sealed, payload)?;
             } else {
                 let _named: Named = serde_json::from_slice(payload)?;
                 batch.push_encoded(Kind::Event, payload)?;
@@ -279,16 +293,25 @@ impl Journal {
         self.append(&[Event::Heartbeat { used_bytes, max_bytes: self.max_bytes }]).map(drop)
     }
 
-    /// One write for every 1,024 records: what is served, then the events.
-    fn write(&self, burst: Option<Burst<'_>>, events: &[Event], limit: u64) -> Result<Appended, RecordError> {
+    /// One write for every 1,024 records: what is sealed, what is served, then the events.
+    fn write(
+        &self,
+        burst: Burst<'_>,
+        sealed: &[Vec<u8>],
+        events: &[Event],
+        limit: u64,
+    ) -> Result<Appended, RecordError> {
         let mut all: Option<Appended> = None;
         let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
-        let mut parts = burst.into_iter().flat_map(Burst::parts).peekable();
+        let mut sealed = sealed.iter().peekable();
+        let mut parts = burst.parts().peekable();
         let mut events = events.iter().peekable();
-        while parts.peek().is_some() || events.peek().is_some() {
+        while sealed.peek().is_some() || parts.peek().is_some() || events.peek().is_some() {
             batch.clear();
             while batch.records() < CHECKPOINT_EVERY {
-                if let Some(part) = parts.next() {
+                if let Some(payload) = sealed.next() {
+                    batch.push_encoded(Kind::Sealed, payload)?;
+                } else if let Some(part) = parts.next() {
                     batch.push_served(part)?;
                 } else if let Some(event) = events.next() {
                     batch.push(event)?;

@@ -79,7 +79,9 @@ pub fn record(dir: &Path, key: &PublicKey, seq: u64) -> Result<Inclusion, Record
                 hash: hex(&frame.hash()),
                 payload: match frame.kind {
                     Kind::Event => String::from_utf8_lossy(frame.payload).into_owned(),
-                    Kind::Checkpoint | Kind::Tree | Kind::Served => STANDARD.encode(frame.payload),
+                    Kind::Checkpoint | Kind::Tree | Kind::Served | Kind::Sealed => {
+                        STANDARD.encode(frame.payload)
+                    }
                 },
             });
         }

@@ -3,6 +3,7 @@
 //! Functions over the segments, each read by its index where it has one. They read past damage and say that there was some:
 //! whoever looks into an incident needs what is left. They prove nothing, `verify` does.
 
+mod about;
 mod detected;
 mod grep;
 mod index;
@@ -15,15 +16,14 @@ mod transcript;
 
 pub(super) use index::make_next as make_next_index;
 
+pub use about::{Recorded, receipt_seq, recorded, sealed, served};
 pub use detected::{Seen, detected};
 pub use grep::{Hit, grep};
 pub use receipt::{Receipt, receipt};
 pub use rows::Table;
 pub use screen::{Content, Output, Scene, screen};
 pub use sessions::{Filter, Listing, SessionState, SessionSummary, sessions};
-pub use transcript::{
-    Hold, Operation, Outcome, Recorded, Start, Transcript, receipt_seq, recorded, replay, served,
-};
+pub use transcript::{Hold, Operation, Outcome, Start, Transcript, replay};
 
 use std::path::Path;
 

@@ -39,6 +39,8 @@ pub enum Body {
     Tree,
     /// Bytes a client was served; the payload as [`super::served`] decodes it.
     Served(Vec<u8>),
+    /// Raw values that are sealed to auditors.
+    Sealed(Vec<u8>),
     /// An event this version does not know: the JSON as it stands.
     Unknown(String),
 }
@@ -187,6 +189,7 @@ fn body(frame: &Frame<'_>) -> Body {
         }
         Kind::Tree => Some(Body::Tree),
         Kind::Served => Some(Body::Served(frame.payload.to_vec())),
+        Kind::Sealed => Some(Body::Sealed(frame.payload.to_vec())),
         Kind::Event => serde_json::from_slice(frame.payload).ok().map(Body::Event),
     };
     known.unwrap_or_else(|| Body::Unknown(String::from_utf8_lossy(frame.payload).into_owned()))

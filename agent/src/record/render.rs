@@ -6,6 +6,7 @@
 mod escape;
 mod export;
 mod json;
+mod raw;
 mod receipt;
 mod screen;
 mod table;
@@ -15,7 +16,8 @@ use std::io::{self, Write};
 
 pub use escape::visible;
 pub use export::{asciicast, csv};
-pub use json::json;
+pub use json::{json, json_line};
+pub use raw::raw_text;
 pub use receipt::receipt_text;
 pub use screen::{Cast, Player, harmless};
 pub use transcript::transcript_text;

@@ -28,6 +28,8 @@ pub struct Burst<'a> {
 }
 
 impl<'a> Burst<'a> {
+    pub const NOTHING: Self = Self { session: "", offset: 0, bytes: &[] };
+
     /// In parts that fit into a record each.
     pub(super) fn parts(self) -> impl Iterator<Item = Self> {
         let Self { session, offset, bytes } = self;

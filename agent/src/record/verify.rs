@@ -49,6 +49,8 @@ pub struct Report {
     pub events: u64,
     /// Records of bytes that clients were served.
     pub served: u64,
+    /// Records of values that are sealed to auditors.
+    pub sealed: u64,
     /// Checkpoints whose signature holds.
     pub checkpoints: u64,
     /// Incomplete ends that agents found and cut off when they started.
@@ -243,6 +245,7 @@ fn judge(dir: &Path, key: &PublicKey, since: Option<Checkpoint>) -> Result<(Repo
         records: 0,
         events: 0,
         served: 0,
+        sealed: 0,
         checkpoints: 0,
         repairs: 0,
         last_seq: 0,

@@ -251,7 +251,7 @@ fn an_annotation_that_is_not_understood_is_refused() {
         ("@max_rows(\"ten\")", permit, format!("@max_rows(\"ten\") is not understood, {bad_rows}")),
         ("@max_rows(\"0\")", permit, format!("@max_rows(\"0\") is not understood, {bad_rows}")),
         ("@max_rows(\"-1\")", permit, format!("@max_rows(\"-1\") is not understood, {bad_rows}")),
-        ("@record(\"video\")", permit, "@record(\"video\") is not understood, expected \"rows\", \"meta\", \"asciicast\" or several separated by commas".into()),
+        ("@record(\"video\")", permit, "@record(\"video\") is not understood, expected \"rows\", \"meta\", \"asciicast\", \"raw\" or several separated by commas".into()),
         ("@mask_with(\"stars\")", permit, "@mask_with(\"stars\") is not understood, expected \"redact\" or \"null\"".into()),
     ] {
         assert_eq!(refused(&format!("@id(\"a\")\n{annotations} {rule}")), [format!("p.cedar:2:1: policy \"a\": {expected}")]);

@@ -4,6 +4,7 @@
 //! Nothing here knows what a suite wants to show.
 
 pub(crate) mod agent;
+pub(crate) mod auditor;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod container;

@@ -20,7 +20,7 @@ pub(crate) struct Wishes {
     pub(crate) hold_timeout_s: u64,
     pub(crate) record_max_bytes: u64,
     /// Further lines of the section `record`.
-    pub(crate) record_more: &'static str,
+    pub(crate) record_more: String,
     pub(crate) quiet_server: bool,
     /// Columns labelled beside those of `customers`.
     pub(crate) labels: Vec<&'static str>,
@@ -37,7 +37,7 @@ impl Default for Wishes {
         Self {
             hold_timeout_s: 4,
             record_max_bytes: 1 << 30,
-            record_more: "",
+            record_more: String::new(),
             quiet_server: false,
             labels: Vec::new(),
             identity: Vec::new(),

@@ -18,6 +18,7 @@ mod record;
 mod regress;
 mod reload;
 mod retention;
+mod sealed;
 mod service;
 mod ssh;
 mod tls;
@@ -34,6 +35,7 @@ const SUITES: &[Suite] = &[
     ("journal", journal::run),
     ("record", record::run),
     ("retention", retention::run),
+    ("sealed", sealed::run),
     ("reload", reload::run),
     ("mask", mask::run),
     ("knobs", knobs::run),

@@ -24,7 +24,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let wishes = Wishes {
         record_max_bytes: CEILING,
         target: vec![("shop-trust", "durability = \"synced\"")],
-        record_more: "when_full = \"prune\"\nkeep_days = 400",
+        record_more: "when_full = \"prune\"\nkeep_days = 400".to_owned(),
         ..Wishes::default()
     };
     let mut world = World::start("retention", wishes)?;

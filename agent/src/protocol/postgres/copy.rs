@@ -33,6 +33,12 @@ impl CopyMasker {
         Self { format, masks, header_pending }
     }
 
+    /// Whether its rows are not text.
+    #[must_use]
+    pub fn is_binary(&self) -> bool {
+        matches!(self.format, CopyFormat::Binary { .. })
+    }
+
     /// Writes one CopyData message; returns how many fields were replaced.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ pub struct Plan {
     pub texts: Vec<Arc<str>>,
     /// What the client is served for it is recorded, rows and all.
     pub rows_recorded: bool,
+    /// What its masks take away is sealed to auditors.
+    pub seals: bool,
     /// Nobody has read it: any number of results may come of it, and rows may move by COPY in either direction. Only
     /// where nothing is masked, for those who may do anything.
     pub unread: bool,

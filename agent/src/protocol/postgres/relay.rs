@@ -128,6 +128,8 @@ pub(super) struct Relay<'a, C, U> {
     watch: Option<Watch>,
     /// Bytes served so far that were recorded.
     recorded: u64,
+    /// Bytes of raw values that were sealed so far.
+    sealed: u64,
     /// What was put there for the client ends with a whole message.
     whole: bool,
 }
@@ -184,6 +186,7 @@ where
             hearing: Hearing::Open,
             rows: 0,
             recorded: 0,
+            sealed: 0,
             watch,
             whole: true,
         }

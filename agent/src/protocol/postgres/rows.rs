@@ -6,6 +6,7 @@ use super::codec::{CodecError, Fields, put};
 use super::plan::{Mask, Output};
 use super::style::{REDACTED, Style};
 use super::value::Change;
+use crate::record::raw::Value;
 
 /// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
 pub trait Origins {
@@ -153,6 +154,28 @@ pub fn put_masked(
     });
     outcome?;
     Ok(replaced)
+}
+
+/// The values of a DataRow that masks take away, with the number of their column, from 1.
+///
+/// # Errors
+/// When the row does not have the columns that were described.
+pub fn taken(
+    mut body: Fields<'_>,
+    cells: &[Cell],
+    formats: Option<&[i16]>,
+) -> Result<Vec<(usize, Value)>, Mismatch> {
+    body.i16()?;
+    let mut taken = Vec::new();
+    for (column, cell) in cells.iter().enumerate() {
+        let value = body.value()?;
+        let described = matches!(cell, Cell::Changed { binary: true, .. });
+        if *cell != Cell::Keep {
+            let binary = formats.map_or(described, |formats| is_binary(formats, column));
+            taken.push((column + 1, Value::of(value, binary)));
+        }
+    }
+    Ok(taken)
 }
 
 #[cfg(test)]

@@ -212,7 +212,12 @@ impl Decider {
         // Where policies differ, the record holds more.
         let asked = modes.contains(&RecordMode::Asciicast) || modes.contains(&RecordMode::Rows);
         let output = asked || (self.records && !modes.contains(&RecordMode::Meta));
-        Terms { output, input: output && self.records_input, masks: self.masks.clone() }
+        Terms {
+            output,
+            input: output && self.records_input,
+            seals: modes.contains(&RecordMode::Raw),
+            masks: self.masks.clone(),
+        }
     }
 
     fn denial(&self, rule: &str, why: &str, hint: Option<&str>, question: &Question) -> String {

@@ -121,6 +121,8 @@ pub(super) struct Relay<'a, C, U> {
     tunnels: Tunnels,
     /// Bytes of what programs printed that are recorded so far.
     recorded: u64,
+    /// Bytes of raw values that were sealed so far.
+    sealed: u64,
     /// Output that waits for the rest of a match, and until when.
     pausing: Option<(u64, Instant)>,
 }
@@ -158,6 +160,7 @@ where
             released: BytesMut::new(),
             held: BTreeMap::new(),
             recorded: 0,
+            sealed: 0,
             pausing: None,
         }
     }

@@ -17,8 +17,8 @@ use super::super::event::{Event, Verdict};
 use super::super::files::{self, DirLock, INDEX, SegmentFile};
 use super::super::format::{Decoded, FRAME_LEN, Frame, Hash, Header, Kind};
 use super::super::scan::{Found as Next, Scanner};
-use super::super::served;
 use super::super::stamp::Stamp;
+use super::super::{seal, served};
 use super::sessions::{Found, SessionSummary};
 
 const MAGIC: [u8; 8] = *b"\x89CHX\r\n\x1a\n";
@@ -336,8 +336,8 @@ struct Builder {
 impl Builder {
     fn take(&mut self, place: u32, frame: &Frame<'_>) {
         let time = Stamp(frame.time_ns);
-        if frame.kind == Kind::Served {
-            if let Some(session) = served::session(frame.payload) {
+        if matches!(frame.kind, Kind::Served | Kind::Sealed) {
+            if let Some(session) = served::session(frame.payload).or_else(|| seal::session(frame.payload)) {
                 let _known = self.place(session, frame.seq, place);
             }
             return;

@@ -8,8 +8,9 @@ use super::super::RecordError;
 use super::super::event::{Event, Verdict};
 use super::super::output::{self, Parts};
 use super::super::stamp::Stamp;
+use super::about::{Part, about};
 use super::resolve::resolve;
-use super::transcript::{Part, about, millis};
+use super::transcript::millis;
 
 /// The beginning of what a program printed, standard error among it. What is not UTF-8 is replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -62,6 +63,7 @@ pub fn screen(dir: &Path, id: &str, mut each: impl FnMut(u64, Scene<'_>)) -> Res
             }
             _ => {}
         },
+        Part::Sealed(_) => {}
         Part::Served(served) => {
             if let Some((start, parts)) = &mut parts {
                 let at = millis(time, *start);

@@ -8,15 +8,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
 use super::super::event::{Bind, Event, GrantUsed, HoldOutcome, Step, Verdict, Vote, Workload};
-use super::super::format::{Frame, Kind, hex};
+use super::super::format::hex;
 use super::super::output::{Kind as OutputKind, Parts};
-use super::super::served::{self, Served};
+use super::super::served::Served;
 use super::super::stamp::Stamp;
-use super::resolve::{NAMED, resolve};
+use super::about::{Part, about};
+use super::resolve::resolve;
 use super::rows::{Stream, Table};
 use super::screen::{Content, Output};
 use super::sessions::{Found, SessionSummary};
-use super::{Piece, walk};
 
 /// Of a program's output, as much is shown for each row that would be of a result.
 const LINE: usize = 120;
@@ -33,6 +33,8 @@ pub struct Transcript {
     pub grants: Vec<GrantUsed>,
     /// Bytes that were served and are recorded.
     pub served_bytes: u64,
+    /// Bytes of raw values that are sealed to auditors.
+    pub sealed_bytes: u64,
     /// Places of the journal that could not be read; what was there may have been this session's.
     pub damage: Vec<String>,
 }
@@ -128,6 +130,7 @@ pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordErr
     let id = resolve(dir, id)?;
     let mut found = Found::new(None);
     let mut builder = Builder::new(rows);
+    let mut sealed_bytes = 0;
     let damage = about(dir, &id, |seq, time, part| match part {
         Part::Event(event) => {
             found.take(time, &event);
@@ -136,128 +139,12 @@ pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordErr
             }
         }
         Part::Served(served) => builder.served(&served),
+        Part::Sealed(sealed) => sealed_bytes += u64::from(sealed.length),
     })?;
     builder.attach_outputs();
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
     let Builder { start, refused, operations, grants, served_bytes, .. } = builder;
-    Ok(Transcript { session, start, refused, operations, grants, served_bytes, damage })
-}
-
-/// An event as the journal holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Recorded {
-    pub seq: u64,
-    pub time: Stamp,
-    pub event: Event,
-}
-
-/// The events of the session whose id is, or alone begins with, `id`, as they were written.
-///
-/// # Errors
-/// As [`replay`].
-pub fn recorded(dir: &Path, id: &str) -> Result<Vec<Recorded>, RecordError> {
-    let id = resolve(dir, id)?;
-    let mut found = Vec::new();
-    about(dir, &id, |seq, time, part| {
-        if let Part::Event(event) = part
-            && event.session() == Some(&id)
-        {
-            found.push(Recorded { seq, time, event: *event });
-        }
-    })?;
-    Ok(found)
-}
-
-/// Calls `each` with what the session was served, in order: the bytes as they went out; of programs what they printed.
-///
-/// # Errors
-/// As [`replay`].
-pub fn served(dir: &Path, id: &str, mut each: impl FnMut(&[u8])) -> Result<(), RecordError> {
-    let id = resolve(dir, id)?;
-    let mut programs = None;
-    about(dir, &id, |_, _, part| match (part, &mut programs) {
-        (Part::Event(event), programs) => {
-            if matches!(&*event, Event::SessionStart { protocol, .. } if protocol == "ssh") {
-                *programs = Some(Parts::default());
-            }
-        }
-        (Part::Served(served), None) => each(&served.bytes),
-        (Part::Served(served), Some(parts)) => parts.push(&served, |part| {
-            if matches!(part.kind, OutputKind::Out | OutputKind::Err) {
-                each(part.bytes);
-            }
-        }),
-    })
-    .map(drop)
-}
-
-/// Something a session left in the journal, or that says something about all sessions.
-pub(super) enum Part<'a> {
-    Event(Box<Event>),
-    Served(Served<'a>),
-}
-
-/// Calls `each` with what the journal holds of a session, and with the beginnings of agents, which end what was open.
-pub(super) fn about(
-    dir: &Path,
-    id: &str,
-    mut each: impl FnMut(u64, Stamp, Part<'_>),
-) -> Result<Vec<String>, RecordError> {
-    let named = memchr::memmem::Finder::new(id.as_bytes());
-    let mut unread = Vec::new();
-    let mut take = |frame: &Frame<'_>| {
-        let time = Stamp(frame.time_ns);
-        match frame.kind {
-            Kind::Served if served::session(frame.payload) == Some(id) => {
-                if let Some(served) = served::decode(frame.payload) {
-                    each(frame.seq, time, Part::Served(served));
-                }
-            }
-            // An id that JSON would escape is not found by its bytes.
-            Kind::Event
-                if frame.payload.starts_with(br#"{"event":"agent_start""#)
-                    || named.find(frame.payload).is_some()
-                    || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') =>
-            {
-                if let Some(event) = super::event(frame)
-                    && (event.session() == Some(id) || matches!(event, Event::AgentStart { .. }))
-                {
-                    each(frame.seq, time, Part::Event(Box::new(event)));
-                }
-            }
-            Kind::Event | Kind::Served | Kind::Checkpoint | Kind::Tree => {}
-        }
-    };
-    let mut damage = walk(dir, |piece| {
-        let index = match piece {
-            Piece::Record(frame) => {
-                take(frame);
-                return true;
-            }
-            Piece::Segment(index) => index,
-        };
-        let Some(places) = index.places(id) else { return false };
-        for place in places {
-            if !index.record(place, &mut take) {
-                unread.push(format!("no record at byte {place} of a segment that had one there"));
-            }
-        }
-        true
-    })?;
-    damage.extend(unread.into_iter().take(NAMED));
-    Ok(damage)
-}
-
-/// Number of the record of a decision; `id` is SESSION/NUMBER, where the session's id may be cut.
-///
-/// # Errors
-/// As [`replay`]; `NoSuchStatement`.
-pub fn receipt_seq(dir: &Path, id: &str) -> Result<u64, RecordError> {
-    let missing = || RecordError::NoSuchStatement(id.to_owned());
-    let (session, number) = id.rsplit_once('/').ok_or_else(missing)?;
-    let number: u64 = number.parse().map_err(|_not_a_number| missing())?;
-    let is_it = |recorded: &Recorded| matches!(recorded.event, Event::Statement { op, .. } if op == number);
-    recorded(dir, session)?.iter().find(|recorded| is_it(recorded)).map(|it| it.seq).ok_or_else(missing)
+    Ok(Transcript { session, start, refused, operations, grants, served_bytes, sealed_bytes, damage })
 }
 
 struct Builder {

@@ -18,6 +18,22 @@ pub fn json(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
+/// A line that is JSON already, in the same way.
+///
+/// # Errors
+/// Those of `out`.
+pub fn json_line(line: &[u8], out: &mut dyn Write) -> io::Result<()> {
+    // Outside of strings JSON is ASCII, and inside of them an escape means the character.
+    for c in String::from_utf8_lossy(line).chars() {
+        if matches!(c, ' '..='~') || is_plain(c) {
+            write!(out, "{c}")?;
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?;
+        }
+    }
+    writeln!(out)
+}
+
 /// The pretty formatter, with more escapes in strings.
 struct Visible<'a>(PrettyFormatter<'a>);
 

@@ -40,6 +40,14 @@ pub fn transcript_text(transcript: &Transcript, paint: Paint, out: &mut dyn Writ
     line(out, "end", &format!("{}{reason}", paint.apply(tone, &state)))?;
     let (statements, denied, held, rows) = (session.statements, session.denied, session.held, session.rows);
     line(out, "statements", &format!("{statements} ({denied} denied, {held} held), {rows} rows"))?;
+    if transcript.sealed_bytes > 0 {
+        let bytes = transcript.sealed_bytes;
+        line(
+            out,
+            "sealed",
+            &format!("{bytes} bytes of raw values; `chaperone unseal` opens them to auditors"),
+        )?;
+    }
     for operation in &transcript.operations {
         writeln!(out)?;
         operation_text(operation, paint, out)?;

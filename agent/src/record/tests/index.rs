@@ -51,7 +51,7 @@ fn busy() -> State {
                     sqlstate: None,
                     served_to: Some(*offset),
                 };
-                journal.append_served(burst, &[result]).unwrap();
+                journal.append_served(burst, Burst::NOTHING, &[result]).unwrap();
             }
         }
         for number in 0..4 {

@@ -11,6 +11,7 @@ mod prove;
 mod prune;
 mod recover;
 mod render;
+mod seal;
 mod sessions;
 mod tamper;
 mod tamper_segments;
@@ -89,7 +90,7 @@ impl State {
     fn events(&self) -> Vec<Event> {
         let event = |record: Record| match record.body {
             Body::Event(event) => Some(*event),
-            Body::Checkpoint(_) | Body::Tree | Body::Served(_) => None,
+            Body::Checkpoint(_) | Body::Tree | Body::Served(_) | Body::Sealed(_) => None,
             Body::Unknown(json) => panic!("unknown event {json}"),
         };
         self.records().unwrap().into_iter().filter_map(event).collect()

@@ -53,6 +53,7 @@ pub(super) struct Walk<'a> {
     records: u64,
     events: u64,
     served: u64,
+    sealed: u64,
     checkpoints: u64,
     repairs: u64,
     /// The last checkpoint that holds: its own number and time.
@@ -104,6 +105,7 @@ impl<'a> Walk<'a> {
             records: 0,
             events: 0,
             served: 0,
+            sealed: 0,
             checkpoints: 0,
             repairs: 0,
             signed: None,
@@ -243,6 +245,10 @@ impl<'a> Walk<'a> {
             Kind::Tree => self.stated_tree(offset, frame),
             Kind::Served => {
                 self.served += 1;
+                self.count(offset, seq);
+            }
+            Kind::Sealed => {
+                self.sealed += 1;
                 self.count(offset, seq);
             }
         }
@@ -445,6 +451,7 @@ impl<'a> Walk<'a> {
             records: self.records,
             events: self.events,
             served: self.served,
+            sealed: self.sealed,
             checkpoints: self.checkpoints,
             repairs: self.repairs,
             last_seq: self.expected - 1,

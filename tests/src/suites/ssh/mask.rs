@@ -1,6 +1,6 @@
 //! Masking of what programs print, wherever the pieces are cut.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{Stage, TRUSTING};
@@ -10,6 +10,7 @@ use crate::harness::trail::holds;
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a secret that a command prints is hidden, on both streams and in the record", run: hidden },
     Case { name: "neither packets, colours nor a terminal split a secret", run: split },
+    Case { name: "what was hidden is sealed to auditors where a rule says so", run: sealed },
     Case { name: "a prompt does not wait, and a transfer is left as it is", run: untouched },
 ];
 
@@ -33,6 +34,22 @@ fn hidden(stage: &mut Stage) -> Result<()> {
     ensure!(served.contains(&stars) && !served.contains(KEY), "{served}");
     // Other targets show what they show.
     ensure!(stage.ssh("mask-not", "127.0.0.1")?.args(["echo", KEY]).run()?.stdout == format!("{KEY}\n"));
+    Ok(())
+}
+
+fn sealed(stage: &mut Stage) -> Result<()> {
+    let output = stage.ssh("mask-raw", MASKED)?.args([format!("printf 'a {KEY} b'")]).run()?.ok()?;
+    ensure!(output == format!("a {} b", "*".repeat(KEY.len())), "{output}");
+    stage.ssh("mask-raw-not", MASKED)?.args(["echo", KEY]).run()?.ok()?;
+    let opened =
+        |login| stage.auditor.opened(&stage.world.agent, &stage.trail(login)?.session, &stage.world.scratch);
+    let lines = opened("mask-raw")?;
+    let printed = lines.iter().map(|line| {
+        ensure!(line["op"] == 1 && line["stream"] == "stdout", "{line}");
+        line["bytes"]["text"].as_str().context("no text")
+    });
+    ensure!(printed.collect::<Result<String>>()? == format!("a {KEY} b"), "{lines:?}");
+    ensure!(opened("mask-raw-not")?.is_empty());
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use std::fs;
 use anyhow::Result;
 use nix::unistd::{Gid, Uid, User, chown};
 
+use crate::harness::auditor::Auditor;
 use crate::harness::cgroup::Cgroup;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, Program};
@@ -32,6 +33,7 @@ const ACCOUNT: &str = "nobody";
 pub(crate) struct Stage {
     world: World,
     sshd: Sshd,
+    auditor: Auditor,
 }
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
@@ -58,6 +60,8 @@ impl Stage {
         let mut world = World::prepare("ssh", Wishes { quiet_server: true, ..Wishes::default() })?;
         let sshd = Sshd::start(&world.scratch)?;
         world.wishes.more = targets(&sshd)?;
+        let auditor = Auditor::new(&world.scratch, "auditor")?;
+        world.wishes.record_more = Auditor::line(&[&auditor]);
         world.write_config()?;
         let files = world.scratch.folder("files", 0o755)?;
         fs::create_dir(files.join("in"))?;
@@ -71,7 +75,7 @@ impl Stage {
         let policy = include_str!("hosts.cedar").replace("FILES", &files.display().to_string());
         fs::write(world.agent.policy.join("hosts.cedar"), policy)?;
         world.start_agent()?;
-        Ok(Self { world, sshd })
+        Ok(Self { world, sshd, auditor })
     }
 
     /// Where files are that transfers may touch, as the target names it.

@@ -149,6 +149,7 @@ pub(super) fn decided(
         // Where policies differ, the record holds more.
         rows_recorded: obligations.record.contains(&policy::RecordMode::Rows)
             || (rows_recorded && !obligations.record.contains(&policy::RecordMode::Meta)),
+        seals: obligations.record.contains(&policy::RecordMode::Raw),
     }
 }
 
@@ -178,6 +179,7 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
         texts: Vec::new(),
         unread: false,
         rows_recorded: true,
+        seals: false,
     }
 }
 

@@ -10,6 +10,7 @@ use super::super::plan::{Copy, Output};
 use super::super::rows::{Mismatch, Origins};
 use super::server::Act;
 use super::{CopyIn, Expect, Fatal, Machine};
+use crate::record::raw::{Line, Value};
 
 impl<O: Origins> Machine<O> {
     pub(super) fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
@@ -68,8 +69,14 @@ impl<O: Origins> Machine<O> {
         }
         let Some(body) = body else { return Ok(Act::Incomplete) };
         let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
-        run.masked_cells += masker.put(out, body)?;
+        let masked = masker.put(out, body)?;
+        run.masked_cells += masked;
         run.bytes += out.len() as u64;
+        if run.plan.seals && masked > 0 {
+            let copy = Value::of(Some(body), masker.is_binary());
+            let line = Line::Copied { op: run.op, part: run.index, row: run.rows, copy };
+            line.put(&mut self.raw);
+        }
         Ok(Act::Replaced)
     }
 }

@@ -215,6 +215,8 @@ pub struct Machine<O> {
     /// Whether what belongs to no statement is recorded.
     recorded: bool,
     unrecorded: Unrecorded,
+    /// What masks took out of that, as lines; only of statements where it is to be sealed.
+    raw: Vec<u8>,
     transaction: u8,
     /// A statement that touches a masked relation ran in this transaction: its deferred checks may quote values.
     strict_transaction: bool,
@@ -253,6 +255,7 @@ impl<O: Origins> Machine<O> {
             rest_recorded: recorded,
             recorded,
             unrecorded: Unrecorded::default(),
+            raw: Vec::new(),
             transaction: b'I',
             strict_transaction: false,
             answers: 0,
@@ -294,6 +297,11 @@ impl<O: Origins> Machine<O> {
     /// What of that which was served since the last time stays out of the record.
     pub fn take_unrecorded(&mut self) -> Unrecorded {
         std::mem::take(&mut self.unrecorded)
+    }
+
+    /// What masks took out of that which was served since the last time, for auditors.
+    pub fn take_raw(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.raw)
     }
 
     /// Says whether the session may do anything; returns whether the server reads its literals in another way.

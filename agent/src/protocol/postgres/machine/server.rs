@@ -12,6 +12,7 @@ use super::super::rows::{self, Cell, Mismatch, Origins};
 use super::limit::Completed;
 use super::named::Definition;
 use super::{CopyIn, Expect, Fatal, Machine, Outcome, Prepared, Run};
+use crate::record::raw::Line;
 
 /// A row that has to be rewritten is held whole; a longer one ends the session.
 const ROW_MAX: usize = 64 << 20;
@@ -210,6 +211,11 @@ impl<O: Origins> Machine<O> {
                 let formats = run.portal.as_ref().map(|portal| &*portal.formats);
                 run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells, formats)?;
                 run.bytes += out.len() as u64;
+                if run.plan.seals {
+                    let cells = rows::taken(Fields::new(b'D', body), cells, formats)?;
+                    let line = Line::Row { op: run.op, part: run.index, row: run.rows, cells };
+                    line.put(&mut self.raw);
+                }
                 Ok(Act::Replaced)
             }
             _ => {

@@ -8,6 +8,7 @@ use super::*;
 
 mod limits;
 mod names;
+mod raw;
 
 /// Column 2 of table 7 is masked.
 struct Table7;
@@ -34,6 +35,7 @@ fn plan(statements: Vec<StatementPlan>) -> Arc<Plan> {
         linked: false,
         texts: vec![],
         rows_recorded: true,
+        seals: false,
         unread: false,
     })
 }

@@ -33,6 +33,7 @@ where
         // What had not been recorded yet is not going to be served.
         self.served.clear();
         self.machine.take_unrecorded();
+        self.machine.take_raw();
         self.outcomes.iter_mut().for_each(|outcome| outcome.at = 0);
         if let Some(held) = self.take_held() {
             self.staged = Staged::default();
@@ -75,10 +76,13 @@ where
             watch.feed(&self.served);
             self.events.extend(watch.take().iter().filter_map(|seen| self.decider.detected(seen)));
         }
-        let written = self.journal.append_served(burst, &self.events);
+        let raw = self.machine.take_raw();
+        let raw_burst = Burst { session: self.session, offset: self.sealed, bytes: &raw };
+        let written = self.journal.append_served(burst, raw_burst, &self.events);
         self.events.clear();
         written?;
         self.recorded += bytes.len() as u64;
+        self.sealed += raw.len() as u64;
         Ok(())
     }
 

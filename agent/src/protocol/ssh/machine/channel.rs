@@ -67,6 +67,8 @@ pub(in super::super) struct Terms {
     pub(in super::super) output: bool,
     /// And what it is sent.
     pub(in super::super) input: bool,
+    /// What is hidden in what it prints is sealed to auditors, with all the rest of it.
+    pub(in super::super) seals: bool,
     /// What is hidden in what it prints.
     pub(in super::super) masks: Option<Arc<Masks>>,
 }

@@ -118,6 +118,8 @@ pub(super) struct Machine {
     pub(super) served: BytesMut,
     /// What of that is recorded as it goes out, as [`crate::record::output`] has it.
     pub(super) said: Vec<u8>,
+    /// What the target sent of what is masked, as lines; only of programs where it is to be sealed.
+    pub(super) raw: Vec<u8>,
     pub(super) outcomes: Vec<Outcome>,
     /// Channels whose held request the client gave up.
     pub(super) withdrawn: Vec<u32>,

@@ -5,6 +5,7 @@ use super::channel::{Stage, adjust, data};
 use super::{Fatal, Machine, STDERR, UPSTREAM, framed, put_frame};
 use crate::gate::Staged;
 use crate::record::output::{self, Kind};
+use crate::record::raw::{Line, Value};
 
 /// Largest data message to a client that allows any.
 const DATA_MAX: usize = 32 << 10;
@@ -25,6 +26,11 @@ impl Machine {
         match running.filter(extended.is_some()) {
             Some(filter) => {
                 let clear = filter.push(bytes);
+                if running.terms.seals {
+                    let stream = if extended.is_some() { "stderr" } else { "stdout" }.to_owned();
+                    let bytes = Value::of(Some(bytes), false);
+                    Line::Printed { op: running.op, stream, bytes }.put(&mut self.raw);
+                }
                 self.serve(id, extended, &clear, staged);
             }
             None => self.serve(id, extended, bytes, staged),

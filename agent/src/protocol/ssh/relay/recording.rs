@@ -32,10 +32,13 @@ where
     fn commit(&mut self) -> Result<(), RecordError> {
         let said = &self.machine.said;
         let burst = Burst { session: self.session, offset: self.recorded, bytes: said };
-        let burst = (!said.is_empty()).then_some(burst);
-        self.staged.commit_with(burst, self.journal, &mut self.released)?;
+        let raw = &self.machine.raw;
+        let sealed = Burst { session: self.session, offset: self.sealed, bytes: raw };
+        self.staged.commit_with(burst, sealed, self.journal, &mut self.released)?;
         self.recorded += said.len() as u64;
+        self.sealed += raw.len() as u64;
         self.machine.said.clear();
+        self.machine.raw.clear();
         Ok(())
     }
 
@@ -135,6 +138,7 @@ where
         // What had not been recorded yet is not going to be served.
         self.machine.served.clear();
         self.machine.said.clear();
+        self.machine.raw.clear();
         self.staged.commit(self.journal, &mut self.released)?;
         while let Some(message) = take_frame(&mut self.released) {
             // The transport may be what broke.
