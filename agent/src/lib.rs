@@ -4,6 +4,7 @@
 pub mod app;
 pub mod authority;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod detect;

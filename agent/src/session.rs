@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chaperone_policy::Principal;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
@@ -70,6 +71,8 @@ pub struct Shared<L> {
     pub gate: Arc<Gate>,
     pub journal: Arc<Journal>,
     pub registry: Arc<Registry>,
+    /// One for each session at once.
+    pub places: Arc<Semaphore>,
     pub world: RwLock<Arc<World>>,
 }
 
@@ -202,7 +205,8 @@ async fn admit<L: Lookup>(
         principal,
         backend: Arc::clone(&service.backend),
         login_timeout,
-        tunnel_to: tunnel_to(Arc::clone(world)),
+        place: None,
+        tunnel_to: tunnel_to(Arc::clone(world), Arc::clone(&shared.places)),
     };
     Ok((admitted, service.protocol.clone()))
 }
@@ -230,7 +234,7 @@ async fn confirm(
 }
 
 /// Tunnels out of a session: a destination that is a target is a connection to it, made from here.
-fn tunnel_to(world: Arc<World>) -> TunnelTo {
+fn tunnel_to(world: Arc<World>, places: Arc<Semaphore>) -> TunnelTo {
     Arc::new(move |outer: &Admitted, host: &str, port: u16| {
         let destination =
             world.named(host, port).ok_or("it is no target, or one without a single address")?;
@@ -239,6 +243,8 @@ fn tunnel_to(world: Arc<World>) -> TunnelTo {
             return Err("a loopback address is the host's own".to_owned());
         }
         let service = world.service(destination).ok_or("it is no target")?;
+        let place = Arc::clone(&places).try_acquire_owned();
+        let place = place.map_err(|_| "there are as many sessions as there may be at once")?;
         let inner = Admitted {
             id: Uuid::now_v7().simple().to_string(),
             client: outer.client,
@@ -249,6 +255,7 @@ fn tunnel_to(world: Arc<World>) -> TunnelTo {
             retry: outer.retry,
             backend: Arc::clone(&service.backend),
             login_timeout: outer.login_timeout,
+            place: Some(place),
             tunnel_to: Arc::clone(&outer.tunnel_to),
         };
         Ok((inner, service.protocol.clone()))

@@ -41,13 +41,16 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts the session threads. Connections beyond `limit` at once, logged in or not, are closed unanswered.
+    /// Starts the session threads. Connections beyond `limit` at once, logged in or not, are closed unanswered; as many places
+    /// there are in what is shared.
     pub(super) fn start<L: Lookup + 'static>(shared: &Arc<Shared<L>>, limit: usize) -> Result<Self> {
         let shared = Arc::clone(shared);
-        Self::serving(limit, move |stream, peer| session::serve(Arc::clone(&shared), stream, peer))
+        Self::serving(limit, Arc::clone(&shared.places), move |stream, peer| {
+            session::serve(Arc::clone(&shared), stream, peer)
+        })
     }
 
-    fn serving<S, F>(limit: usize, serve: S) -> Result<Self>
+    fn serving<S, F>(limit: usize, places: Arc<Semaphore>, serve: S) -> Result<Self>
     where
         S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -59,7 +62,7 @@ impl Acceptor {
         let accepted_tx = (0..threads)
             .map(|number| session_thread(number, serve.clone(), &pulse))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { accepted_tx, places: Arc::new(Semaphore::new(limit)), limit, pulse })
+        Ok(Self { accepted_tx, places, limit, pulse })
     }
 
     /// Starts a loop per listener; they end when aborted, and close their listeners then.

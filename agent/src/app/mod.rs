@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
@@ -174,6 +174,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     presence::note(&config.state_dir, bpffs);
     let provenance = Provenance::new(intercept.processes()?, cgroup2);
     let shared = Arc::new(Shared {
+        places: Arc::new(Semaphore::new(config.limits.sessions)),
         lookup: intercept.redirects(),
         provenance,
         gate: Arc::clone(&gate),

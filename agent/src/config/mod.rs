@@ -5,6 +5,7 @@
 //! problems at once, each naming the key.
 
 mod authorities;
+mod command;
 mod exports;
 mod file;
 mod hold;
@@ -25,13 +26,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use authorities::Authorities;
+pub use command::Command;
 pub use exports::{Address, Collector, Export, Metrics, Receiver};
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Bucket, Label, MaskStyle};
 pub use people::Approver;
-pub use providers::{Client, Command, Platform, ProviderRule, TokenRule};
+pub use providers::{Client, Platform, ProviderRule, TokenRule};
 pub use webhooks::{Shape, Webhook};
 
+use command::command;
 use file::File;
 use serde::Deserialize;
 
@@ -204,6 +207,8 @@ pub struct SshTarget {
     pub key_file: Option<PathBuf>,
     /// Signs a certificate for each session instead.
     pub ca_key_file: Option<PathBuf>,
+    /// Has it signed somewhere else.
+    pub ca_command: Option<Command>,
     /// Public keys the target may show, a line each.
     pub host_keys: Vec<String>,
     pub known_hosts_file: Option<PathBuf>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 
+use super::Command;
 use super::IdentityRule;
 use super::file::{name_is_plain, unique};
 
@@ -60,14 +61,6 @@ pub enum Platform {
     Request { url_file: PathBuf, bearer_file: PathBuf },
     /// SPIFFE's Workload API.
     Spiffe { socket: PathBuf },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
-    pub program: PathBuf,
-    pub args: Vec<String>,
-    pub uid: u32,
-    pub gid: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -233,28 +226,9 @@ fn platform(key: &str, typed: &TokenFile, problems: &mut Vec<String>) -> Option<
         (None, None) => {}
         _ => problems.push(format!("{key}: a request takes `request_url_file` and `request_bearer_file`")),
     }
-    match (typed.command.as_deref(), typed.command_user.as_deref()) {
-        (Some([program, args @ ..]), Some(user)) if program.starts_with('/') => {
-            match nix::unistd::User::from_name(user).ok().flatten() {
-                Some(user) if !user.uid.is_root() => found.push(Platform::Command(Command {
-                    program: program.into(),
-                    args: args.to_vec(),
-                    uid: user.uid.as_raw(),
-                    gid: user.gid.as_raw(),
-                })),
-                Some(_) => {
-                    problems.push(format!("{key}.command_user: not root; a user that owns nothing else"))
-                }
-                None => problems.push(format!("{key}.command_user: this host has no user `{user}`")),
-            }
-        }
-        (Some(_), Some(_)) => {
-            problems.push(format!("{key}.command: begins with the absolute path of a program"))
-        }
-        (Some(_), None) => problems.push(format!("{key}.command_user: missing; it does not run as root")),
-        (None, Some(_)) => problems.push(format!("{key}.command_user: does nothing without `command`")),
-        (None, None) => {}
-    }
+    let words = typed.command.as_deref();
+    let command = super::command(&format!("{key}.command"), words, typed.command_user.as_deref(), problems);
+    found.extend(command.map(Platform::Command));
     if found.len() > 1 {
         problems.push(format!("{key}: one of `file`, `command`, `request_url_file` and `spiffe_socket`"));
         return None;

@@ -12,6 +12,8 @@ pub(super) struct SshFile {
     logins: Vec<String>,
     key_file: Option<PathBuf>,
     ca_key_file: Option<PathBuf>,
+    ca_command: Option<Vec<String>>,
+    ca_command_user: Option<String>,
     host_keys: Vec<String>,
     known_hosts_file: Option<PathBuf>,
     host_names: Vec<String>,
@@ -26,17 +28,23 @@ pub(super) fn convert(
     password_file: Option<&PathBuf>,
     problems: &mut Vec<String>,
 ) -> SshTarget {
-    let credentials =
-        [typed.key_file.is_some(), typed.ca_key_file.is_some(), password_file.is_some()].into_iter();
-    match credentials.filter(|given| *given).count() {
+    let credentials = [
+        typed.key_file.is_some(),
+        typed.ca_key_file.is_some(),
+        typed.ca_command.is_some(),
+        password_file.is_some(),
+    ];
+    match credentials.into_iter().filter(|given| *given).count() {
         1 => {}
         0 => problems.push(format!(
-            "{key}.ssh: no way to log in; give one of key_file, ca_key_file and the target's password_file"
+            "{key}.ssh: no way to log in; give one of key_file, ca_key_file, ca_command and the target's password_file"
         )),
         _ => problems.push(format!(
-            "{key}.ssh: more than one way to log in; give one of key_file, ca_key_file and password_file"
+            "{key}.ssh: more than one way to log in; give one of key_file, ca_key_file, ca_command and password_file"
         )),
     }
+    let (words, user) = (typed.ca_command.as_deref(), typed.ca_command_user.as_deref());
+    let ca_command = super::command(&format!("{key}.ssh.ca_command"), words, user, problems);
     if typed.host_keys.is_empty() && typed.known_hosts_file.is_none() {
         problems.push(format!(
             "{key}.ssh: no host key of the target, and none is trusted on first use; \
@@ -60,6 +68,7 @@ pub(super) fn convert(
         logins: typed.logins,
         key_file: typed.key_file,
         ca_key_file: typed.ca_key_file,
+        ca_command,
         host_keys: typed.host_keys,
         known_hosts_file: typed.known_hosts_file,
         host_names: typed.host_names,

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::provider::{Provider, ProviderError};
 use super::source::Source;
+use crate::command::CommandError;
 use crate::config::{IdentityRule, ProviderRule, TokenRule};
 use crate::http;
 use crate::upstream::{self, UpstreamError};
@@ -34,8 +35,8 @@ pub enum KeeperError {
     Key { path: PathBuf },
     #[error("{path} holds no token")]
     NoToken { path: PathBuf },
-    #[error("{program}: {why}")]
-    Command { program: PathBuf, why: String },
+    #[error(transparent)]
+    Command(#[from] CommandError),
     #[error("the Workload API at {socket}: {why}")]
     Spiffe { socket: PathBuf, why: String },
     #[error("the token is not bound to pod {pod}, in which the workload is")]

@@ -3,20 +3,13 @@
 //! What a platform gives is checked like every token. Where the configuration has a client besides, the platform's token is
 //! exchanged for one of the provider (RFC 8693), and that one counts.
 
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, EncodingKey};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use prost::Message;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
@@ -25,14 +18,12 @@ use tokio::io::AsyncReadExt;
 use super::keeper::KeeperError;
 use super::provider::{ClientKey, Provider, ProviderError, Wanted};
 use super::token::Token;
-use crate::config::{Client, Command, Platform, TokenRule};
+use crate::command;
+use crate::config::{Client, Platform, TokenRule};
 use crate::grpc;
 use crate::http;
 
 const LARGEST: u64 = 64 << 10;
-
-/// Longest a command may take.
-const COMMAND: Duration = Duration::from_secs(10);
 
 /// Of the SPIFFE Workload API, and the header it insists on so that nobody is tricked into asking.
 const FETCH: &str = "/SpiffeWorkloadAPI/FetchJWTSVID";
@@ -76,7 +67,7 @@ impl Source {
     pub(super) fn load(rule: &TokenRule) -> Result<Self, KeeperError> {
         let client = rule.client.as_ref().map(load_client).transpose()?;
         if let Some(Platform::Command(command)) = &rule.platform {
-            trusted(&command.program)?;
+            command::trusted(command)?;
         }
         Ok(Self { rule: rule.clone(), client })
     }
@@ -114,7 +105,7 @@ impl Source {
     async fn given(&self, platform: &Platform, provider: &Provider) -> Result<String, KeeperError> {
         match platform {
             Platform::File(path) => read(path).await,
-            Platform::Command(command) => run(command).await,
+            Platform::Command(command) => Ok(command::run(command, &[]).await?),
             Platform::Request { url_file, bearer_file } => {
                 let url = http::address(read(url_file).await?.trim()).map_err(ProviderError::from)?;
                 let bearer = read(bearer_file).await?;
@@ -150,104 +141,6 @@ async fn read(path: &Path) -> Result<String, KeeperError> {
         return Err(KeeperError::NoToken { path: path.to_owned() });
     }
     Ok(text)
-}
-
-/// What a command prints. It runs as its own user, with nothing of the agent's environment, beside the agent: never in a
-/// governed cgroup.
-async fn run(command: &Command) -> Result<String, KeeperError> {
-    trusted(&command.program)?;
-    let failed = |why: String| KeeperError::Command { program: command.program.clone(), why };
-    let command = command.clone();
-    let talked = tokio::task::spawn_blocking(move || talk(&command)).await;
-    let text = talked.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
-    if text.len() as u64 > LARGEST || text.trim().is_empty() {
-        return Err(failed("it printed no token".to_owned()));
-    }
-    Ok(text)
-}
-
-/// Starts it and listens until it is done, or until its time is up and it is ended.
-fn talk(command: &Command) -> Result<String, String> {
-    let words = |error: std::io::Error| error.to_string();
-    let mut child = std::process::Command::new(&command.program)
-        .args(&command.args)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .current_dir("/")
-        .uid(command.uid)
-        .gid(command.gid)
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(words)?;
-    let deadline = Instant::now() + COMMAND;
-    let outcome = match child.stdout.take() {
-        Some(out) => listen(out, deadline).and_then(|text| Ok((text, end(&mut child, deadline)?))),
-        None => Err("it has no output".to_owned()),
-    };
-    match outcome {
-        Ok((text, status)) if status.success() => Ok(text),
-        Ok((_, status)) => Err(format!("it ended with {status}")),
-        Err(why) => {
-            // It, and what it started: nobody has waited for it yet, so the number of the group is still its own.
-            if let Ok(group) = i32::try_from(child.id()) {
-                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            }
-            let _ = child.wait();
-            Err(why)
-        }
-    }
-}
-
-/// It may close its output and go on.
-fn end(child: &mut Child, deadline: Instant) -> Result<ExitStatus, String> {
-    loop {
-        match child.try_wait().map_err(|error| error.to_string())? {
-            Some(status) => return Ok(status),
-            None if Instant::now() >= deadline => return Err(slow()),
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
-fn slow() -> String {
-    format!("it took longer than {} s", COMMAND.as_secs())
-}
-
-fn listen(mut out: ChildStdout, deadline: Instant) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    while bytes.len() as u64 <= LARGEST {
-        let left = deadline.checked_duration_since(Instant::now()).ok_or_else(slow)?;
-        let left = Timespec::try_from(left).map_err(|error| error.to_string())?;
-        let mut ready = [PollFd::new(&out, PollFlags::IN)];
-        if poll(&mut ready, Some(&left)).map_err(|error| error.to_string())? == 0 {
-            return Err(slow());
-        }
-        match out.read(&mut piece).map_err(|error| error.to_string())? {
-            0 => {
-                return String::from_utf8(bytes)
-                    .map_err(|_| "it printed something else than text".to_owned());
-            }
-            read => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
-        }
-    }
-    Err(format!("it printed more than {LARGEST} bytes"))
-}
-
-/// Only root may be able to say what is run.
-fn trusted(program: &Path) -> Result<(), KeeperError> {
-    let meta = std::fs::metadata(program)
-        .map_err(|source| KeeperError::Read { path: program.to_owned(), source })?;
-    if meta.uid() == 0 && meta.mode() & 0o022 == 0 {
-        return Ok(());
-    }
-    Err(KeeperError::Command {
-        program: program.to_owned(),
-        why: "others than root may change it; chown root and chmod go-w it".to_owned(),
-    })
 }
 
 fn load_client(client: &Client) -> Result<(ClientKey, Wanted), KeeperError> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chaperone_policy::Principal;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use serve::{Protocol, Services};
 
@@ -33,6 +34,8 @@ pub struct Admitted {
     pub retry: bool,
     pub backend: Arc<Backend>,
     pub login_timeout: Duration,
+    /// Its place among the sessions at once, where it has one to itself: a connection that was accepted has it elsewhere.
+    pub place: Option<OwnedSemaphorePermit>,
     pub tunnel_to: TunnelTo,
 }
 

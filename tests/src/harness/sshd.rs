@@ -14,8 +14,8 @@ use super::scratch::Scratch;
 use super::spawn::{Program, Running, wait_for};
 
 /// Loopback addresses the server answers on.
-pub(crate) const ADDRESSES: [&str; 7] =
-    ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7"];
+pub(crate) const ADDRESSES: [&str; 8] =
+    ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"];
 
 pub(crate) struct Sshd {
     folder: PathBuf,
@@ -31,7 +31,7 @@ impl Sshd {
         {
             keygen(&folder.join(name), kind)?;
         }
-        for name in ["login", "stranger", "ca"] {
+        for name in ["login", "stranger", "ca", "thief"] {
             keygen(&folder.join(name), "ed25519")?;
         }
         fs::copy(folder.join("login.pub"), folder.join("authorized_keys"))?;

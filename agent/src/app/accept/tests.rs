@@ -11,7 +11,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_panic_ends_one_session_and_gives_its_place_back() {
     let sessions = Arc::new(AtomicUsize::new(0));
-    let acceptor = Acceptor::serving(1, move |mut stream, _peer| {
+    let acceptor = Acceptor::serving(1, Arc::new(Semaphore::new(1)), move |mut stream, _peer| {
         let number = sessions.fetch_add(1, Ordering::Relaxed);
         async move {
             assert!(number > 0, "a bug");

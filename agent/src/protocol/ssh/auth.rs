@@ -3,6 +3,7 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::certificate::{ALGORITHM, Certificate};
 use super::codec::{Malformed, Reader, msg, put_string};
 use super::keys::{KeyError, SignKey, fingerprint};
 
@@ -125,8 +126,8 @@ pub(super) fn key_request(
     request.put_u8(1);
     match certificate {
         Some(certificate) => {
-            put_string(&mut request, CERTIFICATE.as_bytes());
-            put_string(&mut request, &certificate.blob);
+            put_string(&mut request, ALGORITHM.as_bytes());
+            put_string(&mut request, certificate.blob());
         }
         None => {
             put_string(&mut request, key.signs().first().copied().unwrap_or_default().as_bytes());
@@ -170,61 +171,6 @@ pub(super) fn answer(payload: &Bytes) -> Result<Answer, AuthError> {
             Err(AuthError::Refused(methods))
         }
         other => Err(AuthError::Unexpected(other)),
-    }
-}
-
-const CERTIFICATE: &str = "ssh-ed25519-cert-v01@openssh.com";
-
-/// A user certificate as OpenSSH's PROTOCOL.certkeys describes it, for one account and one minute.
-pub(super) struct Certificate {
-    blob: Vec<u8>,
-}
-
-/// What a certificate says.
-pub(super) struct Terms<'a> {
-    pub(super) serial: u64,
-    /// Shows up in the target's own log.
-    pub(super) key_id: &'a str,
-    pub(super) principal: &'a str,
-    /// Unix seconds.
-    pub(super) not_before: u64,
-    pub(super) not_after: u64,
-    pub(super) pty: bool,
-}
-
-impl Certificate {
-    /// Signs `key` (Ed25519) with the certificate authority's key.
-    pub(super) fn issue(
-        key: &SignKey,
-        ca: &SignKey,
-        nonce: &[u8],
-        terms: &Terms<'_>,
-    ) -> Result<Self, KeyError> {
-        let mut blob = Vec::new();
-        put_string(&mut blob, CERTIFICATE.as_bytes());
-        put_string(&mut blob, nonce);
-        key.put_public(&mut blob);
-        blob.put_u64(terms.serial);
-        blob.put_u32(1);
-        put_string(&mut blob, terms.key_id.as_bytes());
-        // Never empty: to some versions that means nobody, to others everybody.
-        let mut principals = Vec::new();
-        put_string(&mut principals, terms.principal.as_bytes());
-        put_string(&mut blob, &principals);
-        blob.put_u64(terms.not_before);
-        blob.put_u64(terms.not_after);
-        put_string(&mut blob, b"");
-        let mut extensions = Vec::new();
-        if terms.pty {
-            put_string(&mut extensions, b"permit-pty");
-            put_string(&mut extensions, b"");
-        }
-        put_string(&mut blob, &extensions);
-        put_string(&mut blob, b"");
-        put_string(&mut blob, &ca.public_blob());
-        let signature = ca.sign(&blob)?;
-        put_string(&mut blob, &signature);
-        Ok(Self { blob })
     }
 }
 

@@ -148,6 +148,18 @@ impl Decider {
         self.event(question, &reading, event::Verdict::Permit, Vec::new(), Some(ends.to_owned()), None)
     }
 
+    /// Whether a held request may be by what people gave; nothing of it is recorded.
+    pub(super) fn allows(&self, question: &Question, approved: &HoldInfo) -> bool {
+        let command = command_of(&question.what);
+        let reading = reading(&question.what, command);
+        let binding = self.binding(question, &reading.text);
+        let needs = self.ask(&reading, command, &[], &binding).obligations.approvals;
+        let given = approvals(&approved.given, &needs, &binding);
+        reading.never.is_none()
+            && approved.binding == binding
+            && self.ask(&reading, command, &given, &binding).effect == Effect::Permit
+    }
+
     /// Answers a question and stages its record. With `approved`, the approval of exactly this request counts.
     pub(super) fn decide(
         &self,
@@ -155,10 +167,7 @@ impl Decider {
         approved: Option<&HoldInfo>,
         staged: &mut Staged,
     ) -> Answer {
-        let command = match &question.what {
-            Asked::Exec(bytes) => std::str::from_utf8(bytes).ok().filter(|text| text.len() <= COMMAND_MAX),
-            _ => None,
-        };
+        let command = command_of(&question.what);
         let reading = reading(&question.what, command);
         if let Some(why) = &reading.never {
             let event =
@@ -373,6 +382,14 @@ impl Decider {
             masked: Vec::new(),
             hold,
         }
+    }
+}
+
+/// A command line, if it is text.
+fn command_of(what: &Asked) -> Option<&str> {
+    match what {
+        Asked::Exec(bytes) => std::str::from_utf8(bytes).ok().filter(|text| text.len() <= COMMAND_MAX),
+        _ => None,
     }
 }
 

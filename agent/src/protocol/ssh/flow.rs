@@ -75,6 +75,21 @@ impl Flow {
         fits
     }
 
+    /// What the sender may still send.
+    pub(super) fn promised(&self) -> u32 {
+        u32::try_from(self.promised).unwrap_or(u32::MAX)
+    }
+
+    /// Whether another receiver that takes so much can step in: the sender has sent nothing yet, and keeps what it was told.
+    pub(super) fn could_grant(&self, window: u32) -> bool {
+        self.buffered == 0 && self.promised <= u64::from(window)
+    }
+
+    /// Another receiver has stepped in.
+    pub(super) fn now_grants(&mut self, window: u32) {
+        self.granted = u64::from(window);
+    }
+
     /// Nothing more will come from the sender: all that is left is ours to use.
     pub(super) fn take_over(&mut self) {
         self.promised = 0;

@@ -336,12 +336,12 @@ pub(super) fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", ::base64::engine::general_purpose::STANDARD_NO_PAD.encode(sha256(blob)))
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine as _;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn unbase64(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unbase64(text: &str) -> Option<Vec<u8>> {
     use ::base64::Engine as _;
     ::base64::engine::general_purpose::STANDARD.decode(text).ok()
 }

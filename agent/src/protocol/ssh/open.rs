@@ -1,31 +1,33 @@
 //! Files and the target: reading and making keys, dialling, and logging in with the agent's credential.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::auth::{self, AuthError, Certificate, Terms};
+use super::auth::{self, AuthError};
+use super::certificate::CertificateError;
 use super::keys::{HostKeys, KeyError, Pinned, SignKey};
 use super::mask::{MaskError, Masks};
 use super::transport::{Local, Transport, TransportError};
+use crate::command::{self, CommandError};
 use crate::config::{SshTarget, Target};
 use crate::protocol::Admitted;
 use crate::secret::Secret;
-use crate::upstream::{self, Backend, UpstreamError};
+use crate::upstream::{self, UpstreamError};
+
+mod beside;
+mod signer;
+
+pub(super) use beside::{Beside, beside};
+use signer::Authority;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long a certificate is good for, and how far back, because clocks differ.
-const CERTIFICATE_LIFE: u64 = 60;
-const CLOCK_SKEW: u64 = 30;
 
 /// Banners of a target that are passed on before it logs us in.
 const BANNERS_MAX: usize = 8;
@@ -46,6 +48,8 @@ pub enum SshError {
     NoHostKey,
     #[error("a certificate authority's key is {0}; use an ed25519 or ecdsa key")]
     Authority(KeyError),
+    #[error("ca_command: {0}")]
+    Signer(#[from] CommandError),
     #[error("masks: {0}")]
     Mask(#[from] MaskError),
 }
@@ -64,13 +68,21 @@ pub(super) enum OpenError {
     Transport(#[from] TransportError),
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error("the certificate could not be signed: {0}")]
+    Signer(#[from] CommandError),
+    #[error("the certificate could not be signed: {0}")]
+    Certificate(#[from] CertificateError),
+    #[error("the system gives no random bytes")]
+    NoRandomness,
+    #[error("the target does not open a channel")]
+    Channel,
 }
 
 /// How Chaperone logs in.
 pub(super) enum Login {
     Key(SignKey),
-    /// Signs a fresh key for every session.
-    Authority(SignKey),
+    /// Signs a fresh key for every connection.
+    Authority(Authority),
     Password(Secret<Vec<u8>>),
 }
 
@@ -81,6 +93,29 @@ pub(super) struct Shared {
     pub(super) login: Login,
     /// What is hidden in what programs print.
     pub(super) masks: Option<Arc<Masks>>,
+}
+
+/// What it takes to log in for a session.
+#[derive(Clone, Copy)]
+pub(super) struct Upstream<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) admitted: &'a Admitted,
+    pub(super) user: &'a str,
+}
+
+/// What a certificate is asked for, where one is used.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) pty: bool,
+    /// The one command that it is for, and the number of its operation.
+    pub(super) command: Option<(u64, &'a str)>,
+}
+
+impl Shared {
+    /// Whether a login can be limited to a command.
+    pub(super) fn certifies(&self) -> bool {
+        matches!(self.login, Login::Authority(_))
+    }
 }
 
 /// A connection that is logged in.
@@ -140,10 +175,15 @@ pub(super) fn load(target: &Target, ssh: &SshTarget, host_keys: Arc<HostKeys>) -
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
         SignKey::from_openssh(text).map_err(|source| SshError::Key { path: path.clone(), source })
     };
-    let login = match (&ssh.key_file, &ssh.ca_key_file, &target.password_file) {
+    if let Some(signer) = &ssh.ca_command {
+        command::trusted(signer)?;
+    }
+    let signer = ssh.ca_command.clone().map(Authority::Command);
+    let login = match (&ssh.key_file, &ssh.ca_key_file, signer, &target.password_file) {
         (Some(path), ..) => Login::Key(key(path)?),
-        (None, Some(path), _) => Login::Authority(key(path)?),
-        (None, None, Some(path)) => {
+        (None, Some(path), ..) => Login::Authority(Authority::Key(key(path)?)),
+        (None, None, Some(signer), _) => Login::Authority(signer),
+        (None, None, None, Some(path)) => {
             let mut bytes = secret_file(path)?;
             while matches!(bytes.last(), Some(b'\n' | b'\r')) {
                 bytes.pop();
@@ -151,7 +191,7 @@ pub(super) fn load(target: &Target, ssh: &SshTarget, host_keys: Arc<HostKeys>) -
             Login::Password(Secret::new(bytes))
         }
         // The configuration does not let this happen.
-        (None, None, None) => return Err(SshError::Authority(KeyError::Inconsistent)),
+        (None, None, None, None) => return Err(SshError::Authority(KeyError::Inconsistent)),
     };
     let rules = ssh.masks.iter().map(|mask| (mask.name.as_str(), mask.pattern.as_str()));
     let masks = Masks::new(rules)?;
@@ -168,27 +208,14 @@ fn secret_file(path: &Path) -> Result<Vec<u8>, SshError> {
     std::fs::read(path).map_err(failed)
 }
 
-/// Dials and logs in as `user`, within `LOGIN_TIMEOUT`. `pty`: whether a certificate may allow a terminal.
-pub(super) async fn open(
-    shared: &Shared,
-    backend: &Backend,
-    admitted: &Admitted,
-    user: &str,
-    pty: bool,
-) -> Result<Opened, OpenError> {
-    let opened = log_in(shared, backend, admitted, admitted.destination, user, pty);
-    tokio::time::timeout(LOGIN_TIMEOUT, opened).await.map_err(|_| OpenError::Slow)?
+/// Dials and logs in, within `LOGIN_TIMEOUT`.
+pub(super) async fn open(login: Upstream<'_>, terms: Asking<'_>) -> Result<Opened, OpenError> {
+    tokio::time::timeout(LOGIN_TIMEOUT, log_in(login, terms)).await.map_err(|_| OpenError::Slow)?
 }
 
-async fn log_in(
-    shared: &Shared,
-    backend: &Backend,
-    admitted: &Admitted,
-    address: SocketAddr,
-    user: &str,
-    pty: bool,
-) -> Result<Opened, OpenError> {
-    let mut stream = upstream::dial(address).await?;
+async fn log_in(login: Upstream<'_>, terms: Asking<'_>) -> Result<Opened, OpenError> {
+    let Upstream { shared, admitted, user } = login;
+    let mut stream = upstream::dial(admitted.destination).await?;
     let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
     let mut transport = Transport::start(Local::Client(Arc::clone(&shared.pinned)), &mut output)?;
     transport.send(&auth::service_request(), &mut output)?;
@@ -197,14 +224,16 @@ async fn log_in(
         while let Some(payload) = transport.receive(&mut input, &mut output)? {
             match auth::answer(&payload)? {
                 auth::Answer::Ready => {
+                    let id = transport.session_id();
                     let request = match &shared.login {
-                        Login::Key(key) => auth::key_request(user, key, None, transport.session_id()),
-                        Login::Authority(ca) => {
-                            certified(ca, backend, admitted, user, pty, transport.session_id())
+                        Login::Key(key) => auth::key_request(user, key, None, id).map_err(AuthError::from)?,
+                        Login::Authority(authority) => {
+                            let (key, certificate) = authority.certify(login, terms).await?;
+                            auth::key_request(user, &key, Some(&certificate), id).map_err(AuthError::from)?
                         }
-                        Login::Password(password) => Ok(auth::password_request(user, password.expose())),
+                        Login::Password(password) => auth::password_request(user, password.expose()),
                     };
-                    transport.send(&request.map_err(AuthError::from)?, &mut output)?;
+                    transport.send(&request, &mut output)?;
                 }
                 auth::Answer::Banner(banner) if banners.len() < BANNERS_MAX => banners.push(banner),
                 auth::Answer::Banner(_) => {}
@@ -217,37 +246,4 @@ async fn log_in(
             return Err(OpenError::Closed);
         }
     }
-}
-
-/// A login with a key made for this session and a certificate that says whose it is.
-fn certified(
-    ca: &SignKey,
-    backend: &Backend,
-    admitted: &Admitted,
-    user: &str,
-    pty: bool,
-    session_id: &[u8],
-) -> Result<Vec<u8>, KeyError> {
-    let key = SignKey::ephemeral()?;
-    let mut nonce = [0; 32];
-    let mut serial = [0; 8];
-    let rng = SystemRandom::new();
-    rng.fill(&mut nonce).and_then(|()| rng.fill(&mut serial)).map_err(|_| KeyError::Inconsistent)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let key_id = format!(
-        "chaperone identity={} session={} target={}",
-        admitted.principal.name(),
-        admitted.id,
-        backend.target.name
-    );
-    let terms = Terms {
-        serial: u64::from_be_bytes(serial) >> 1,
-        key_id: &key_id,
-        principal: user,
-        not_before: now.saturating_sub(CLOCK_SKEW),
-        not_after: now + CERTIFICATE_LIFE,
-        pty,
-    };
-    let certificate = Certificate::issue(&key, ca, &nonce, &terms)?;
-    auth::key_request(user, &key, Some(&certificate), session_id)
 }

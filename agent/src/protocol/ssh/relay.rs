@@ -1,6 +1,7 @@
 //! The one loop that does a session's I/O: packets to messages, messages into the machine, its questions to the
 //! decider, events to the journal, and only then messages onward.
 
+mod beside;
 mod recording;
 mod tunnels;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::decide::{Answer, Decider};
 use super::machine::{Fatal, Machine, Question};
+use super::open::Upstream;
 use super::transport::{BACKLOG_MAX, Transport, TransportError, reason};
 use crate::gate::{Resolution, Staged, Ticket};
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
@@ -25,6 +27,7 @@ use crate::protocol::{Admitted, Services};
 use crate::record::event::HoldOutcome;
 use crate::record::{Journal, RecordError};
 use crate::registry::Command;
+use beside::{Besides, Woken};
 use tunnels::Tunnels;
 
 /// Above this much waiting for one side, the other is not read; far above it, neither is.
@@ -119,6 +122,9 @@ pub(super) struct Relay<'a, C, U> {
     services: Services<'a>,
     admitted: &'a Admitted,
     tunnels: Tunnels,
+    /// How to log in again, and where that was done.
+    login: Upstream<'a>,
+    besides: Besides<'a>,
     /// Bytes of what programs printed that are recorded so far.
     recorded: u64,
     /// Bytes of raw values that were sealed so far.
@@ -142,8 +148,9 @@ where
         (down, up): (Transport, Transport),
         decider: Decider,
         services: Services<'a>,
-        admitted: &'a Admitted,
+        login: Upstream<'a>,
     ) -> Self {
+        let admitted = login.admitted;
         Self {
             wire,
             down,
@@ -156,6 +163,8 @@ where
             services,
             admitted,
             tunnels: Tunnels::default(),
+            login,
+            besides: Besides::default(),
             staged: Staged::default(),
             released: BytesMut::new(),
             held: BTreeMap::new(),
@@ -185,10 +194,13 @@ where
             tracing::warn!(%error, "what the session ends with could not be put on disk");
             self.wire.to_client.clear();
             self.wire.to_upstream.clear();
+            self.besides = Besides::default();
         }
         if !self.wire.to_upstream.is_empty() {
             let _ = tokio::time::timeout(GOODBYE, self.wire.flush_upstream()).await;
         }
+        let _ = tokio::time::timeout(GOODBYE, self.besides.flush()).await;
+        self.besides.sweep(|_| false);
         let words = end.words();
         if let Some((code, text)) = &words {
             self.down.disconnect(*code, text, &mut self.wire.to_client);
@@ -197,7 +209,7 @@ where
         let totals = Totals {
             requests: self.machine.ops(),
             client_bytes: self.wire.client_bytes,
-            upstream_bytes: self.wire.upstream_bytes,
+            upstream_bytes: self.wire.upstream_bytes + self.besides.bytes,
         };
         (end, totals)
     }
@@ -236,6 +248,10 @@ where
                 }
                 (channel, resolution) = any(&mut self.held) => self.resolved(channel, resolution)?,
                 () = self.tunnels.exchange() => {}
+                woken = self.besides.exchange(want.upstream) => match woken {
+                    Woken::Opened(channel, held, opened) => self.opened_beside(channel, *held, *opened)?,
+                    Woken::Moved => {}
+                },
                 () = until(pause) => {
                     self.pausing = None;
                     self.machine.output_pauses(&mut self.staged);
@@ -251,7 +267,7 @@ where
 
     fn want(&self) -> Want {
         let waiting = [
-            self.wire.to_upstream.len() + self.up.backlog() + self.staged.waiting(),
+            self.wire.to_upstream.len() + self.up.backlog() + self.staged.waiting() + self.besides.waiting(),
             self.wire.to_client.len() + self.down.backlog() + self.machine.served.len(),
         ];
         let [upstream, client] = waiting;
@@ -339,6 +355,7 @@ where
                 let question = self.machine.server(&message, &mut self.staged)?;
                 self.ask(question)?;
             }
+            moved |= self.work_beside()?;
         }
         if want.client {
             let Wire { from_client, to_client, .. } = &mut self.wire;
@@ -410,6 +427,12 @@ where
                 let outcome = if approved { HoldOutcome::Approved } else { HoldOutcome::Denied };
                 self.record_hold(&held, outcome, by, comment.clone());
                 held.ticket.info.given = given;
+                if approved {
+                    match self.begin_beside(held) {
+                        Some(back) => held = back,
+                        None => return Ok(()),
+                    }
+                }
                 // Decided again at the release: policy may have moved while it waited.
                 match approved
                     .then(|| self.decider.decide(&held.question, Some(&held.ticket.info), &mut self.staged))
@@ -434,6 +457,11 @@ where
         for (_, held) in std::mem::take(&mut self.held) {
             self.record_hold(&held, HoldOutcome::Withdrawn, None, Some("cancelled".into()));
             let next = self.answered(held.question, Answer::Deny("cancelled".to_owned()))?;
+            self.ask(next)?;
+        }
+        for question in self.besides.give_up_all() {
+            let answer = self.unrun(&question, "cancelled before it ran");
+            let next = self.answered(question, answer)?;
             self.ask(next)?;
         }
         Ok(())

@@ -150,7 +150,8 @@ impl Ssh {
             self.shared.masks.clone(),
         );
         let pty = decider.plainly(Action::Pty);
-        let opened = match open::open(&self.shared, backend, &admitted, user, pty).await {
+        let login = open::Upstream { shared: &self.shared, admitted: &admitted, user };
+        let opened = match open::open(login, open::Asking { pty, command: None }).await {
             Ok(opened) => opened,
             Err(error) => {
                 warn!(%error, "upstream login failed");
@@ -184,7 +185,7 @@ impl Ssh {
         wire.to_upstream = opened.output;
         info!(account = user, "session started");
         let transports = (client.transport, opened.transport);
-        let relay = Relay::new(wire, transports, decider, services, &admitted);
+        let relay = Relay::new(wire, transports, decider, services, login);
         let (end, totals) = Box::pin(relay.run(&mut command_rx, policy_rx)).await;
         finish(journal, &admitted, &end, totals);
     }

@@ -34,7 +34,7 @@ fn held(stage: &Stage, login: &str, made: &str) -> Result<(Running, String)> {
     Ok((client, id))
 }
 
-fn wait_for_hold(stage: &Stage, login: &str) -> Result<String> {
+pub(super) fn wait_for_hold(stage: &Stage, login: &str) -> Result<String> {
     wait_for("a hold", Duration::from_secs(10), || {
         Ok(Trail::when(&stage.world.agent, login, |_| true)?.open_hold())
     })

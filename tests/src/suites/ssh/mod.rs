@@ -1,5 +1,6 @@
 //! SSH: a real server behind the kernel redirect, and the clients people use, as they are.
 
+mod certificate;
 mod decide;
 mod files;
 mod hold;
@@ -47,6 +48,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         files::CASES,
         tools::CASES,
         hold::CASES,
+        certificate::CASES,
         trust::CASES,
         tunnel::CASES,
         hostile::CASES,
@@ -59,6 +61,7 @@ impl Stage {
     fn start() -> Result<Self> {
         let mut world = World::prepare("ssh", Wishes { quiet_server: true, ..Wishes::default() })?;
         let sshd = Sshd::start(&world.scratch)?;
+        certificate::signer(&sshd)?;
         world.wishes.more = targets(&sshd)?;
         let auditor = Auditor::new(&world.scratch, "auditor")?;
         world.wishes.record_more = Auditor::line(&[&auditor]);
@@ -134,7 +137,8 @@ fn targets(sshd: &Sshd) -> Result<String> {
         ("web-stranger", "127.0.0.4", format!("key_file = {:?}", sshd.file("stranger")), keys.clone()),
         ("web-rsa", "127.0.0.5", login.clone(), format!("[{:?}]", sshd.public("host_rsa")?)),
         ("web-masked", "127.0.0.6", format!("{login}\nrecord_input = true\n{MASKS}"), keys.clone()),
-        ("web-meta", "127.0.0.7", login, keys),
+        ("web-meta", "127.0.0.7", login, keys.clone()),
+        ("web-signer", "127.0.0.8", certificate::credential(sshd), keys),
     ] {
         let more = match name {
             "web-masked" => "durability = \"synced\"\n",

@@ -109,6 +109,7 @@ impl Session {
             retry: false,
             backend: Arc::new(Backend { target, credentials }),
             login_timeout: Duration::from_secs(5),
+            place: None,
             tunnel_to: Arc::new(|_, _, _| Err("a test has no tunnels".to_owned())),
         };
         let catalogue = Arc::new(Catalogue::new("crm", address));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use ring::digest;
 
 use super::super::codec::{msg, put_string};
@@ -12,11 +12,15 @@ use super::super::mask::{Filter, Masks};
 use super::super::sftp::Sftp;
 use super::tunnel::Tunnel;
 
+/// Variables and the terminal of a channel, as they were asked for.
+const BEFORE_MAX: usize = 64 << 10;
+
 pub(super) struct Channel {
     /// The client's number for it. Ours, towards both sides, is the key it is kept under.
     pub(super) client: u32,
-    /// The target's number, once it confirmed.
+    /// The target's number, once it confirmed, and the connection where it has it.
     pub(super) upstream: u32,
+    pub(super) connection: u32,
     pub(super) to_client: Flow,
     pub(super) to_upstream: Flow,
     /// Largest data message the client takes.
@@ -34,6 +38,8 @@ pub(super) struct Channel {
     pub(super) exit: Option<Exit>,
     /// Columns and rows of its terminal, if it has one.
     pub(super) terminal: Option<(u32, u32)>,
+    /// What was asked for before a program: variables and a terminal.
+    pub(super) before: Vec<Bytes>,
 }
 
 pub(super) enum Stage {
@@ -143,6 +149,7 @@ impl Channel {
         Self {
             client,
             upstream: 0,
+            connection: super::MAIN,
             to_client: Flow::default(),
             to_upstream: Flow::default(),
             client_packet,
@@ -156,7 +163,28 @@ impl Channel {
             told_upstream_closed: false,
             exit: None,
             terminal: None,
+            before: Vec::new(),
         }
+    }
+
+    /// A message for the target on this channel.
+    pub(super) fn framed(&self, message: &[u8]) -> BytesMut {
+        super::framed_on(self.connection, message)
+    }
+
+    /// Whether one more variable can be remembered.
+    pub(super) fn remembers(&self, message: &[u8]) -> bool {
+        self.before.iter().map(Bytes::len).sum::<usize>() + message.len() <= BEFORE_MAX
+    }
+
+    /// Keeps a request for a connection of the channel's own, where nobody waits for the answer a second time.
+    pub(super) fn remember(&mut self, name: &str, message: &[u8]) {
+        let mut message = message.to_vec();
+        // Behind the message's number, the channel's, and the name with its length.
+        if let Some(want_reply) = message.get_mut(9 + name.len()) {
+            *want_reply = 0;
+        }
+        self.before.push(message.into());
     }
 
     /// Both sides have said their last word.

@@ -77,7 +77,7 @@ impl Machine {
             msg::CHANNEL_WINDOW_ADJUST => {
                 let more = channel.to_client.grant(reader.u32().map_err(malformed)?).map_err(flow)?;
                 if more > 0 && !channel.told_upstream_closed && !matches!(channel.stage, Stage::Refused) {
-                    staged.continuation(&framed(&adjust(channel.upstream, more)));
+                    staged.continuation(&channel.framed(&adjust(channel.upstream, more)));
                 }
                 self.files(id, staged)
             }
@@ -88,7 +88,7 @@ impl Machine {
             }
             msg::CHANNEL_EOF => {
                 if matches!(channel.stage, Stage::Running(_)) && !channel.told_upstream_closed {
-                    staged.continuation(&framed(&simple(number, channel.upstream)));
+                    staged.continuation(&channel.framed(&simple(number, channel.upstream)));
                 }
                 Ok(None)
             }
@@ -99,14 +99,14 @@ impl Machine {
                     self.withdrawn.push(id);
                 }
                 if !std::mem::replace(&mut channel.told_upstream_closed, true) {
-                    staged.continuation(&framed(&simple(number, channel.upstream)));
+                    staged.continuation(&channel.framed(&simple(number, channel.upstream)));
                 }
                 self.sweep(id);
                 Ok(None)
             }
             msg::CHANNEL_SUCCESS | msg::CHANNEL_FAILURE => {
                 if !matches!(channel.stage, Stage::Refused) && !channel.told_upstream_closed {
-                    staged.continuation(&framed(&simple(number, channel.upstream)));
+                    staged.continuation(&channel.framed(&simple(number, channel.upstream)));
                 }
                 Ok(None)
             }
@@ -172,7 +172,7 @@ impl Machine {
             return self.files(id, staged);
         }
         if !channel.told_upstream_closed {
-            staged.continuation(&framed(&data(channel.upstream, extended, bytes)));
+            staged.continuation(&channel.framed(&data(channel.upstream, extended, bytes)));
         }
         let more = channel.to_upstream.passed(bytes.len());
         if more > 0 {
@@ -211,7 +211,8 @@ impl Machine {
             }
             "env" if idle => {
                 let variable = reader.text().map_err(malformed)?;
-                if harmless_variable(variable) {
+                if harmless_variable(variable) && channel.remembers(message) {
+                    channel.remember(name, message);
                     self.forward_request(id, message, want_reply, staged);
                 } else {
                     if want_reply {
@@ -221,7 +222,7 @@ impl Machine {
                     self.refuse_always(
                         id,
                         Asked::Feature(format!("env {variable}")),
-                        "not on the list of variables",
+                        "not on the list of variables, or too long",
                     );
                 }
                 return Ok(None);
@@ -268,7 +269,7 @@ impl Machine {
 
     fn forward_request(&mut self, id: u32, message: &Bytes, want_reply: bool, staged: &mut Staged) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        staged.continuation(&framed(&readdressed(message, channel.upstream)));
+        staged.continuation(&channel.framed(&readdressed(message, channel.upstream)));
         if want_reply {
             channel.owed.push_back(Owed::Upstream);
         }

@@ -5,6 +5,7 @@
 //! hears of it, and what comes after it on that channel waits, while other channels go on. Windows are end to end
 //! (`flow`). What may not be is refused in the protocol's own words, in the order in which answers are owed.
 
+mod beside;
 mod channel;
 mod client;
 mod output;
@@ -13,7 +14,7 @@ mod server;
 mod tests;
 mod tunnel;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{BufMut, BytesMut};
 
@@ -21,6 +22,7 @@ use super::codec::{Malformed, msg};
 use super::flow::FlowError;
 use super::sftp::{FileOp, SftpError};
 use crate::gate::{Permit, Staged};
+pub(super) use beside::Place;
 pub(super) use channel::Terms;
 use channel::{Channel, Exit, Owed, Running, Stage, data, exit_status, signal, simple};
 pub(super) use tunnel::Opening;
@@ -43,6 +45,9 @@ const REFUSED_STATUS: u32 = 126;
 /// SSH_OPEN_ADMINISTRATIVELY_PROHIBITED and SSH_OPEN_RESOURCE_SHORTAGE.
 const PROHIBITED: u32 = 1;
 const SHORTAGE: u32 = 4;
+
+/// The session's own connection to the target; others are known by the channel they are for, which is never 0.
+pub(super) const MAIN: u32 = 0;
 
 /// SSH_EXTENDED_DATA_STDERR.
 const STDERR: u32 = 1;
@@ -124,6 +129,8 @@ pub(super) struct Machine {
     /// Channels whose held request the client gave up.
     pub(super) withdrawn: Vec<u32>,
     openings: Vec<Opening>,
+    /// Channels that went on to a connection of their own; the target has yet to close them on the session's.
+    leaving: BTreeSet<u32>,
     /// Questions that have only one answer, to be recorded.
     refused: Vec<(Question, String)>,
 }
@@ -144,10 +151,29 @@ pub(super) fn take_frame(buffer: &mut BytesMut) -> Option<BytesMut> {
     Some(frame.split_off(4))
 }
 
+/// A message for the target on the session's own connection.
 fn framed(message: &[u8]) -> BytesMut {
-    let mut out = BytesMut::with_capacity(message.len() + 4);
+    framed_on(MAIN, message)
+}
+
+/// A message for the target, with the connection it goes by in front.
+fn framed_on(connection: u32, message: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(message.len() + 8);
+    out.put_u32(connection);
     put_frame(&mut out, message);
     out
+}
+
+/// The next message for the target, and the connection it goes by.
+pub(super) fn take_framed(buffer: &mut BytesMut) -> Option<(u32, BytesMut)> {
+    let (connection, rest) = buffer.split_first_chunk::<4>()?;
+    let (connection, length) = (u32::from_be_bytes(*connection), rest.first_chunk::<4>()?);
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    if rest.len() < 4 + length {
+        return None;
+    }
+    let mut frame = buffer.split_to(8 + length);
+    Some((connection, frame.split_off(8)))
 }
 
 impl Machine {
@@ -185,12 +211,14 @@ impl Machine {
                 staged.permitted(permit, &[]);
             }
             Stage::Asking(asking) if asking.op == question.op => {
-                staged.permitted(permit, &framed(&asking.request));
+                staged.permitted(permit, &framed_on(channel.connection, &asking.request));
                 if asking.want_reply {
                     channel.owed.push_back(Owed::Upstream);
                 }
                 let (op, sftp, size) = (asking.op, asking.sftp, asking.size);
                 if question.what == Asked::Pty {
+                    let request = asking.request.clone();
+                    channel.remember("pty-req", &request);
                     channel.terminal = size;
                     channel.stage = Stage::Idle;
                 } else {
@@ -283,7 +311,7 @@ impl Machine {
         channel.told_client_closed = true;
         if !channel.told_upstream_closed {
             channel.told_upstream_closed = true;
-            staged.continuation(&framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
+            staged.continuation(&channel.framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
         }
     }
 
@@ -328,9 +356,9 @@ impl Machine {
     pub(super) fn kill_all(&mut self, staged: &mut Staged) {
         for channel in self.channels.values_mut() {
             if matches!(channel.stage, Stage::Running(_)) && !channel.told_upstream_closed {
-                staged.continuation(&framed(&signal(channel.upstream, "KILL")));
+                staged.continuation(&channel.framed(&signal(channel.upstream, "KILL")));
                 channel.told_upstream_closed = true;
-                staged.continuation(&framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
+                staged.continuation(&channel.framed(&simple(msg::CHANNEL_CLOSE, channel.upstream)));
             }
         }
     }

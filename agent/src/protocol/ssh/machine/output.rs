@@ -2,7 +2,7 @@
 
 use super::super::flow::FlowError;
 use super::channel::{Stage, adjust, data};
-use super::{Fatal, Machine, STDERR, UPSTREAM, framed, put_frame};
+use super::{Fatal, Machine, STDERR, UPSTREAM, framed_on, put_frame};
 use crate::gate::Staged;
 use crate::record::output::{self, Kind};
 use crate::record::raw::{Line, Value};
@@ -105,7 +105,7 @@ impl Machine {
             }
             let more = channel.to_client.passed(bytes.len());
             if more > 0 && !channel.told_upstream_closed {
-                staged.continuation(&framed(&adjust(channel.upstream, more)));
+                staged.continuation(&framed_on(channel.connection, &adjust(channel.upstream, more)));
             }
         }
     }

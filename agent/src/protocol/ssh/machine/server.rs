@@ -4,9 +4,11 @@ use bytes::{BufMut, Bytes};
 
 use super::super::codec::{Reader, msg};
 use super::super::sftp::{FileStep, Returned};
-use super::channel::{Exit, Owed, Stage, adjust, data, open_failure, simple};
+use super::channel::{Channel, Exit, Owed, Stage, adjust, data, open_failure, simple};
 use super::client::readdressed;
-use super::{Asked, Fatal, Machine, OWED_MAX, PROHIBITED, Question, UPSTREAM, framed, outcome, put_frame};
+use super::{
+    Asked, Fatal, MAIN, Machine, OWED_MAX, PROHIBITED, Question, UPSTREAM, framed, outcome, put_frame,
+};
 use crate::gate::Staged;
 
 impl Machine {
@@ -43,8 +45,15 @@ impl Machine {
             }
             msg::CHANNEL_OPEN_CONFIRMATION..=msg::CHANNEL_FAILURE => {
                 let id = reader.u32().map_err(malformed)?;
-                let known = self.channels.get(&id).is_some_and(|channel| !channel.upstream_closed);
-                if !known {
+                if self.leaving.contains(&id) {
+                    // It went on elsewhere; all that is awaited here is the end.
+                    if number == msg::CHANNEL_CLOSE {
+                        self.leaving.remove(&id);
+                    }
+                    return Ok(None);
+                }
+                let here = |channel: &Channel| channel.connection == MAIN && !channel.upstream_closed;
+                if !self.channels.get(&id).is_some_and(here) {
                     return Err(Fatal::NoChannel { side: UPSTREAM, id });
                 }
                 self.server_channel(id, message, reader, staged)
@@ -53,7 +62,7 @@ impl Machine {
         }
     }
 
-    fn server_channel(
+    pub(super) fn server_channel(
         &mut self,
         id: u32,
         message: &Bytes,
@@ -179,7 +188,7 @@ impl Machine {
                     Returned::Drop(count) => channel.to_client.dropped(count),
                 };
                 if more > 0 && !channel.told_upstream_closed {
-                    staged.continuation(&framed(&adjust(channel.upstream, more)));
+                    staged.continuation(&channel.framed(&adjust(channel.upstream, more)));
                 }
             }
             return self.files(id, staged);
@@ -199,7 +208,7 @@ impl Machine {
         let Some(channel) = self.channels.get_mut(&id) else { return Ok(()) };
         if matches!(channel.stage, Stage::Refused) || channel.told_client_closed {
             if want_reply && !channel.told_upstream_closed {
-                staged.continuation(&framed(&simple(msg::CHANNEL_FAILURE, channel.upstream)));
+                staged.continuation(&channel.framed(&simple(msg::CHANNEL_FAILURE, channel.upstream)));
             }
             return Ok(());
         }
@@ -249,7 +258,7 @@ impl Machine {
                 FileStep::Wait => return Ok(None),
                 FileStep::Ask(op) => return Ok(Some(self.ask(id, Asked::File(op)))),
                 FileStep::Pass(bytes) => {
-                    staged.continuation(&framed(&data(channel.upstream, None, &bytes)));
+                    staged.continuation(&channel.framed(&data(channel.upstream, None, &bytes)));
                     channel.to_upstream.passed(bytes.len())
                 }
                 FileStep::Refuse { swallowed, answer } => {
@@ -264,7 +273,7 @@ impl Machine {
                         sftp.query_later(bytes);
                         return Ok(None);
                     }
-                    staged.continuation(&framed(&data(channel.upstream, None, &bytes)));
+                    staged.continuation(&channel.framed(&data(channel.upstream, None, &bytes)));
                     0
                 }
             };

@@ -1,3 +1,5 @@
+mod beside;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -54,7 +56,8 @@ impl Session {
     }
 
     fn up(&mut self) -> Vec<Bytes> {
-        frames(&mut self.staged.take_bytes())
+        let mut staged = self.staged.take_bytes();
+        std::iter::from_fn(|| take_framed(&mut staged).map(|(_, message)| message.freeze())).collect()
     }
 
     fn down(&mut self) -> Vec<Bytes> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{End, Held, Relay};
-use crate::protocol::ssh::machine::{Outcome, take_frame};
+use crate::protocol::ssh::machine::{MAIN, Outcome, take_frame, take_framed};
 use crate::protocol::ssh::sftp::FileDone;
 use crate::record::event::{Event, HoldOutcome};
 use crate::record::{Burst, RecordError};
@@ -17,7 +17,7 @@ where
 {
     /// Waits until what was recorded is on disk, where the target asks for that: nothing has left since, in either
     /// direction. Sessions that wait at the same time share one sync.
-    pub(super) async fn settle(&self) -> Result<(), RecordError> {
+    pub(super) async fn settle(&mut self) -> Result<(), RecordError> {
         if !self.synced {
             return Ok(());
         }
@@ -53,6 +53,10 @@ where
                 let why = Some("withdrawn by the client".to_owned());
                 self.record_hold(&held, HoldOutcome::Withdrawn, None, why);
             }
+            if let Some(question) = self.besides.give_up(channel) {
+                let event = self.decider.refused(&question, "the client gave it up before it ran");
+                self.staged.record(event);
+            }
         }
         let outcomes = std::mem::take(&mut self.machine.outcomes);
         self.stage_outcomes(outcomes);
@@ -60,9 +64,14 @@ where
             self.stage_file(done);
         }
         self.commit()?;
-        while let Some(message) = take_frame(&mut self.released) {
-            self.up.send(&message, &mut self.wire.to_upstream).map_err(End::Upstream)?;
+        while let Some((connection, message)) = take_framed(&mut self.released) {
+            if connection == MAIN {
+                self.up.send(&message, &mut self.wire.to_upstream).map_err(End::Upstream)?;
+            } else {
+                self.besides.send(connection, &message);
+            }
         }
+        self.besides.sweep(|channel| self.machine.is_beside(channel));
         while let Some(message) = take_frame(&mut self.machine.served) {
             self.down.send(&message, &mut self.wire.to_client).map_err(End::Client)?;
         }
@@ -132,6 +141,10 @@ where
         for (_, held) in std::mem::take(&mut self.held) {
             self.record_hold(&held, HoldOutcome::Withdrawn, None, Some(end.to_string()));
         }
+        for question in self.besides.give_up_all() {
+            let event = self.decider.refused(&question, &format!("{end}, before it ran"));
+            self.staged.record(event);
+        }
         let outcomes = self.machine.abandoned();
         self.stage_outcomes(outcomes);
         self.released.clear();
@@ -140,10 +153,13 @@ where
         self.machine.said.clear();
         self.machine.raw.clear();
         self.staged.commit(self.journal, &mut self.released)?;
-        while let Some(message) = take_frame(&mut self.released) {
-            // The transport may be what broke.
-            if self.up.send(&message, &mut self.wire.to_upstream).is_err() {
-                break;
+        // The transport may be what broke.
+        let mut broken = false;
+        while let Some((connection, message)) = take_framed(&mut self.released) {
+            if connection == MAIN {
+                broken = broken || self.up.send(&message, &mut self.wire.to_upstream).is_err();
+            } else {
+                self.besides.send(connection, &message);
             }
         }
         Ok(())
