@@ -3,6 +3,8 @@
 //! A drop-in of ssh's own configuration lets ssh ask the agent, each time and for each process; nothing is written into
 //! anybody's known_hosts.
 
+mod container;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,11 +29,17 @@ pub(super) enum Hosts {
         /// Where ssh_config(5) includes files from.
         #[arg(long, default_value = "/etc/ssh/ssh_config.d")]
         dir: PathBuf,
+        /// Put the keys into the container of this process instead, where ssh cannot ask (Linux 5.2 or newer).
+        #[arg(long, conflicts_with = "dir")]
+        pid: Option<u32>,
     },
     /// Take that away again.
     Remove {
         #[arg(long, default_value = "/etc/ssh/ssh_config.d")]
         dir: PathBuf,
+        /// Out of the container of this process.
+        #[arg(long, conflicts_with = "dir")]
+        pid: Option<u32>,
     },
     /// Print lines for the known_hosts file of a client that does not ask: containers, libraries.
     Keys,
@@ -49,8 +57,22 @@ pub(super) enum Hosts {
 
 pub(super) fn hosts(config: &Path, what: &Hosts, out: &mut dyn Write) -> Result<(), Failure> {
     match what {
-        Hosts::Install { dir } => install(&Config::load(config)?, dir, out),
-        Hosts::Remove { dir } => remove(dir, out),
+        Hosts::Install { pid: Some(pid), .. } => {
+            let config = Config::load(config)?;
+            let mut lines = Vec::new();
+            keys(&config, &mut lines)?;
+            container::put(*pid, &String::from_utf8_lossy(&lines), &config.state_dir)
+                .map_err(|error| Failure::Failed(error.to_string()))?;
+            writeln!(out, "ssh in the container of process {pid} knows the targets from now on")?;
+            Ok(())
+        }
+        Hosts::Remove { pid: Some(pid), .. } => {
+            container::take(*pid).map_err(|error| Failure::Failed(error.to_string()))?;
+            writeln!(out, "the container of process {pid} is as it was")?;
+            Ok(())
+        }
+        Hosts::Install { dir, pid: None } => install(&Config::load(config)?, dir, out),
+        Hosts::Remove { dir, pid: None } => remove(dir, out),
         Hosts::Keys => keys(&Config::load(config)?, out),
         Hosts::Known { socket, at, host } => {
             // Whatever goes wrong, ssh goes on with what it knows itself.

@@ -100,6 +100,21 @@ impl Container {
         netns: &Netns,
         wish: &Wish<'_>,
     ) -> Result<Self> {
+        Self::begin(scratch, name, cgroup, Some(netns), wish)
+    }
+
+    /// The same in the host's network, as with `--network host`.
+    pub(crate) fn on_host(scratch: &Scratch, name: &str, cgroup: &Cgroup, wish: &Wish<'_>) -> Result<Self> {
+        Self::begin(scratch, name, cgroup, None, wish)
+    }
+
+    fn begin(
+        scratch: &Scratch,
+        name: &str,
+        cgroup: &Cgroup,
+        netns: Option<&Netns>,
+        wish: &Wish<'_>,
+    ) -> Result<Self> {
         let bundle = scratch.folder(&format!("containers/{name}"), 0o700)?;
         root_file_system(&bundle.join("rootfs"))?;
         let mut configuration = configuration(cgroup, netns, wish);
@@ -122,6 +137,12 @@ impl Container {
                 format!("runc run: {}", fs::read_to_string(&log).unwrap_or_default().trim_end())
             })?;
         Ok(container)
+    }
+
+    /// Its first process, as the host numbers it.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        let state: Value = serde_json::from_str(&self.runc(&["state", &self.id]).run()?.ok()?)?;
+        state["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("no pid")
     }
 
     /// A program inside, as root with the container's capabilities.
@@ -157,14 +178,12 @@ fn root_file_system(root: &Path) -> Result<()> {
 }
 
 /// The OCI runtime configuration.
-fn configuration(cgroup: &Cgroup, netns: &Netns, wish: &Wish<'_>) -> Value {
+fn configuration(cgroup: &Cgroup, netns: Option<&Netns>, wish: &Wish<'_>) -> Value {
     let capabilities: Vec<&str> = DOCKER_CAPABILITIES.iter().chain(wish.capabilities).copied().collect();
-    let mut namespaces = vec![
-        json!({"type": "mount"}),
-        json!({"type": "uts"}),
-        json!({"type": "ipc"}),
-        json!({"type": "network", "path": netns.path()}),
-    ];
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "uts"}), json!({"type": "ipc"})];
+    if let Some(netns) = netns {
+        namespaces.push(json!({"type": "network", "path": netns.path()}));
+    }
     if !wish.host_pids {
         namespaces.push(json!({"type": "pid"}));
     }

@@ -84,7 +84,9 @@ fn forced(stage: &mut Stage) -> Result<()> {
     let command = format!("touch {made}; printenv SSH_ORIGINAL_COMMAND; printenv LC_TEST; cat; false");
     ensure!(output.code == Some(1) && output.stdout == format!("{command}\npasses\ninput\n"), "{output}");
     let trail = stage.trail("forced")?;
-    holds(trail.statement(&command)?, &json!({"verdict": "permit", "step": "exec"}))?;
+    let decided = trail.all("statement");
+    let permitted = json!({"sql": command, "verdict": "permit", "step": "exec"});
+    holds(decided.last().context("nothing on record")?, &permitted)?;
     holds(trail.result(&command)?, &json!({"tag": "exit 1"}))?;
     ensure!(trail.all("streams").len() == 1, "it ran more than once");
     let log = stage.sshd.log();

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Stage;
 use crate::harness::cgroup::Cgroup;
+use crate::harness::container::{Container, Wish};
 use crate::harness::report::Case;
 use crate::harness::spawn::{Output, Program};
 
@@ -15,6 +16,10 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a process that is not governed sees nothing of it", run: ungoverned },
     Case { name: "hosts that are no targets are not spoken for", run: others },
     Case { name: "what is removed is gone", run: removed },
+    Case {
+        name: "ssh in a container knows the targets with nothing changed in it, and forgets them",
+        run: contained,
+    },
 ];
 
 impl Stage {
@@ -144,5 +149,56 @@ fn removed(stage: &mut Stage) -> Result<()> {
         "echo in",
     )?;
     ensure!(output.code == Some(255), "{output}");
+    Ok(())
+}
+
+fn contained(stage: &mut Stage) -> Result<()> {
+    let places = &stage.world.places;
+    let cgroup = places.billing_bot.child("container")?;
+    let container = Container::on_host(&stage.world.scratch, "ssh-client", &cgroup, &Wish::default())?;
+    // Where clients are, after the runtime handed controllers down.
+    places.billing_bot.admit()?;
+    let shell = |script: &str| container.exec("/bin/sh", &["-c", script]).limit(30).run();
+    let port = stage.sshd.port;
+    let connect =
+        format!("ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -p {port} -l contained 127.0.0.1 echo in");
+    let pid = container.pid()?.to_string();
+    let agent = &stage.world.agent;
+    let output = agent.command(&["hosts", "install", "--pid", &pid])?;
+    ensure!(output.code == Some(1) && output.stderr.contains("no /etc/ssh"), "{output}");
+    shell("mkdir /etc/ssh")?.ok()?;
+    let before = shell("ls -lA /etc/ssh; cat /proc/self/mountinfo")?.ok()?;
+    let unknown = shell(&connect)?;
+    ensure!(
+        unknown.code == Some(255) && unknown.stderr.contains("Host key verification failed"),
+        "{unknown}"
+    );
+    // Twice: what was put there before is replaced.
+    for _ in 0..2 {
+        agent.command(&["hosts", "install", "--pid", &pid])?.ok()?;
+    }
+    let output = shell(&connect)?;
+    ensure!(output.code == Some(0) && output.stdout == "in\n" && output.stderr.is_empty(), "{output}");
+    let start = stage.trail("contained")?;
+    ensure!(
+        start.first("session_start")?["workload"]["cgroup"] == cgroup.name(),
+        "another container's session"
+    );
+    let output = shell("echo forged >> /etc/ssh/ssh_known_hosts2")?;
+    ensure!(output.code != Some(0), "the container can write it: {output}");
+    agent.command(&["hosts", "remove", "--pid", &pid])?.ok()?;
+    let unknown = shell(&connect)?;
+    ensure!(
+        unknown.code == Some(255) && unknown.stderr.contains("Host key verification failed"),
+        "{unknown}"
+    );
+    let after = shell("ls -lA /etc/ssh; cat /proc/self/mountinfo")?.ok()?;
+    ensure!(before == after, "something is left behind:\n{before}\n{after}");
+    // Somebody else's file stays.
+    shell("echo '# mine' > /etc/ssh/ssh_known_hosts2")?.ok()?;
+    let output = agent.command(&["hosts", "install", "--pid", &pid])?;
+    ensure!(output.code == Some(1) && output.stderr.contains("somebody else's"), "{output}");
+    let output = agent.command(&["hosts", "remove", "--pid", &std::process::id().to_string()])?;
+    ensure!(output.code == Some(1) && output.stderr.contains("the host's own files"), "{output}");
     Ok(())
 }
