@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// What can be asked of a live session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,20 @@ struct Entry {
 pub struct Registration {
     id: String,
     registry: Arc<Registry>,
+}
+
+/// A place among the sessions at once; somebody else's when dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// One that is free, if there is any.
+    #[must_use]
+    pub fn take(places: &Arc<Semaphore>) -> Option<Self> {
+        Arc::clone(places).try_acquire_owned().ok().map(|permit| Self { _permit: permit })
+    }
 }
 
 impl Registry {

@@ -22,7 +22,7 @@ use crate::intercept::Lookup;
 use crate::protocol::{Admitted, Protocol, Services, TunnelTo};
 use crate::record::Journal;
 use crate::record::event::{Event, Workload};
-use crate::registry::Registry;
+use crate::registry::{Place, Registry};
 use crate::upstream::Backend;
 use crate::workload::{self, Provenance};
 
@@ -243,8 +243,7 @@ fn tunnel_to(world: Arc<World>, places: Arc<Semaphore>) -> TunnelTo {
             return Err("a loopback address is the host's own".to_owned());
         }
         let service = world.service(destination).ok_or("it is no target")?;
-        let place = Arc::clone(&places).try_acquire_owned();
-        let place = place.map_err(|_| "there are as many sessions as there may be at once")?;
+        let place = Place::take(&places).ok_or("there are as many sessions as there may be at once")?;
         let inner = Admitted {
             id: Uuid::now_v7().simple().to_string(),
             client: outer.client,

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chaperone_policy::Principal;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub use serve::{Protocol, Services};
 
 use crate::record::event::{Identity, Workload};
+use crate::registry::Place;
 use crate::upstream::Backend;
 
 /// What is known of a connection when its protocol takes over.
@@ -35,7 +35,7 @@ pub struct Admitted {
     pub backend: Arc<Backend>,
     pub login_timeout: Duration,
     /// Its place among the sessions at once, where it has one to itself: a connection that was accepted has it elsewhere.
-    pub place: Option<OwnedSemaphorePermit>,
+    pub place: Option<Place>,
     pub tunnel_to: TunnelTo,
 }
 
