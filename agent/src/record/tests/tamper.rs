@@ -229,39 +229,93 @@ fn rechain(state: &State) {
     }
 }
 
+/// A sequence of numbers that is the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+}
+
+/// In several journals at once, each edit of another kind at another place, taken back before the next.
 fn random_edits(count: usize) {
-    let state = journal();
-    let (places, segments) = (state.places(), state.segments());
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random % below as u64).unwrap()
-    };
-    for _ in 0..count {
-        let file = &segments[next(segments.len())];
-        let whole = fs::read(file).unwrap();
-        let (at, flip) = (next(whole.len()), u8::try_from(1 + next(255)).unwrap());
-        edit(file, |bytes| bytes[at] ^= flip);
-        let report = state.verify();
-        match places
-            .iter()
-            .find(|place| place.file == *file && (place.at..place.at + place.len).contains(&at))
-        {
-            Some(place) => assert_found(&report, place.seq, &[Edited, Torn]),
-            None => {
-                assert!(report.problems.iter().any(|problem| problem.kind == HeaderEdited), "{report:#?}")
+    const THREADS: usize = 4;
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                let state = journal();
+                let (places, segments) = (state.places(), state.segments());
+                let mut numbers = Numbers(0x2545_f491_4f6c_dd1d + thread as u64);
+                for turn in (thread..count).step_by(THREADS) {
+                    let file = &segments[numbers.below(segments.len())];
+                    let whole = fs::read(file).unwrap();
+                    random_edit(&state, file, &places, turn % 5, &mut numbers);
+                    fs::write(file, whole).unwrap();
+                }
+                assert!(state.verify().ok);
+            });
+        }
+    });
+}
+
+fn random_edit(state: &State, file: &Path, places: &[Place], kind: usize, numbers: &mut Numbers) {
+    let own = places.iter().filter(|place| place.file == *file).collect::<Vec<_>>();
+    let mut pick = || own[numbers.below(own.len())];
+    let record = |bytes: &[u8], place: &Place| bytes[place.at..place.at + place.len].to_vec();
+    match kind {
+        0 => {
+            let place = pick();
+            edit(file, |bytes| drop(bytes.drain(place.at..place.at + place.len)));
+            assert_found(&state.verify(), place.seq, &[Deleted, SegmentMissing, EndMissing]);
+        }
+        1 => {
+            let (place, before) = (pick(), pick());
+            edit(file, |bytes| drop(bytes.splice(before.at..before.at, record(bytes, place))));
+            assert_found(&state.verify(), place.seq, &[Inserted, Reordered, Deleted]);
+        }
+        2 => {
+            let (first, second) = (pick(), pick());
+            let (first, second) = if first.seq < second.seq { (first, second) } else { (second, first) };
+            if first.seq == second.seq {
+                return;
+            }
+            edit(file, |bytes| {
+                let swapped = [
+                    record(bytes, second),
+                    bytes[first.at + first.len..second.at].to_vec(),
+                    record(bytes, first),
+                ];
+                bytes.splice(first.at..second.at + second.len, swapped.concat());
+            });
+            assert_found(&state.verify(), first.seq, &[Reordered]);
+        }
+        3 => {
+            let place = pick();
+            rewrite(file, place.at, place.len);
+            assert_found(&state.verify(), place.seq, &[Rewritten, CheckpointMismatch]);
+        }
+        _ => {
+            let length = usize::try_from(fs::metadata(file).unwrap().len()).unwrap();
+            let (at, flip) = (numbers.below(length), u8::try_from(1 + numbers.below(255)).unwrap());
+            edit(file, |bytes| bytes[at] ^= flip);
+            let report = state.verify();
+            match own.iter().find(|place| (place.at..place.at + place.len).contains(&at)) {
+                Some(place) => assert_found(&report, place.seq, &[Edited, Torn]),
+                None => {
+                    assert!(report.problems.iter().any(|problem| problem.kind == HeaderEdited), "{report:#?}")
+                }
             }
         }
-        fs::write(file, whole).unwrap();
     }
-    assert!(state.verify().ok);
 }
 
 #[test]
 fn random_edits_are_each_found_at_their_record() {
-    random_edits(200);
+    random_edits(500);
 }
 
 /// The long variant: `cargo test -p chaperone ten_thousand -- --ignored`.
