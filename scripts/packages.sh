@@ -17,8 +17,8 @@ packages=(
     runc iproute2 nftables
     # Who can say whether a container exists, and what plays the others, for the suite `identity`.
     podman python3-grpcio
-    # Opens what was sealed, and sets clocks of single programs, for the suites `sealed` and `clocks`.
-    age faketime
+    # Opens what was sealed, for the suites `sealed` and `ssh`.
+    age
     openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin
 )
 

@@ -1,6 +1,7 @@
 """Connections that ask until they are cut off, and keep every byte they were sent after the login in a file each.
-Arguments: host, port, user, database, folder, connections, queries of each (0: until it is cut off), style."""
-import os, socket, struct, sys, threading
+Arguments: host, port, user, database, folder, connections, queries of each (0: until it is cut off; -1: and again,
+under another name, until there is a file `stop` beside the folder), style."""
+import os, socket, struct, sys, threading, time
 
 host, port, user, database, folder = sys.argv[1:6]
 connections, queries = int(sys.argv[6]), int(sys.argv[7])
@@ -44,8 +45,7 @@ def ready(seen, at):
     return None
 
 
-def serve(number):
-    name = f"{user}-{number}"
+def serve(number, name):
     out = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         with socket.create_connection((host, int(port)), 10) as s:
@@ -61,7 +61,7 @@ def serve(number):
                 at = ready(seen, 0)
             os.write(out, seen[at:])
             seen, n = seen[at:], number
-            while queries == 0 or n < queries + number:
+            while queries <= 0 or n < queries + number:
                 n += 1
                 s.sendall(ask(n))
                 while True:
@@ -83,7 +83,20 @@ def serve(number):
         os.close(out)
 
 
-threads = [threading.Thread(target=serve, args=(number,)) for number in range(connections)]
+def go_on(number):
+    turn = 0
+    while not os.path.exists(os.path.join(folder, "..", "stop")):
+        serve(number, f"{user}-{number}-{turn}")
+        turn += 1
+        time.sleep(0.01)
+
+
+def once(number):
+    serve(number, f"{user}-{number}")
+
+
+work = go_on if queries < 0 else once
+threads = [threading.Thread(target=work, args=(number,)) for number in range(connections)]
 for thread in threads:
     thread.start()
 for thread in threads:

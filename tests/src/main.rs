@@ -31,6 +31,9 @@ fn run(args: &[String]) -> Result<()> {
         ["suite", "mask", rest @ ..] if rest.iter().any(|word| word.starts_with("--")) => {
             suites::mask::on_demand(rest)
         }
+        ["suite", "record", rest @ ..] if rest.iter().any(|word| word.starts_with("--")) => {
+            suites::record::on_demand(rest)
+        }
         ["suite", name] => suites::run(Some(name), None),
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
         ["demo"] => demo::run(),

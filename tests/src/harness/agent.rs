@@ -25,6 +25,8 @@ pub(crate) struct Agent {
     log: PathBuf,
     /// The network namespace that is the agent's host's; none = the machine's.
     pub(crate) netns: Option<PathBuf>,
+    /// Further variables of its environment.
+    pub(crate) env: Vec<(&'static str, String)>,
     process: Option<Running>,
     started: bool,
 }
@@ -45,6 +47,7 @@ impl Agent {
             bpffs,
             log: scratch.path().join("agent.log"),
             netns: None,
+            env: Vec::new(),
             process: None,
             started: false,
         })
@@ -131,6 +134,9 @@ impl Agent {
             .env("RUST_LOG", std::env::var("CHAPERONE_E2E_LOG").unwrap_or_else(|_| "info".into()))
             .log(&self.log)?
             .inside(cgroup)?;
+        for (name, value) in &self.env {
+            process = process.env(name, value);
+        }
         if let Some(netns) = &self.netns {
             process = process.netns(netns)?;
         }

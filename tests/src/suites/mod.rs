@@ -3,6 +3,7 @@
 mod alive;
 mod bad;
 mod bypass;
+mod clocks;
 mod core;
 mod dba;
 mod drivers;
@@ -14,7 +15,7 @@ mod knobs;
 pub(crate) mod mask;
 mod netns;
 mod provenance;
-mod record;
+pub(crate) mod record;
 mod regress;
 mod reload;
 mod retention;
@@ -36,6 +37,7 @@ const SUITES: &[Suite] = &[
     ("record", record::run),
     ("retention", retention::run),
     ("sealed", sealed::run),
+    ("clocks", clocks::run),
     ("reload", reload::run),
     ("mask", mask::run),
     ("knobs", knobs::run),

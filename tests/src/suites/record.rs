@@ -1,6 +1,8 @@
 //! What a client was sent is in the record, byte by byte, whatever happens to the agent or its disk a moment later.
 //!
-//! `kills=N` as the filter kills the agent N times.
+//! `--kills N` kills the agent N times under load.
+
+mod kills;
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
@@ -19,17 +21,17 @@ use crate::harness::world::{POLICY, Wishes, World};
 
 pub(super) const CAPTURE: &str = include_str!("../../clients/capture.py");
 
-/// How often the agent is killed by default.
-const KILLS: u64 = 20;
-
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let mut world = World::start("record", Wishes::default())?;
-    let kills = filter.and_then(|filter| filter.strip_prefix("kills="));
-    if let Some(kills) = kills {
-        let kills = kills.parse().context("kills=N")?;
-        return killed(&mut world, kills);
-    }
     report::run("record", &mut world, CASES, filter, |world| world.agent.log_tail())
+}
+
+/// `--kills N`: nothing but that.
+pub(crate) fn on_demand(words: &[&str]) -> Result<()> {
+    let ["--kills", number] = words else { bail!("usage: e2e record --kills N") };
+    let kills = number.parse().context("--kills wants a number")?;
+    let mut world = World::start("record", Wishes::default())?;
+    kills::killed(&mut world, kills)
 }
 
 const CASES: &[Case<World>] = &[
@@ -40,7 +42,10 @@ const CASES: &[Case<World>] = &[
     Case { name: "a policy that records no rows leaves them out", run: meta },
     Case { name: "a denial's id leads to its receipt", run: why },
     Case { name: "sessions are found by identity, time, decision and text", run: found },
-    Case { name: "agent killed at random: nothing was sent that is not in the record", run: killed_often },
+    Case {
+        name: "agent killed at random: nothing was sent that is not in the record",
+        run: kills::for_a_while,
+    },
     Case { name: "disk full at random: nothing was sent that is not in the record", run: full_often },
     Case { name: "a second agent on the same journal is refused", run: second },
 ];
@@ -231,59 +236,6 @@ fn found(world: &mut World) -> Result<()> {
     )?;
     ensure!(world.agent.command(&["grep", "no such thing at all"])?.code == Some(1));
     Ok(())
-}
-
-fn killed_often(world: &mut World) -> Result<()> {
-    killed(world, KILLS)
-}
-
-/// Under load, at moments that differ.
-fn killed(world: &mut World, kills: u64) -> Result<()> {
-    let (mut bytes, mut transactions) = (0, 0);
-    let script = world.scratch.path().join("one.sql");
-    fs::write(&script, "select 1 as one;\n")?;
-    for kill in 0..kills {
-        let logs = world.scratch.folder(&format!("pgbench-{kill}"), 0o777)?;
-        let prefix = logs.join("log");
-        let arguments = ["-c", "2", "-T", "30", "-l", "--log-prefix", prefix.to_str().context("a path")?];
-        let pgbench = world.client(&format!("bench-{kill}")).limit(60).start_pgbench(&script, &arguments)?;
-        wait_for("pgbench's own log", Duration::from_secs(10), || {
-            Ok(fs::read_dir(&logs)?.next().is_some().then_some(()))
-        })?;
-        let folder = folder(world)?;
-        let arguments = [folder.to_str().context("a path")?, "4", "0", "both"];
-        let client = world.client(&format!("killed-{kill}")).limit(60).start_python(CAPTURE, &arguments)?;
-        // From the first login to the middle of the traffic.
-        std::thread::sleep(Duration::from_millis(120 + kill * 97 % 400));
-        world.agent.kill();
-        client.finish(Duration::from_secs(30))?.ok()?;
-        let told = pgbench.finish(Duration::from_secs(30))?;
-        world.start_agent()?;
-        bytes += compare(world, &folder, false).with_context(|| format!("kill {kill}"))?;
-        transactions +=
-            logged(world, &logs, &format!("bench-{kill}")).with_context(|| format!("kill {kill}"))?;
-        ensure!(kill < 5 || transactions > 0, "nothing of pgbench's: {told}");
-        world.agent.command(&["verify"])?.ok().with_context(|| format!("kill {kill}"))?;
-    }
-    ensure!(bytes > kills * 1_000, "{bytes} bytes in {kills} kills: nothing was under load");
-    ensure!(transactions > kills, "{transactions} transactions in {kills} kills");
-    eprintln!(
-        "        {kills} kills; {bytes} bytes received, {transactions} transactions of pgbench: all recorded"
-    );
-    Ok(())
-}
-
-/// How many transactions pgbench has in its own log; the record must have the rows of each.
-fn logged(world: &World, logs: &Path, user: &str) -> Result<u64> {
-    let mut logged = 0;
-    for entry in fs::read_dir(logs)? {
-        logged += fs::read_to_string(entry?.path())?.lines().count() as u64;
-    }
-    let listed = trail::sessions(&world.agent)?;
-    let own = listed.iter().filter(|session| session["claimed_user"] == user);
-    let recorded: u64 = own.filter_map(|session| session["rows"].as_u64()).sum();
-    ensure!(recorded >= logged, "{logged} transactions in the client's log, {recorded} in the record");
-    Ok(logged)
 }
 
 /// The journal's own small disk, taken away with it.

@@ -19,6 +19,8 @@ use std::fs;
 use anyhow::Result;
 use nix::unistd::{Gid, Uid, User, chown};
 
+pub(crate) use streams::noise;
+
 use crate::harness::auditor::Auditor;
 use crate::harness::cgroup::Cgroup;
 use crate::harness::report::{self, Case};

@@ -22,7 +22,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
 ];
 
 /// A megabyte that no compression and no luck makes shorter.
-pub(super) fn noise(path: &Path, megabytes: usize) -> Result<()> {
+pub(crate) fn noise(path: &Path, megabytes: usize) -> Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut bytes = Vec::with_capacity(megabytes << 20);
     while bytes.len() < megabytes << 20 {
