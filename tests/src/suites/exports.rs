@@ -2,6 +2,7 @@
 //! the formats are what those who own them say. Metrics. What operators and clients are told when the journal fills up.
 
 mod full;
+mod pruned;
 mod receive;
 
 use std::fs;
@@ -98,6 +99,7 @@ const CASES: &[Case<Stage>] = &[
     Case { name: "at 80 % of the journal operators are told", run: full::filling },
     Case { name: "at 95 % no new sessions are let in, and their clients are told why", run: full::closing },
     Case { name: "a full journal ends sessions, and their clients are told why", run: full::full },
+    Case { name: "a receiver that was away while records were pruned is told which", run: pruned::gap },
 ];
 
 /// A receiver with a certificate that only its own file vouches for.

@@ -13,7 +13,7 @@ use crate::harness::trail::Trail;
 const CEILING: u64 = 32 << 20;
 
 /// Rows that take about `kib` KiB in the journal, compressed as they are.
-fn rows(kib: u64) -> String {
+pub(super) fn rows(kib: u64) -> String {
     // Hexadecimal digits carry half of their bits.
     format!(
         "select md5(random()::text) || md5(random()::text) from generate_series(1, {});\n",
