@@ -87,9 +87,9 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Say who asked for a statement, who decided, why, and what came of it.
+    /// Say who asked for a statement or a connection, who decided, why, and what came of it.
     Why {
-        /// The statement: SESSION/NUMBER, as denials name it.
+        /// The statement: SESSION/NUMBER, as denials name it; SESSION/0 is the connection, where it waited or was refused.
         id: String,
         #[command(flatten)]
         place: Place,

@@ -197,6 +197,15 @@ fn asks(world: &mut World) -> Result<()> {
     )?;
     holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "approved", "by": "anna"}))?;
     let used = trail.first("grant_used")?["grant"].as_str().context("no grant")?.to_owned();
+    let told = world.agent.command(&["why", &format!("{}/0", trail.session)])?.ok()?;
+    for word in [
+        "held, and approved; it was let in",
+        "rules      idle-asks",
+        "yes from anna: release 7",
+        "signed     by key ",
+    ] {
+        ensure!(told.contains(word), "no {word:?} in {told}");
+    }
     // The grant outlives the session: the next one goes straight in.
     let again = idle(world, "asks-again").psql(&["select 'again'"])?;
     ensure!(again.stdout == "again\n" && !again.stderr.contains("asked for"), "{again}");

@@ -32,6 +32,8 @@ pub enum Step {
     File,
     /// A tunnel, a forwarding, or another feature of the protocol.
     Feature,
+    /// The connection itself. In no event: those about it are of their own kinds.
+    Connect,
 }
 
 /// How a hold ended.

@@ -5,13 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::super::RecordError;
-use super::super::event::{Event, GrantUsed, Identity, Step, Verdict, Workload};
+use super::super::event::{AccessAsked, Event, GrantUsed, Identity, Step, Verdict, Workload};
 use super::super::format::Kind;
 use super::super::stamp::Stamp;
 use super::Piece;
-use super::transcript::{Hold, Outcome, replay};
+use super::transcript::{Hold, Outcome, Start, replay};
 
-/// Of one statement.
+/// Of one statement, or of the connection itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     pub id: String,
@@ -46,7 +46,8 @@ pub struct Receipt {
     pub rows_recorded: bool,
 }
 
-/// The receipt of the statement `id`: SESSION/NUMBER, where the session's id may be cut as far as it stays the only one.
+/// The receipt of the statement `id`: SESSION/NUMBER, where the session's id may be cut as far as it stays the only one;
+/// number 0 is the connection, where that was asked for or refused.
 ///
 /// # Errors
 /// `NoSuchStatement`, and as [`replay`].
@@ -63,35 +64,30 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
         grants.retain(|before| before.grant != behind.grant);
         grants.push(behind.clone());
     }
-    let (client, original_destination, workload, claimed_user, upstream_user) = match start {
-        Some(start) => (
-            Some(start.client),
-            Some(start.original_destination),
-            Some(start.workload),
-            Some(start.claimed_user),
-            Some(start.upstream_user),
-        ),
-        None => (None, None, None, None, None),
+    let who = Who::of(start, transcript.refused, transcript.asked);
+    let policy_sha256 = match operation.policy.as_str() {
+        "" => String::new(),
+        beginning => whole_digest(dir, beginning)?.unwrap_or_else(|| beginning.to_owned()),
     };
     Ok(Receipt {
         id: format!("{}/{number}", summary.id),
         seq: operation.seq,
         time: operation.time,
         identity: summary.identity.map(|name| Identity { name, groups: summary.groups }),
-        workload,
-        client,
-        target: summary.target,
-        original_destination,
-        database: summary.database,
-        claimed_user,
-        upstream_user,
+        workload: who.workload,
+        client: who.client,
+        target: summary.target.or(who.target),
+        original_destination: who.original_destination,
+        database: summary.database.or(who.database),
+        claimed_user: who.claimed_user,
+        upstream_user: who.upstream_user,
         step: operation.step,
         sql: operation.sql,
         sql_sha256: operation.sql_sha256,
         binds: operation.binds.len(),
         verdict: operation.verdict,
         policies: operation.policies,
-        policy_sha256: whole_digest(dir, &operation.policy)?.unwrap_or(operation.policy),
+        policy_sha256,
         reason: operation.reason,
         masked: operation.masked,
         hold: operation.hold,
@@ -99,6 +95,42 @@ pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
         grants,
         rows_recorded: operation.table.is_some() || operation.output.is_some(),
     })
+}
+
+/// Who it was, as far as that got to be known.
+#[derive(Default)]
+struct Who {
+    client: Option<String>,
+    original_destination: Option<String>,
+    workload: Option<Workload>,
+    claimed_user: Option<String>,
+    upstream_user: Option<String>,
+    target: Option<String>,
+    database: Option<String>,
+}
+
+impl Who {
+    fn of(start: Option<Start>, refused: Option<Event>, asked: Option<AccessAsked>) -> Self {
+        let mut who = Self::default();
+        if let Some(asked) = asked {
+            who.workload = Some(asked.workload);
+            who.claimed_user = Some(asked.claimed_user);
+            (who.target, who.database) = (Some(asked.target), Some(asked.database));
+        }
+        if let Some(Event::SessionRefused { client, workload, original_destination, .. }) = refused {
+            who.client = Some(client);
+            who.workload = workload.or(who.workload);
+            who.original_destination = original_destination;
+        }
+        if let Some(start) = start {
+            who.client = Some(start.client);
+            who.original_destination = Some(start.original_destination);
+            who.workload = Some(start.workload);
+            who.claimed_user = Some(start.claimed_user);
+            who.upstream_user = Some(start.upstream_user);
+        }
+        who
+    }
 }
 
 /// The digest of policies that were once in force, of which `beginning` is the beginning.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::super::RecordError;
-use super::super::event::{Bind, Event, GrantUsed, HoldOutcome, Step, Verdict, Vote, Workload};
+use super::super::event::{AccessAsked, Bind, Event, GrantUsed, HoldOutcome, Step, Verdict, Vote, Workload};
 use super::super::format::hex;
 use super::super::output::{Kind as OutputKind, Parts};
 use super::super::served::Served;
@@ -28,6 +28,8 @@ pub struct Transcript {
     pub start: Option<Start>,
     /// The connection as far as it was known, of a session that was refused.
     pub refused: Option<Event>,
+    /// Who waited for somebody to let them in.
+    pub asked: Option<AccessAsked>,
     pub operations: Vec<Operation>,
     /// Grants it lived on, as it began.
     pub grants: Vec<GrantUsed>,
@@ -95,6 +97,12 @@ pub struct Hold {
     pub votes: Vec<Vote>,
 }
 
+impl Hold {
+    fn waiting(id: String) -> Self {
+        Self { id, outcome: None, by: None, comment: None, waited_ms: None, votes: Vec::new() }
+    }
+}
+
 /// What the target answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
@@ -143,14 +151,15 @@ pub fn replay(dir: &Path, id: &str, rows: usize) -> Result<Transcript, RecordErr
     })?;
     builder.attach_outputs();
     let session = found.into_summary(&id).ok_or(RecordError::NoSuchSession(id))?;
-    let Builder { start, refused, operations, grants, served_bytes, .. } = builder;
-    Ok(Transcript { session, start, refused, operations, grants, served_bytes, sealed_bytes, damage })
+    let Builder { start, refused, asked, operations, grants, served_bytes, .. } = builder;
+    Ok(Transcript { session, start, refused, asked, operations, grants, served_bytes, sealed_bytes, damage })
 }
 
 struct Builder {
     begin: Option<Stamp>,
     start: Option<Start>,
     refused: Option<Event>,
+    asked: Option<AccessAsked>,
     operations: Vec<Operation>,
     grants: Vec<GrantUsed>,
     places: HashMap<u64, usize>,
@@ -168,6 +177,7 @@ impl Builder {
             begin: None,
             start: None,
             refused: None,
+            asked: None,
             operations: Vec::new(),
             grants: Vec::new(),
             places: HashMap::new(),
@@ -231,7 +241,20 @@ impl Builder {
                     upstream_user,
                 });
             }
-            Event::SessionRefused { .. } => self.refused = Some(event),
+            Event::SessionRefused { ref policies, ref reason, .. } => {
+                if !self.places.contains_key(&0) {
+                    self.connection(seq, time, Verdict::Deny, policies.clone(), Some(reason.clone()));
+                }
+                self.refused = Some(event);
+            }
+            Event::AccessAsked(asked) => {
+                let AccessAsked { hold, policies, reason, .. } = *asked.clone();
+                self.connection(seq, time, Verdict::Hold, policies, reason);
+                if let Some(operation) = self.operation(0) {
+                    operation.hold = Some(Hold::waiting(hold));
+                }
+                self.asked = Some(*asked);
+            }
             Event::Statement {
                 op,
                 step,
@@ -255,14 +278,7 @@ impl Builder {
                     sql_sha256.clone_from(&origin.sql_sha256);
                 }
                 let sql_cut = hex(&Sha256::digest(&sql)) != sql_sha256;
-                let hold = hold.map(|id| Hold {
-                    id,
-                    outcome: None,
-                    by: None,
-                    comment: None,
-                    waited_ms: None,
-                    votes: vec![],
-                });
+                let hold = hold.map(Hold::waiting);
                 self.places.insert(op, self.operations.len());
                 self.operations.push(Operation {
                     op,
@@ -364,7 +380,6 @@ impl Builder {
             | Event::ClockSet { .. }
             | Event::KernelRefusal { .. }
             | Event::RefusalsUnlisted { .. }
-            | Event::AccessAsked(_)
             | Event::GrantIssued(_)
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
@@ -374,6 +389,40 @@ impl Builder {
             | Event::OldConnections { .. }
             | Event::Control { .. } => {}
         }
+    }
+
+    /// The decision about the connection itself: number 0.
+    fn connection(
+        &mut self,
+        seq: u64,
+        time: Stamp,
+        verdict: Verdict,
+        policies: Vec<String>,
+        reason: Option<String>,
+    ) {
+        self.places.insert(0, self.operations.len());
+        self.operations.push(Operation {
+            op: 0,
+            seq,
+            time,
+            offset_ms: 0,
+            step: Step::Connect,
+            prepared: None,
+            sql: String::new(),
+            sql_sha256: String::new(),
+            sql_cut: false,
+            binds: Vec::new(),
+            verdict,
+            policies,
+            policy: String::new(),
+            reason,
+            masked: Vec::new(),
+            hold: None,
+            outcome: None,
+            table: None,
+            output: None,
+            contents: Vec::new(),
+        });
     }
 
     fn operation(&mut self, op: u64) -> Option<&mut Operation> {

@@ -12,7 +12,8 @@ use super::{Paint, Tone};
 /// Those of `out`.
 pub fn receipt_text(receipt: &Receipt, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
     let or_unknown = |text: Option<&str>| text.map_or_else(|| "unknown".to_owned(), visible);
-    writeln!(out, "statement {}: {}", visible(&receipt.id), sentence(receipt, paint))?;
+    let what = if receipt.step == Step::Connect { "connection" } else { "statement" };
+    writeln!(out, "{what} {}: {}", visible(&receipt.id), sentence(receipt, paint))?;
     line(out, "when", &format!("{:#}", receipt.time))?;
     let who = receipt.identity.as_ref().map_or_else(
         || "unknown".to_owned(),
@@ -42,13 +43,15 @@ pub fn receipt_text(receipt: &Receipt, paint: Paint, out: &mut dyn Write) -> io:
         Step::Subsystem => "subsystem",
         Step::File => "file",
         Step::Feature => "feature",
+        Step::Connect => "connection",
     };
-    line(out, step, &format!("sha256 {}, {} values", visible(&receipt.sql_sha256), receipt.binds))?;
-    for sql in visible_lines(&receipt.sql) {
-        writeln!(out, "    | {sql}")?;
+    if receipt.step != Step::Connect {
+        asked(receipt, step, out)?;
     }
     line(out, "rules", &joined(&receipt.policies))?;
-    line(out, "policies", &format!("sha256 {}", visible(&receipt.policy_sha256)))?;
+    if !receipt.policy_sha256.is_empty() {
+        line(out, "policies", &format!("sha256 {}", visible(&receipt.policy_sha256)))?;
+    }
     if let Some(reason) = &receipt.reason {
         line(out, "because", &visible(reason))?;
     }
@@ -69,6 +72,12 @@ pub fn receipt_text(receipt: &Receipt, paint: Paint, out: &mut dyn Write) -> io:
         "record",
         &format!("number {}, {rows}; `chaperone prove {}` proves it", receipt.seq, receipt.seq),
     )
+}
+
+/// What was asked for.
+fn asked(receipt: &Receipt, step: &str, out: &mut dyn Write) -> io::Result<()> {
+    line(out, step, &format!("sha256 {}, {} values", visible(&receipt.sql_sha256), receipt.binds))?;
+    visible_lines(&receipt.sql).try_for_each(|sql| writeln!(out, "    | {sql}"))
 }
 
 /// The program's digest, and what it descends from.
@@ -124,7 +133,12 @@ fn left(used: &GrantUsed) -> String {
 
 /// What became of it, in one sentence.
 fn sentence(receipt: &Receipt, paint: Paint) -> String {
+    let connects = receipt.step == Step::Connect;
+    let not = if connects { "it was not let in" } else { "it did not run" };
     let ran = match &receipt.outcome {
+        // Only what was let in has an account at the target.
+        None if connects && receipt.upstream_user.is_some() => "it was let in",
+        None if connects => "nothing says that it was let in",
         None => "nothing says that it ran",
         Some(outcome) if outcome.sqlstate.is_some() => "the target answered with an error",
         Some(_) => "it ran",
@@ -132,18 +146,18 @@ fn sentence(receipt: &Receipt, paint: Paint) -> String {
     let held = receipt.hold.as_ref().and_then(|hold| hold.outcome);
     match (receipt.verdict, held) {
         (Verdict::Permit, _) => format!("{}; {ran}", paint.apply(Tone::Good, "permitted")),
-        (Verdict::Deny, _) => format!("{}; it did not run", paint.apply(Tone::Bad, "denied")),
+        (Verdict::Deny, _) => format!("{}; {not}", paint.apply(Tone::Bad, "denied")),
         (Verdict::Hold, Some(HoldOutcome::Approved)) => {
             format!("{}; {ran}", paint.apply(Tone::Good, "held, and approved"))
         }
         (Verdict::Hold, Some(HoldOutcome::Denied)) => {
-            format!("{}; it did not run", paint.apply(Tone::Bad, "held, and denied by an approver"))
+            format!("{}; {not}", paint.apply(Tone::Bad, "held, and denied by an approver"))
         }
         (Verdict::Hold, Some(HoldOutcome::Expired)) => {
-            format!("{}; it did not run", paint.apply(Tone::Bad, "held, and approved by nobody in time"))
+            format!("{}; {not}", paint.apply(Tone::Bad, "held, and approved by nobody in time"))
         }
         (Verdict::Hold, Some(HoldOutcome::Withdrawn)) => {
-            format!("{}; it did not run", paint.apply(Tone::Plain, "held, and withdrawn by the client"))
+            format!("{}; {not}", paint.apply(Tone::Plain, "held, and withdrawn by the client"))
         }
         (Verdict::Hold, None) => paint.apply(Tone::Waiting, "held for an approval"),
     }

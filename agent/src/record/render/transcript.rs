@@ -89,13 +89,15 @@ pub(super) fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn 
     let step = match (operation.step, operation.prepared) {
         (Step::Query, _) => String::new(),
         (Step::Exec, _) => "exec ".to_owned(),
+        (Step::Connect, _) => "connection ".to_owned(),
         (Step::Shell | Step::Pty | Step::Subsystem | Step::File | Step::Feature, _) => "ssh ".to_owned(),
         (Step::Prepare, _) => "prepare ".to_owned(),
         (Step::Execute, Some(prepared)) => format!("execute #{prepared} "),
         (Step::Execute, None) => "execute ".to_owned(),
     };
     writeln!(out, "#{op} +{offset} {step}{verdict} [{policies}]{reason}")?;
-    for sql in visible_lines(&operation.sql) {
+    let asked = (operation.step != Step::Connect).then(|| visible_lines(&operation.sql));
+    for sql in asked.into_iter().flatten() {
         writeln!(out, "    | {sql}")?;
     }
     if operation.sql_cut {
