@@ -75,6 +75,7 @@ const CASES: &[Case<Stage>] = &[
     Case { name: "an untouched copy passes", run: untouched },
     Case { name: "proofs are right by a program that knows only the RFC", run: proved },
     Case { name: "a checkpoint that was kept finds a journal that was put back", run: put_back },
+    Case { name: "told to stop the moment it is ready, the agent says goodbye and stops", run: hasty_stop },
     Case { name: "what clients were told before the agent was killed is in the record", run: killed },
     Case {
         name: "with the journal's disk full sessions end and new ones are refused, until there is room",
@@ -83,6 +84,24 @@ const CASES: &[Case<Stage>] = &[
     Case { name: "with the journal read-only nobody is served, until it is not", run: read_only },
     Case { name: "at its ceiling of bytes the journal stops service", run: ceiling },
 ];
+
+fn hasty_stop(stage: &mut Stage) -> Result<()> {
+    let world = &mut stage.world;
+    world.agent.stop()?;
+    for turn in 0..2 {
+        let mark = world.agent.log().len();
+        world.agent.launch(&world.places.agent)?;
+        wait_for("the agent being ready", Duration::from_secs(30), || {
+            Ok(world.agent.log_since(mark).contains(" ready ").then_some(()))
+        })?;
+        std::thread::sleep(Duration::from_millis(turn * 5));
+        world.agent.stop()?;
+        let output = world.agent.command(&["verify", "--json"])?;
+        let report: serde_json::Value = serde_json::from_str(&output.stdout)?;
+        ensure!(report["ok"] == true && report["stopped"] == true, "{turn}: {report}");
+    }
+    world.start_agent()
+}
 
 fn verify_live(stage: &mut Stage) -> Result<()> {
     let world = &stage.world;
@@ -223,13 +242,17 @@ fn tampered(stage: &mut Stage, tamper: fn(&mut tamper::Segment) -> Option<u64>) 
 
 fn killed(stage: &mut Stage) -> Result<()> {
     let world = &mut stage.world;
-    let script: String = (0..4000).map(|n| format!("select 'told-{n}';\n")).collect();
-    let client = world.client("told").start_script(&script)?;
-    std::thread::sleep(Duration::from_millis(400));
+    let out = world.scratch.folder("told", 0o777)?.join("answers");
+    let asked: String = (0..4000).map(|n| format!("select 'told-{n}';\n")).collect();
+    let client = world.client("told").start_script(&format!("\\o {}\n{asked}", out.display()))?;
+    wait_for("the first answers", Duration::from_secs(20), || {
+        Ok(fs::metadata(&out).is_ok_and(|meta| meta.len() > 0).then_some(()))
+    })?;
     world.agent.kill();
-    let output = client.finish(Duration::from_secs(20))?;
+    client.finish(Duration::from_secs(20))?;
     world.start_agent()?;
-    let told: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("told-")).collect();
+    let answers = fs::read_to_string(&out)?;
+    let told: Vec<&str> = answers.lines().filter(|line| line.starts_with("told-")).collect();
     ensure!(!told.is_empty() && told.len() < 4000, "{} answers: the agent was not killed midway", told.len());
     let trail = Trail::when(&world.agent, "told", |_| true)?;
     for word in told {

@@ -37,6 +37,45 @@ fn every_signed_record_is_proved() {
     assert!(unsigned.to_string().contains("not signed yet"), "{unsigned}");
 }
 
+/// By the crate ct-merkle, which nobody here had a hand in: it makes the same tree of the records, and takes every proof.
+#[test]
+fn proofs_are_right_by_another_implementation() {
+    use ct_merkle::mem_backed_tree::MemoryBackedTree;
+    use ct_merkle::{ConsistencyProof, InclusionProof, RootHash};
+    use sha2_of_ct_merkle::Sha256;
+
+    let state = State::with_segments_of(1_500);
+    let mut heads = Vec::new();
+    for step in 0..6 {
+        grow(&state, step * 5 + 1, step * 5 + 5);
+        heads.push(head::load(state.journal_dir(), &state.key()).unwrap().unwrap());
+    }
+    let (dir, key, newest) = (state.journal_dir(), state.key(), *heads.last().unwrap());
+    let root = |checkpoint: &Checkpoint| RootHash::<Sha256>::new(checkpoint.root.into(), checkpoint.seq);
+    let bytes = |proof: &[String]| hashes(proof).concat();
+    let mut theirs = MemoryBackedTree::<Sha256, Hash>::new();
+    let mut roots = Vec::new();
+    for seq in 1..=newest.seq {
+        let given = prove::record(dir, &key, seq).unwrap();
+        let entry = unhex(&given.record.hash).unwrap();
+        let proof = InclusionProof::<Sha256>::try_from_bytes(bytes(&given.proof)).unwrap();
+        root(&newest).verify_inclusion(&entry, given.index, &proof).unwrap();
+        let mut other = entry;
+        other[0] ^= 1;
+        assert!(root(&newest).verify_inclusion(&other, given.index, &proof).is_err());
+        theirs.push(entry);
+        roots.extend(heads.iter().any(|head| head.seq == seq).then(|| theirs.root()));
+    }
+    assert!(roots.iter().eq(heads.iter().map(root).collect::<Vec<_>>().iter()));
+    for since in &heads[..heads.len() - 1] {
+        let grown = prove::growth(dir, &key, since).unwrap();
+        let proof = ConsistencyProof::<Sha256>::try_from_bytes(bytes(&grown.proof)).unwrap();
+        root(&newest).verify_consistency(&root(since), &proof).unwrap();
+        let wrong = RootHash::<Sha256>::new([7; 32].into(), since.seq);
+        assert!(root(&newest).verify_consistency(&wrong, &proof).is_err());
+    }
+}
+
 #[test]
 fn a_kept_checkpoint_is_gone_on_from_and_finds_what_was_put_back() {
     let state = State::with_segments_of(3_000);
