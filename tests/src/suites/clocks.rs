@@ -21,7 +21,7 @@ const NAPS: &str = "@id(\"naps\") permit(principal, action == Action::\"sql:call
                     resource == Routine::\"shop/shop/pg_catalog.pg_sleep\");";
 const HOUR: i64 = 3600;
 /// Of grants, in seconds; long enough to have something running on one on a busy machine.
-const GRANT: u64 = 6;
+const GRANT: u64 = 8;
 
 struct Stage {
     world: World,
