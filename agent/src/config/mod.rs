@@ -212,6 +212,8 @@ pub struct SshTarget {
     /// Public keys the target may show, a line each.
     pub host_keys: Vec<String>,
     pub known_hosts_file: Option<PathBuf>,
+    /// Public keys of authorities that vouch for it, a line each.
+    pub host_cas: Vec<String>,
     /// Names under which clients know the target, besides its addresses.
     pub host_names: Vec<String>,
     pub masks: Vec<Mask>,

@@ -16,6 +16,7 @@ pub(super) struct SshFile {
     ca_command_user: Option<String>,
     host_keys: Vec<String>,
     known_hosts_file: Option<PathBuf>,
+    host_cas: Vec<String>,
     host_names: Vec<String>,
     masks: Vec<Mask>,
     record_input: bool,
@@ -45,10 +46,10 @@ pub(super) fn convert(
     }
     let (words, user) = (typed.ca_command.as_deref(), typed.ca_command_user.as_deref());
     let ca_command = super::command(&format!("{key}.ssh.ca_command"), words, user, problems);
-    if typed.host_keys.is_empty() && typed.known_hosts_file.is_none() {
+    if typed.host_keys.is_empty() && typed.known_hosts_file.is_none() && typed.host_cas.is_empty() {
         problems.push(format!(
             "{key}.ssh: no host key of the target, and none is trusted on first use; \
-             give host_keys or known_hosts_file (`ssh-keyscan` on the host itself prints them)"
+             give host_keys, host_cas or known_hosts_file (`ssh-keyscan` on the host itself prints them)"
         ));
     }
     for name in &typed.host_names {
@@ -71,6 +72,7 @@ pub(super) fn convert(
         ca_command,
         host_keys: typed.host_keys,
         known_hosts_file: typed.known_hosts_file,
+        host_cas: typed.host_cas,
         host_names: typed.host_names,
         masks: typed.masks,
         record_input: typed.record_input,

@@ -14,8 +14,19 @@ use super::scratch::Scratch;
 use super::spawn::{Program, Running, wait_for};
 
 /// Loopback addresses the server answers on.
-pub(crate) const ADDRESSES: [&str; 8] =
-    ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"];
+pub(crate) const ADDRESSES: [&str; 11] = [
+    "127.0.0.1",
+    "127.0.0.2",
+    "127.0.0.3",
+    "127.0.0.4",
+    "127.0.0.5",
+    "127.0.0.6",
+    "127.0.0.7",
+    "127.0.0.8",
+    "127.0.0.10",
+    "127.0.0.11",
+    "127.0.0.12",
+];
 
 pub(crate) struct Sshd {
     folder: PathBuf,
@@ -31,9 +42,15 @@ impl Sshd {
         {
             keygen(&folder.join(name), kind)?;
         }
-        for name in ["login", "stranger", "ca", "thief"] {
+        for name in ["login", "stranger", "ca", "thief", "host_ca"] {
             keygen(&folder.join(name), "ed25519")?;
         }
+        // For some of its addresses, by a name.
+        Program::new("/usr/bin/ssh-keygen")
+            .args(["-q", "-h", "-I", "host", "-n", "web-vouched.internal", "-s"])
+            .args([folder.join("host_ca"), folder.join("host_ecdsa.pub")])
+            .run()?
+            .ok()?;
         fs::copy(folder.join("login.pub"), folder.join("authorized_keys"))?;
         // Debian's server wants it, and makes it only when it is started as a service.
         fs::create_dir_all("/run/sshd")?;
@@ -41,6 +58,7 @@ impl Sshd {
         let listen: String = ADDRESSES.iter().map(|ip| format!("ListenAddress {ip}\n")).collect();
         let config = format!(
             "Port {port}\n{listen}HostKey {0}/host_ed25519\nHostKey {0}/host_ecdsa\nHostKey {0}/host_rsa\n\
+             HostCertificate {0}/host_ecdsa-cert.pub\n\
              PidFile none\nPermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nUsePAM yes\nAuthorizedKeysFile {0}/authorized_keys\n\
              TrustedUserCAKeys {0}/ca.pub\nAcceptEnv *\nAllowTcpForwarding yes\nX11Forwarding yes\n\

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::auth::{self, AuthError};
 use super::certificate::CertificateError;
+use super::host::{Host, Known};
 use super::keys::{HostKeys, KeyError, Pinned, SignKey};
 use super::mask::{MaskError, Masks};
 use super::transport::{Local, Transport, TransportError};
@@ -29,6 +30,9 @@ use signer::Authority;
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// In front of a line of a known_hosts file that is about an authority.
+const AUTHORITY_MARKER: &str = "@cert-authority";
+
 /// Banners of a target that are passed on before it logs us in.
 const BANNERS_MAX: usize = 8;
 
@@ -42,8 +46,10 @@ pub enum SshError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("host_keys: {0}")]
     Pinned(KeyError),
+    #[error("host_cas: {0}")]
+    HostAuthority(KeyError),
     #[error(
-        "no host key is configured, and Chaperone trusts none on first use; `ssh-keyscan` on the host prints them"
+        "no host key and no authority is configured, and Chaperone trusts none on first use; `ssh-keyscan` on the host prints them"
     )]
     NoHostKey,
     #[error("a certificate authority's key is {0}; use an ed25519 or ecdsa key")]
@@ -89,7 +95,7 @@ pub(super) enum Login {
 /// What the sessions of one target share.
 pub(super) struct Shared {
     pub(super) host_keys: Arc<HostKeys>,
-    pub(super) pinned: Arc<Pinned>,
+    pub(super) known: Arc<Known>,
     pub(super) login: Login,
     /// What is hidden in what programs print.
     pub(super) masks: Option<Arc<Masks>>,
@@ -166,10 +172,7 @@ pub(super) fn load(target: &Target, ssh: &SshTarget, host_keys: Arc<HostKeys>) -
             std::fs::read_to_string(path).map_err(|source| SshError::File { path: path.clone(), source })?;
         lines.push_str(&text);
     }
-    let pinned = Pinned::parse(lines.lines()).map_err(SshError::Pinned)?;
-    if pinned.is_empty() {
-        return Err(SshError::NoHostKey);
-    }
+    let known = known(target, ssh, &lines)?;
     let key = |path: &PathBuf| {
         let bytes = zeroize::Zeroizing::new(secret_file(path)?);
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
@@ -196,7 +199,21 @@ pub(super) fn load(target: &Target, ssh: &SshTarget, host_keys: Arc<HostKeys>) -
     let rules = ssh.masks.iter().map(|mask| (mask.name.as_str(), mask.pattern.as_str()));
     let masks = Masks::new(rules)?;
     let masks = (!ssh.masks.is_empty()).then(|| Arc::new(masks));
-    Ok(Shared { host_keys, pinned: Arc::new(pinned), login, masks })
+    Ok(Shared { host_keys, known: Arc::new(known), login, masks })
+}
+
+/// What a target is believed by: keys, and authorities for whom a known_hosts file has a marker.
+fn known(target: &Target, ssh: &SshTarget, lines: &str) -> Result<Known, SshError> {
+    let marked = |line: &&str| line.trim_start().starts_with(AUTHORITY_MARKER);
+    let unmarked =
+        lines.lines().filter(marked).map(|line| line.trim_start().trim_start_matches(AUTHORITY_MARKER));
+    let authorities = unmarked.chain(ssh.host_cas.iter().map(String::as_str));
+    let keys = Pinned::parse(lines.lines().filter(|line| !marked(line))).map_err(SshError::Pinned)?;
+    let authorities = Pinned::parse(authorities).map_err(SshError::HostAuthority)?;
+    let addresses = target.addresses.iter().filter(|network| network.is_one());
+    let names = addresses.map(|network| network.address.to_string()).chain(ssh.host_names.iter().cloned());
+    let known = Known { keys, authorities, names: names.collect() };
+    if known.is_empty() { Err(SshError::NoHostKey) } else { Ok(known) }
 }
 
 fn secret_file(path: &Path) -> Result<Vec<u8>, SshError> {
@@ -217,7 +234,10 @@ async fn log_in(login: Upstream<'_>, terms: Asking<'_>) -> Result<Opened, OpenEr
     let Upstream { shared, admitted, user } = login;
     let mut stream = upstream::dial(admitted.destination).await?;
     let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
-    let mut transport = Transport::start(Local::Client(Arc::clone(&shared.pinned)), &mut output)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let address = admitted.destination.ip().to_string();
+    let host = Host { known: Arc::clone(&shared.known), address, now };
+    let mut transport = Transport::start(Local::Client(host), &mut output)?;
     transport.send(&auth::service_request(), &mut output)?;
     let mut banners = Vec::new();
     loop {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{Malformed, Reader, msg, put_string};
+use super::host::{Host, HostError};
 use super::kex::{self, Agreed, Exchange, KexError, Proposal, Role, Share};
-use super::keys::{HostKeys, KeyError, Pinned, fingerprint, verify};
+use super::keys::{HostKeys, KeyError, verify};
 use super::packet::{Keys, Opener, PacketError, Sealer};
 
 const VERSION: &str = "SSH-2.0-Chaperone";
@@ -46,8 +47,8 @@ pub(super) enum TransportError {
     Key(#[from] KeyError),
     #[error("message {0} where it may not be")]
     Unexpected(u8),
-    #[error("the host key {0} is not one of those configured for the target")]
-    HostKey(String),
+    #[error("{0}")]
+    Host(#[from] HostError),
     #[error("the host key's signature does not hold")]
     Signature,
     #[error("disconnected: {text:?} (reason {code})")]
@@ -57,7 +58,7 @@ pub(super) enum TransportError {
 /// Which side this is, with the keys that go with it.
 pub(super) enum Local {
     Server(Arc<HostKeys>),
-    Client(Arc<Pinned>),
+    Client(Host),
 }
 
 enum Stage {
@@ -217,7 +218,7 @@ impl Transport {
         let first = self.session_id.is_none();
         let algorithms = match &self.local {
             Local::Server(keys) => keys.algorithms(),
-            Local::Client(pinned) => pinned.algorithms(),
+            Local::Client(host) => host.algorithms(),
         };
         let ours = Proposal::ours(self.role(), &algorithms, first)?;
         self.sealer.seal(&ours.payload, out)?;
@@ -341,7 +342,7 @@ impl Transport {
     /// We are the client: the server's half has come, with its host key and a signature of everything so far.
     fn server_share(&mut self, payload: &[u8], out: &mut BytesMut) -> Result<(), TransportError> {
         let unexpected = TransportError::Unexpected(msg::KEX_REPLY);
-        let Local::Client(pinned) = &self.local else { return Err(unexpected) };
+        let Local::Client(host) = &self.local else { return Err(unexpected) };
         let Stage::Exchanging(exchanging) = std::mem::replace(&mut self.stage, Stage::Open) else {
             return Err(unexpected);
         };
@@ -350,9 +351,7 @@ impl Transport {
         let mut reader = Reader::new(payload.get(1..).unwrap_or_default());
         let (host_key, server_share, signed) = (reader.string()?, reader.string()?, reader.string()?);
         reader.end()?;
-        if !pinned.holds(host_key) {
-            return Err(TransportError::HostKey(fingerprint(host_key)));
-        }
+        let shown = host.believes(&agreed.host_key, host_key)?;
         let client_share = share.public.clone();
         let secret = share.secret(server_share)?;
         let hash = Exchange {
@@ -366,10 +365,10 @@ impl Transport {
             secret: &secret,
         }
         .hash();
-        if !verify(&agreed.host_key, host_key, signed, &hash)? {
+        if !verify(&shown.algorithm, &shown.key, signed, &hash)? {
             return Err(TransportError::Signature);
         }
-        self.host_key = Some(fingerprint(host_key));
+        self.host_key = Some(shown.said);
         self.switch(&agreed, &secret, &hash, out)
     }
 

@@ -131,6 +131,7 @@ const MASKS: &str = r#"masks = [{ name = "aws-key", pattern = 'AKIA[0-9A-Z]{16}'
 fn targets(sshd: &Sshd) -> Result<String> {
     let keys = format!("[{:?}, {:?}]", sshd.public("host_ed25519")?, sshd.public("host_rsa")?);
     let login = format!("key_file = {:?}", sshd.file("login"));
+    let vouched = format!("host_cas = [{:?}]", sshd.public("host_ca")?);
     let mut text = String::new();
     for (name, address, credential, keys) in [
         ("web1", "127.0.0.1", login.clone(), keys.clone()),
@@ -139,8 +140,17 @@ fn targets(sshd: &Sshd) -> Result<String> {
         ("web-stranger", "127.0.0.4", format!("key_file = {:?}", sshd.file("stranger")), keys.clone()),
         ("web-rsa", "127.0.0.5", login.clone(), format!("[{:?}]", sshd.public("host_rsa")?)),
         ("web-masked", "127.0.0.6", format!("{login}\nrecord_input = true\n{MASKS}"), keys.clone()),
-        ("web-meta", "127.0.0.7", login, keys.clone()),
+        ("web-meta", "127.0.0.7", login.clone(), keys.clone()),
         ("web-signer", "127.0.0.8", certificate::credential(sshd), keys),
+        // By what the server's authority says it is.
+        ("web-vouched", "127.0.0.10", format!("{login}\n{vouched}"), "[]".to_owned()),
+        ("web-misnamed", "127.0.0.11", format!("{login}\n{vouched}"), "[]".to_owned()),
+        (
+            "web-unvouched",
+            "127.0.0.12",
+            format!("{login}\nhost_cas = [{:?}]", sshd.public("ca")?),
+            "[]".to_owned(),
+        ),
     ] {
         let more = match name {
             "web-masked" => "durability = \"synced\"\n",

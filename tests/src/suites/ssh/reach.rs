@@ -13,6 +13,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a target is logged in to with a certificate that names the identity", run: certificate },
     Case { name: "an RSA host key is verified", run: rsa },
     Case { name: "a target that shows another host key is refused", run: changed },
+    Case { name: "a target is believed by a certificate of its authority, for its name only", run: vouched },
     Case { name: "a login the target does not take is a clear error", run: stranger },
     Case { name: "an unknown cgroup is refused before any host key is seen", run: unknown },
     Case { name: "an identity without permission is refused before any host key is seen", run: idle },
@@ -69,6 +70,22 @@ fn rsa(stage: &mut Stage) -> Result<()> {
 fn changed(stage: &mut Stage) -> Result<()> {
     let error = stage.ssh("changed", "127.0.0.3")?.args(["true"]).run()?.refused()?;
     ensure!(error.contains("host key SHA256:") || error.contains("no host key algorithm"), "{error}");
+    Ok(())
+}
+
+fn vouched(stage: &mut Stage) -> Result<()> {
+    let output = stage.ssh("vouched", "127.0.0.10")?.args(["echo", "vouched"]).run()?.ok()?;
+    ensure!(output == "vouched\n", "{output}");
+    let trail = stage.trail("vouched")?;
+    let application = &trail.first("session_start")?["application"];
+    ensure!(application.as_str().is_some_and(|text| text.contains("by authority SHA256:")), "{application}");
+    for (login, host, why) in [
+        ("misnamed", "127.0.0.11", "is for \"web-vouched.internal\""),
+        ("unvouched", "127.0.0.12", "which is not one of the target's host_cas"),
+    ] {
+        let error = stage.ssh(login, host)?.args(["true"]).run()?.refused()?;
+        ensure!(error.contains(why), "{error}");
+    }
     Ok(())
 }
 

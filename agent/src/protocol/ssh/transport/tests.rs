@@ -1,4 +1,5 @@
-use super::super::keys::SignKey;
+use super::super::host::{Host, Known};
+use super::super::keys::{Pinned, SignKey};
 use super::*;
 
 struct Pair {
@@ -22,9 +23,11 @@ fn pinned(keys: &HostKeys) -> Arc<Pinned> {
 }
 
 fn pair(keys: &Arc<HostKeys>, trusted: Arc<Pinned>) -> Pair {
+    let known = Known { keys: trusted.as_ref().clone(), ..Known::default() };
+    let host = Host { known: Arc::new(known), address: "10.0.0.1".to_owned(), now: 0 };
     let (mut up, mut down) = (BytesMut::new(), BytesMut::new());
     let server = Transport::start(Local::Server(Arc::clone(keys)), &mut down).unwrap();
-    let client = Transport::start(Local::Client(trusted), &mut up).unwrap();
+    let client = Transport::start(Local::Client(host), &mut up).unwrap();
     Pair { server, client, up, down }
 }
 
@@ -92,7 +95,7 @@ fn a_host_key_that_is_not_pinned_ends_it_before_anything_is_sent() {
     let (keys, others) = (host_keys(), host_keys());
     let mut pair = pair(&keys, pinned(&others));
     pair.client.send(b"\x05secret", &mut pair.up).unwrap();
-    assert!(matches!(pair.run(), Err(TransportError::HostKey(_))));
+    assert!(matches!(pair.run(), Err(TransportError::Host(HostError::Key(_)))));
     assert!(pair.up.is_empty());
 }
 
