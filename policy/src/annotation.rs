@@ -104,8 +104,8 @@ fn no_effect(key: &str, policy: &Policy, actions: &[Action]) -> Option<Problem> 
         "approval" if !forbid => {
             "a permit cannot wait for approval; put it on a forbid that covers the same statements"
         }
-        "approval" if actions.iter().all(|action| *action == Action::Unmask) => {
-            "unmasking is not held; a column is shown or masked"
+        "approval" if actions.iter().all(|action| matches!(action, Action::Unmask | Action::Reveal)) => {
+            "unmasking is not held; what is masked is shown or not"
         }
         "approval" if actions.iter().all(|action| !action.is_done()) => {
             "a yes does not wait for another yes; @quorum says how many it takes"

@@ -40,7 +40,7 @@ pub(crate) fn approving(request: &Request<'_>) -> Result<Context, String> {
     Context::from_pairs(always.into_iter().chain(owner)).map_err(|error| error.to_string())
 }
 
-/// The context of a request to a host, as the schema's `Command`, `FileAccess` and `Login` have it.
+/// The context of a request to a host, as the schema's `Command`, `FileAccess`, `Output` and `Login` have it.
 pub(crate) fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
     let facts = request.host.ok_or("nothing is known of the request")?;
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
@@ -58,6 +58,7 @@ pub(crate) fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, Stri
         ContextOf::File => {
             pairs.extend([("path".to_owned(), text(facts.path)), ("via".to_owned(), text(facts.via))]);
         }
+        ContextOf::Output => pairs.push(("mask".to_owned(), text(facts.mask))),
         ContextOf::Login | ContextOf::Nothing | ContextOf::Statement | ContextOf::Approving => {}
     }
     Context::from_pairs(pairs).map_err(|error| error.to_string())

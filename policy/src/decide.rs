@@ -75,6 +75,8 @@ pub struct HostFacts<'a> {
     pub line: &'a str,
     pub path: &'a str,
     pub via: &'a str,
+    /// The name of a pattern that hides something.
+    pub mask: &'a str,
 }
 
 /// What a person would say yes to.

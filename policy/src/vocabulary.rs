@@ -77,6 +77,8 @@ closed_list!(
         ExecDynamic = "ssh:exec-dynamic",
         Shell = "ssh:shell",
         Pty = "ssh:pty",
+        /// To see in clear what a pattern hides in what programs print.
+        Reveal = "ssh:unmask",
         Sftp = "ssh:sftp",
         FileList = "file:list",
         FileRead = "file:read",
@@ -99,6 +101,7 @@ impl Action {
             Action::Approve => ContextOf::Approving,
             Action::Exec | Action::ExecDynamic => ContextOf::Command,
             Action::Shell | Action::Pty | Action::Sftp => ContextOf::Login,
+            Action::Reveal => ContextOf::Output,
             Action::FileList | Action::FileRead | Action::FileWrite | Action::FileRemove => ContextOf::File,
             Action::Select
             | Action::CopyOut
@@ -118,7 +121,7 @@ impl Action {
 
     /// What an identity does. The others are decided about what it sees, and about people.
     pub(crate) fn is_done(self) -> bool {
-        !matches!(self, Action::Unmask | Action::Approve)
+        !matches!(self, Action::Unmask | Action::Reveal | Action::Approve)
     }
 
     /// Whether rows can come back, so that a row limit or a mask means something.
@@ -144,6 +147,7 @@ pub(crate) enum ContextOf {
     Statement,
     Command,
     Login,
+    Output,
     File,
     Approving,
 }

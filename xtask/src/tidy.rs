@@ -101,6 +101,7 @@ const NOT_PURE: &[&str] = &[
     "greeting.rs",
     "serve.rs",
     "access.rs",
+    "asking.rs",
     "blast.rs",
     "held.rs",
 ];

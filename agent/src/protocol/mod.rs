@@ -4,6 +4,7 @@
 //! It does not know how that was found out. The set is closed: a new protocol is one folder and its
 //! arms in `serve`.
 
+mod asking;
 pub mod postgres;
 mod serve;
 pub mod ssh;

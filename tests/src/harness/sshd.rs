@@ -47,7 +47,7 @@ impl Sshd {
         }
         // For some of its addresses, by a name.
         Program::new("/usr/bin/ssh-keygen")
-            .args(["-q", "-h", "-I", "host", "-n", "web-vouched.internal", "-s"])
+            .args(["-q", "-h", "-I", "host", "-n", "web-vouched.internal,web-unvouched.internal", "-s"])
             .args([folder.join("host_ca"), folder.join("host_ecdsa.pub")])
             .run()?
             .ok()?;

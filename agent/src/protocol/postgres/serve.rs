@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
-use super::access::Asking;
+use super::access;
 use super::catalogue::{self, Catalogue};
 use super::client_tls::ClientTls;
 use super::decide::Decider;
@@ -21,7 +21,8 @@ use super::response::{Report, sqlstate};
 use super::startup::{self, CancelKey, Opening, Startup};
 use super::{codec, open};
 use crate::config::LeastPrivilege;
-use crate::gate::{Admission, Gate};
+use crate::gate::{Admission, Gate, Place};
+use crate::protocol::asking::Asking;
 use crate::protocol::wire::Wire;
 use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
@@ -149,10 +150,13 @@ impl Postgres {
         // Entered first, decided then: a policy change in between is not lost.
         let policy_rx = gate.subscribe();
         let (_registration, mut command_rx) = registry.enter(info);
-        let asking = Asking { gate, journal, admitted: &admitted, startup: &startup };
+        let target = &admitted.backend.target;
+        let place =
+            Place { target: &target.name, env: &target.env, database: &startup.database, host: false };
+        let asking = Asking { gate, journal, admitted: &admitted, place, claimed_user: &startup.user };
         let ready = match asking.enter(&mut client, &mut command_rx).await {
             Ok(admission) => self.decider(gate, journal, &admitted, admission, &startup).await,
-            Err(failure) => Err(failure),
+            Err((no, policies)) => Err((access::failure(no, &admitted.id), policies)),
         };
         let (mut decider, search_path) = match ready {
             Ok(ready) => ready,

@@ -117,7 +117,11 @@ impl Decider {
 
     /// Whether this action is permitted on the account as such, without a person.
     pub(super) fn plainly(&self, action: Action) -> bool {
-        let facts = HostFacts { login: &self.login, ..HostFacts::default() };
+        self.permits(action, "")
+    }
+
+    fn permits(&self, action: Action, mask: &str) -> bool {
+        let facts = HostFacts { login: &self.login, mask, ..HostFacts::default() };
         let request = policy::Request {
             host: Some(&facts),
             ..policy::Request::new(&self.principal, action, &self.account)
@@ -221,12 +225,9 @@ impl Decider {
         // Where policies differ, the record holds more.
         let asked = modes.contains(&RecordMode::Asciicast) || modes.contains(&RecordMode::Rows);
         let output = asked || (self.records && !modes.contains(&RecordMode::Meta));
-        Terms {
-            output,
-            input: output && self.records_input,
-            seals: modes.contains(&RecordMode::Raw),
-            masks: self.masks.clone(),
-        }
+        let shown = |mask: &str| self.permits(Action::Reveal, mask);
+        let masks = self.masks.as_ref().and_then(|masks| masks.without(shown)).map(Arc::new);
+        Terms { output, input: output && self.records_input, seals: modes.contains(&RecordMode::Raw), masks }
     }
 
     fn denial(&self, rule: &str, why: &str, hint: Option<&str>, question: &Question) -> String {
@@ -256,6 +257,7 @@ impl Decider {
                     line: &line,
                     path: ask.path,
                     via: ask.via,
+                    mask: "",
                 };
                 self.policies.set.decide(&policy::Request {
                     host: Some(&facts),

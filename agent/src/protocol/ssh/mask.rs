@@ -45,7 +45,7 @@ struct Rule {
 }
 
 /// The patterns of a target.
-pub(super) struct Masks(Vec<Rule>);
+pub(super) struct Masks(Vec<Arc<Rule>>);
 
 impl Masks {
     /// From names and patterns. Patterns are about bytes: classes such as `\\w` mean ASCII.
@@ -53,9 +53,15 @@ impl Masks {
     /// # Errors
     /// When a pattern is none, or has no bound.
     pub(super) fn new<'a>(rules: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, MaskError> {
-        let rules = rules.into_iter().map(|(name, pattern)| Rule::new(name, pattern));
+        let rules = rules.into_iter().map(|(name, pattern)| Rule::new(name, pattern).map(Arc::new));
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         if rules.len() > RULES_MAX { Err(MaskError::TooMany) } else { Ok(Self(rules)) }
+    }
+
+    /// Those that are not shown to somebody, if any are left.
+    pub(super) fn without(&self, shown: impl Fn(&str) -> bool) -> Option<Self> {
+        let left: Vec<Arc<Rule>> = self.0.iter().filter(|rule| !shown(&rule.name)).cloned().collect();
+        (!left.is_empty()).then_some(Self(left))
     }
 }
 
@@ -147,7 +153,7 @@ impl Lane {
     }
 
     /// Every match as places in the stream, and the first place that may begin one, `u64::MAX` if none.
-    fn scan(&mut self, rules: &[Rule], mut hide: impl FnMut(u64)) -> u64 {
+    fn scan(&mut self, rules: &[Arc<Rule>], mut hide: impl FnMut(u64)) -> u64 {
         self.from.resize(rules.len(), 0);
         let mut open = self.text.len();
         for (rule, from) in rules.iter().zip(&mut self.from) {
@@ -165,7 +171,7 @@ impl Lane {
     }
 
     /// What lies before `served` in the stream is out: matches in it are settled, and little of it is kept.
-    fn settle(&mut self, rules: &[Rule], served: u64, how: Release) {
+    fn settle(&mut self, rules: &[Arc<Rule>], served: u64, how: Release) {
         let out = self.places.partition_point(|place| *place < served);
         self.found.resize(rules.len(), 0);
         for ((rule, from), found) in rules.iter().zip(&mut self.from).zip(&mut self.found) {
@@ -276,11 +282,9 @@ impl Filter {
     /// How often each rule matched.
     pub(super) fn found(&self) -> impl Iterator<Item = (&str, u64)> {
         let of = |lane: &Lane, at: usize| lane.found.get(at).copied().unwrap_or_default();
-        let counted = move |(at, rule)| {
-            let rule: &Rule = rule;
-            (rule.name.as_str(), of(&self.raw, at).max(of(&self.shown, at)))
-        };
-        self.masks.0.iter().enumerate().map(counted).filter(|(_, count)| *count > 0)
+        let names = self.masks.0.iter().map(|rule| rule.name.as_str());
+        let counted = move |(at, name)| (name, of(&self.raw, at).max(of(&self.shown, at)));
+        names.enumerate().map(counted).filter(|(_, count)| *count > 0)
     }
 
     fn release(&mut self, how: Release) -> BytesMut {

@@ -4,6 +4,7 @@
 //! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `certificate`, `host`, `flow`, `machine`, `exec`, `mask`
 //! and `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
 
+mod access;
 mod auth;
 mod certificate;
 mod codec;

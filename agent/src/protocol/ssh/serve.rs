@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
+use super::access;
 use super::auth::{self, AuthError, Claim, Door, Knock};
 use super::decide::Decider;
 use super::keys::HostKeys;
@@ -16,7 +17,8 @@ use super::open::{self, Shared, SshError};
 use super::relay::{End, Relay, Totals};
 use super::transport::{Local, Transport, TransportError, reason};
 use crate::config::{SshTarget, Target};
-use crate::gate::{Entry, Gate, Now, Place, connect};
+use crate::gate::{Gate, Now, Place, connect};
+use crate::protocol::asking::Asking;
 use crate::protocol::wire::Wire;
 use crate::protocol::{Admitted, Services};
 use crate::record::Journal;
@@ -37,7 +39,7 @@ pub struct Ssh {
 
 /// Why a login did not become a session.
 #[derive(Debug, thiserror::Error)]
-enum LoginFailure {
+pub(super) enum LoginFailure {
     #[error("the client closed the connection during login")]
     Closed,
     #[error("the client took too long to log in")]
@@ -48,6 +50,8 @@ enum LoginFailure {
     Transport(#[from] TransportError),
     #[error("client: {0}")]
     Auth(#[from] AuthError),
+    #[error("the client talks before it is let in")]
+    Ahead,
     #[error("{0}")]
     Refused(String),
 }
@@ -126,20 +130,18 @@ impl Ssh {
         // Entered first, decided then: a policy change in between is not lost.
         let policy_rx = gate.subscribe();
         let (_registration, mut command_rx) = registry.enter(info);
-        let entry = gate.enter(&admitted.principal, place(&admitted, user), &admitted.id);
-        let admission = match entry {
-            Ok(Entry::Admitted(admission)) => admission,
-            Ok(Entry::Ask(decision) | Entry::Refused(decision)) => {
-                let rule = decision.rule().to_owned();
-                let failure = LoginFailure::Refused(format!(
-                    "connection as {user} denied by policy \"{rule}\": {}",
-                    decision.reason
-                ));
-                return refuse_login(journal, &admitted, client, &failure, &decision.policies).await;
-            }
-            Err(error) => {
-                let failure = LoginFailure::Refused(format!("the grant cannot be used: {error}"));
-                return refuse_login(journal, &admitted, client, &failure, &[]).await;
+        let asking = Asking {
+            gate,
+            journal,
+            admitted: &admitted,
+            place: place(&admitted, user),
+            claimed_user: &claim.user,
+        };
+        let admission = match asking.enter(&mut client, &mut command_rx).await {
+            Ok(admission) => admission,
+            Err((no, policies)) => {
+                let failure = access::failure(no, user);
+                return refuse_login(journal, &admitted, client, &failure, &policies).await;
             }
         };
         let mut decider = Decider::new(
@@ -196,7 +198,7 @@ fn place<'a>(admitted: &'a Admitted, user: &'a str) -> Place<'a> {
     Place { target: &target.name, env: &target.env, database: user, host: true }
 }
 
-/// The denial of every account, if no grant could change it.
+/// The denial of every account, if neither a grant nor asking for one could change it.
 fn hopeless(gate: &Gate, admitted: &Admitted, accounts: &[&str]) -> Option<Decision> {
     let (now, policies) = (Now::read(), gate.policies());
     let mut denial = None;
@@ -204,7 +206,7 @@ fn hopeless(gate: &Gate, admitted: &Admitted, accounts: &[&str]) -> Option<Decis
         let place = place(admitted, account);
         let decision = connect(&policies, &admitted.principal, place, &[]);
         let grants = gate.grants().matching(&now, admitted.principal.name(), place.target, account);
-        if decision.effect == Effect::Permit || !grants.is_empty() {
+        if decision.effect != Effect::Deny || !grants.is_empty() {
             return None;
         }
         denial.get_or_insert(decision);
@@ -213,18 +215,20 @@ fn hopeless(gate: &Gate, admitted: &Admitted, accounts: &[&str]) -> Option<Decis
 }
 
 /// The client's side before the relay takes over.
-struct Client {
-    stream: TcpStream,
-    transport: Transport,
-    input: BytesMut,
-    output: BytesMut,
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) transport: Transport,
+    pub(super) input: BytesMut,
+    pub(super) output: BytesMut,
+    /// What was said behind the login by a client that waits.
+    pub(super) ahead: usize,
 }
 
 impl Client {
     fn start(stream: TcpStream, keys: &Arc<HostKeys>) -> Result<Self, TransportError> {
         let mut output = BytesMut::new();
         let transport = Transport::start(Local::Server(Arc::clone(keys)), &mut output)?;
-        Ok(Self { stream, transport, input: BytesMut::new(), output })
+        Ok(Self { stream, transport, input: BytesMut::new(), output, ahead: 0 })
     }
 
     /// Up to the point where all that is left is to let the client in.

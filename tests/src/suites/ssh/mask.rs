@@ -9,6 +9,7 @@ use crate::harness::trail::holds;
 
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a secret that a command prints is hidden, on both streams and in the record", run: hidden },
+    Case { name: "who may see what a pattern hides sees it, and nothing else", run: revealed },
     Case { name: "neither packets, colours nor a terminal split a secret", run: split },
     Case { name: "what was hidden is sealed to auditors where a rule says so", run: sealed },
     Case { name: "a prompt does not wait, and a transfer is left as it is", run: untouched },
@@ -35,6 +36,15 @@ fn hidden(stage: &mut Stage) -> Result<()> {
     // Other targets show what they show.
     ensure!(stage.ssh("mask-not", "127.0.0.1")?.args(["echo", KEY]).run()?.stdout == format!("{KEY}\n"));
     Ok(())
+}
+
+fn revealed(stage: &mut Stage) -> Result<()> {
+    let command = format!("echo {KEY} 4111111111111111");
+    let printed = |login: &str| stage.ssh(login, MASKED)?.args([&command]).run()?.ok();
+    let (key, card) = ("*".repeat(KEY.len()), "*".repeat(16));
+    ensure!(printed("no-auditor")? == format!("{key} {card}\n"));
+    ensure!(printed("auditor")? == format!("{key} 4111111111111111\n"));
+    holds(stage.trail("auditor")?.first("streams")?, &json!({"masked": ["aws-key"]}))
 }
 
 fn sealed(stage: &mut Stage) -> Result<()> {

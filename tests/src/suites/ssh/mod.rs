@@ -1,5 +1,6 @@
 //! SSH: a real server behind the kernel redirect, and the clients people use, as they are.
 
+mod access;
 mod certificate;
 mod decide;
 mod files;
@@ -51,6 +52,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         tools::CASES,
         hold::CASES,
         certificate::CASES,
+        access::CASES,
         trust::CASES,
         tunnel::CASES,
         hostile::CASES,

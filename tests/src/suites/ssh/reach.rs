@@ -80,7 +80,7 @@ fn vouched(stage: &mut Stage) -> Result<()> {
     let application = &trail.first("session_start")?["application"];
     ensure!(application.as_str().is_some_and(|text| text.contains("by authority SHA256:")), "{application}");
     for (login, host, why) in [
-        ("misnamed", "127.0.0.11", "is for \"web-vouched.internal\""),
+        ("misnamed", "127.0.0.11", "is for \"web-vouched.internal"),
         ("unvouched", "127.0.0.12", "which is not one of the target's host_cas"),
     ] {
         let error = stage.ssh(login, host)?.args(["true"]).run()?.refused()?;
