@@ -12,6 +12,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "no spelling of a command gets it past the list", run: evasions },
     Case { name: "a shell and a terminal are denied, and permitted by rule", run: shells },
     Case { name: "every kind of forwarding is denied, but to other targets", run: forwards },
+    Case { name: "channels and requests of every other kind are denied, each on record", run: kinds },
     Case { name: "variables pass by a list only", run: variables },
     Case { name: "the connection lives on after a denial", run: lives_on },
 ];
@@ -137,6 +138,56 @@ fn forwards(stage: &mut Stage) -> Result<()> {
         .args(["-p", &port, "-l", "tunnel", "-s", "127.0.0.1", "netconf"])
         .run()?;
     ensure!(output.code == Some(126), "{output}");
+    Ok(())
+}
+
+/// What OpenSSH's server would do if it was asked; its own client asks for some of it with options only.
+const KINDS: &str = r#"
+import sys, paramiko
+from paramiko.message import Message
+t = paramiko.Transport((sys.argv[1], int(sys.argv[2])))
+t.start_client(timeout=10)
+t.auth_none("kinds")
+for kind in ["direct-streamlocal@openssh.com", "tun@openssh.com", "auth-agent@openssh.com", "made-up"]:
+    try:
+        t.open_channel(kind, timeout=10)
+        raise SystemExit(kind + " was opened")
+    except paramiko.ChannelException as refused:
+        assert refused.code == 1, refused
+for ask in [("tcpip-forward", ("127.0.0.1", 0)), ("streamlocal-forward@openssh.com", ("/tmp/x",)), ("made-up", ())]:
+    assert t.global_request(ask[0], ask[1], wait=True) is None, ask
+for ask in ["x11-req", "auth-agent-req@openssh.com", "made-up"]:
+    s = t.open_session(timeout=10)
+    m = Message()
+    m.add_byte(b"\x62"); m.add_int(s.remote_chanid); m.add_string(ask); m.add_boolean(True)
+    s._event_pending()
+    t._send_user_message(m)
+    try:
+        s._wait_for_event()
+        raise SystemExit(ask + " was taken")
+    except paramiko.SSHException:
+        pass
+print("ok")
+"#;
+
+fn kinds(stage: &mut Stage) -> Result<()> {
+    let port = stage.sshd.port.to_string();
+    let output = stage.client("/usr/bin/python3")?.args(["-c", KINDS, "127.0.0.1", &port]).run()?;
+    ensure!(output.stdout == "ok\n", "{output}");
+    let trail = stage.trail("kinds")?;
+    for text in [
+        "tun@openssh.com to elsewhere",
+        "auth-agent@openssh.com to elsewhere",
+        "made-up to elsewhere",
+        "tcpip-forward",
+        "streamlocal-forward@openssh.com",
+        "made-up",
+        "x11-req",
+        "auth-agent-req@openssh.com",
+    ] {
+        holds(trail.statement(text)?, &json!({"verdict": "deny", "step": "feature"}))?;
+    }
+    ensure!(trail.all("statement").len() == 10, "{:?}", trail.verdicts());
     Ok(())
 }
 

