@@ -48,7 +48,7 @@ impl Sshd {
         // For some of its addresses, by a name.
         Program::new("/usr/bin/ssh-keygen")
             .args(["-q", "-h", "-I", "host", "-n", "web-vouched.internal,web-unvouched.internal", "-s"])
-            .args([folder.join("host_ca"), folder.join("host_ecdsa.pub")])
+            .args([folder.join("host_ca"), folder.join("host_ed25519.pub")])
             .run()?
             .ok()?;
         fs::copy(folder.join("login.pub"), folder.join("authorized_keys"))?;
@@ -58,7 +58,7 @@ impl Sshd {
         let listen: String = ADDRESSES.iter().map(|ip| format!("ListenAddress {ip}\n")).collect();
         let config = format!(
             "Port {port}\n{listen}HostKey {0}/host_ed25519\nHostKey {0}/host_ecdsa\nHostKey {0}/host_rsa\n\
-             HostCertificate {0}/host_ecdsa-cert.pub\n\
+             HostCertificate {0}/host_ed25519-cert.pub\n\
              PidFile none\nPermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nUsePAM yes\nAuthorizedKeysFile {0}/authorized_keys\n\
              TrustedUserCAKeys {0}/ca.pub\nAcceptEnv *\nAllowTcpForwarding yes\nX11Forwarding yes\n\

@@ -120,9 +120,16 @@ fn read(text: &str, depth: usize, commands: &mut Vec<Vec<String>>) -> Result<(),
     }
     let mut words: Vec<String> = Vec::new();
     let mut word: Option<String> = None;
+    // A part of the word that is under way was quoted.
+    let mut marked = false;
     let mut chars = text.chars().peekable();
     let mut expects_command = false;
     while let Some(c) = chars.next() {
+        marked = match c {
+            ' ' | '\t' | '\n' | ';' | '|' | '&' => false,
+            '\\' | '\'' | '"' => true,
+            _ => marked,
+        };
         match c {
             ' ' | '\t' => words.extend(word.take()),
             '\n' | ';' | '|' | '&' => {
@@ -144,7 +151,7 @@ fn read(text: &str, depth: usize, commands: &mut Vec<Vec<String>>) -> Result<(),
             },
             '\'' => single_quoted(&mut chars, word.get_or_insert_default())?,
             '"' => double_quoted(&mut chars, word.get_or_insert_default())?,
-            '>' | '<' => redirect(c, &mut chars, &mut word, &mut words)?,
+            '>' | '<' => redirect(c, &mut chars, (word.take(), marked), &mut words)?,
             '#' if word.is_none() => return Err("a comment".to_owned()),
             '=' if word.is_none() => return Err("`=` at the beginning of a word expands".to_owned()),
             // Also behind the signs where bash expands it in the middle of a word.
@@ -202,12 +209,17 @@ fn double_quoted(chars: &mut Chars<'_>, word: &mut String) -> Result<(), String>
 fn redirect(
     c: char,
     chars: &mut Chars<'_>,
-    word: &mut Option<String>,
+    (word, marked): (Option<String>, bool),
     words: &mut Vec<String>,
 ) -> Result<(), String> {
-    // A number right before it is a file descriptor, anything else a word.
-    match word.take() {
-        Some(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {}
+    // A digit right before it is a file descriptor, other text a word. Quoted digits are words, and more than one digit
+    // is a word to some shells.
+    match word {
+        Some(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            if marked || number.len() != 1 {
+                return Err("a number before a redirection".to_owned());
+            }
+        }
         other => words.extend(other),
     }
     let rest: String = chars.clone().collect();
