@@ -94,6 +94,15 @@ impl Http {
         self.limited(uri, Method::POST, Some(("application/x-www-form-urlencoded", form)), &[]).await
     }
 
+    /// Sends a form, already encoded, to somebody whose no says why.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub async fn post_for_any(&self, uri: &Uri, form: String) -> Result<(StatusCode, Bytes), HttpError> {
+        let content = Some(("application/x-www-form-urlencoded", form));
+        in_time(self.connect(uri, Method::POST, content, &[]), || uri.to_string()).await
+    }
+
     /// # Errors
     /// When there is no good answer in time.
     pub async fn post_json(
@@ -112,8 +121,8 @@ impl Http {
         content: Content,
         headers: &[(&'static str, String)],
     ) -> Result<Bytes, HttpError> {
-        let asked = self.connect(uri, method, content, headers);
-        tokio::time::timeout(LONGEST, asked).await.unwrap_or_else(|_| Err(HttpError::Slow(uri.to_string())))
+        let (status, body) = in_time(self.connect(uri, method, content, headers), || uri.to_string()).await?;
+        good(uri, status, body)
     }
 
     async fn connect(
@@ -122,7 +131,7 @@ impl Http {
         method: Method,
         content: Content,
         headers: &[(&'static str, String)],
-    ) -> Result<Bytes, HttpError> {
+    ) -> Result<(StatusCode, Bytes), HttpError> {
         let bad = || HttpError::Address(uri.to_string());
         let secure = uri.scheme_str() == Some("https");
         let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
@@ -147,7 +156,15 @@ pub async fn get_local(socket: &Path, path: &str) -> Result<Bytes, HttpError> {
     let uri: Uri =
         format!("http://localhost{path}").parse().map_err(|_| HttpError::Address(path.to_owned()))?;
     let asked = async { talk(local(socket).await?, &uri, Method::GET, None, &[]).await };
-    tokio::time::timeout(LONGEST, asked).await.unwrap_or_else(|_| Err(HttpError::Slow(shown())))
+    let (status, body) = in_time(asked, shown).await?;
+    good(&uri, status, body)
+}
+
+async fn in_time<T>(
+    asked: impl Future<Output = Result<T, HttpError>>,
+    whom: impl FnOnce() -> String,
+) -> Result<T, HttpError> {
+    tokio::time::timeout(LONGEST, asked).await.unwrap_or_else(|_| Err(HttpError::Slow(whom())))
 }
 
 /// Connects to a socket of this host that a process of root listens on.
@@ -170,7 +187,7 @@ async fn talk<S>(
     method: Method,
     content: Content,
     headers: &[(&'static str, String)],
-) -> Result<Bytes, HttpError>
+) -> Result<(StatusCode, Bytes), HttpError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -196,6 +213,10 @@ where
     let body = Limited::new(response.into_body(), LARGEST).collect().await;
     driver.abort();
     let body = body.map_err(|_| HttpError::Body(uri.to_string()))?.to_bytes();
+    Ok((status, body))
+}
+
+fn good(uri: &Uri, status: StatusCode, body: Bytes) -> Result<Bytes, HttpError> {
     if !status.is_success() {
         // Enough to see an OAuth error; whatever it is, it is shown as text.
         let shown = String::from_utf8_lossy(body.get(..body.len().min(200)).unwrap_or_default());

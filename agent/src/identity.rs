@@ -8,6 +8,7 @@
 mod jwt;
 mod keeper;
 pub mod keys;
+pub mod person;
 pub mod provider;
 mod source;
 pub mod token;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use chaperone_policy::Principal;
 
-pub use keeper::{KeeperError, Standing, Tokens, check as check_keys};
+pub use keeper::{KeeperError, Standing, Tokens, check as check_keys, provider as make_provider};
 
 use crate::config::{IdentityRule, Match, Whose};
 use crate::workload::grammar::{self, Placement};

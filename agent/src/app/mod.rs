@@ -5,6 +5,7 @@ mod alive;
 mod announce;
 mod beat;
 mod kernel;
+mod login;
 mod namespaces;
 mod outlets;
 mod presence;
@@ -378,7 +379,7 @@ async fn drain(registry: &Registry) {
 
 fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
     let shared = Arc::clone(&agent.shared);
-    let [known, sited] = std::array::from_fn(|_| Arc::clone(&agent.shared));
+    let [known, sited, people] = std::array::from_fn(|_| Arc::clone(&agent.shared));
     let identified = move |cgroup: &str| shared.world().identities.claimed(cgroup);
     let [stats, draining, take_over, upgrade, reload] = std::array::from_fn(|_| Arc::clone(agent));
     Operator {
@@ -393,6 +394,8 @@ fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
             world.identities.has(name).then_some(Known { owner, groups })
         }),
         sites: Box::new(move || world::sites(&sited.world().config)),
+        people_log_in: Box::new(move || people.world().config.login.is_some()),
+        who_logged_in: login::who(Arc::clone(&agent.shared)),
         stats: Box::new(move || outlets::counters(&stats.intercept())),
         draining: Box::new(move || draining.takeover.phase() == Phase::Draining),
         take_over: Box::new(move |successor| takeover::begin(&take_over, successor)),

@@ -171,9 +171,10 @@ fn policy_world(config: &Config) -> policy::World {
             .flat_map(|target| &target.labels)
             .flat_map(|label| label.tags.iter().cloned())
             .collect(),
-        approver_groups: (!config.approvers.is_empty())
-            .then(|| config.approvers.iter().flat_map(|person| person.groups.iter().cloned()).collect()),
-        people: (!config.approvers.is_empty()).then(|| {
+        approver_groups: (!config.approvers.is_empty() || config.login.is_some())
+            .then(|| approver_groups(config)),
+        // Who can log in is not written here.
+        people: (!config.approvers.is_empty() && config.login.is_none()).then(|| {
             let behind = config.identities.iter().filter_map(|identity| identity.owner.clone());
             config.approvers.iter().map(|person| person.name.clone()).chain(behind).collect()
         }),
@@ -185,6 +186,12 @@ fn policy_world(config: &Config) -> policy::World {
         }),
         flags: Some(KNOWN_FLAGS.into_iter().collect()),
     }
+}
+
+fn approver_groups(config: &Config) -> BTreeSet<String> {
+    let at = |login: &config::Login| config.providers.iter().find(|provider| provider.name == login.provider);
+    let logged_in = config.login.as_ref().and_then(at).into_iter().flat_map(|provider| &provider.groups);
+    config.approvers.iter().flat_map(|person| &person.groups).chain(logged_in).cloned().collect()
 }
 
 /// Where grants can let in.
@@ -202,6 +209,7 @@ fn groups(config: &Config) -> BTreeSet<String> {
     let own = config.identities.iter().flat_map(|identity| &identity.groups);
     let given = config.providers.iter().flat_map(|provider| &provider.groups);
     let lent = config.approvers.iter().flat_map(|person| &person.may_lend);
+    let lent = lent.chain(config.login.iter().flat_map(|login| login.may_lend.values().flatten()));
     own.chain(given).chain(lent).cloned().collect()
 }
 

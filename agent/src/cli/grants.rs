@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::operate::{ask, done, print_json, unexpected};
-use super::{Failure, sign};
+use super::{Failure, login, sign};
+use crate::config::Config;
 use crate::control::{GrantInfo, Request, Response};
 use crate::gate::{Hours, Terms};
 
@@ -75,10 +76,11 @@ pub(super) fn grant(config: &Path, typed: &Typed, out: &mut dyn Write) -> Result
         reason: typed.reason.clone(),
         ticket: typed.ticket.clone(),
     };
-    let mut request = Request::Grant { terms };
-    if let Some(key) = &typed.key {
-        request = sign::sign(key, request, None)?;
-    }
+    let request = Request::Grant { terms };
+    let request = match &typed.key {
+        Some(key) => sign::sign(key, request, None)?,
+        None => login::said(&Config::load(config)?, request, None)?,
+    };
     let Response::Granted { grant } = ask(config, &request)? else { return Err(unexpected()) };
     if typed.json {
         return print_json(&grant, out);

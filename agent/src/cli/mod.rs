@@ -8,6 +8,7 @@ mod hosts;
 mod identify;
 mod install;
 mod journal;
+mod login;
 mod operate;
 mod play;
 mod policy;
@@ -153,6 +154,10 @@ enum Command {
         #[arg(long, default_value = "by an operator")]
         reason: String,
     },
+    /// Log in at the identity provider, to approve without a signing key.
+    Login,
+    /// Forget the login.
+    Logout,
     /// Make a signing key for an approver, and print its public half.
     NewKey { file: PathBuf },
     /// Let ssh on this host trust the keys that governed processes see at targets.
@@ -307,6 +312,8 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Grants { all, json } => grants::list(config, *all, *json, out),
         Command::Grant(typed) => grants::grant(config, typed, out),
         Command::Revoke { id, reason } => grants::revoke(config, id, reason, out),
+        Command::Login => login::login(config, out),
+        Command::Logout => login::logout(out),
         Command::NewKey { file } => sign::new_key(file, out),
         Command::Hosts { what } => hosts::hosts(config, what, out),
         Command::Db { what } => db::db(config, what, out),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Failure, sign};
+use super::{Failure, login, sign};
 use crate::app;
 use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call, call_draining};
@@ -162,17 +162,28 @@ pub(super) fn approve(path: &Path, typed: &Approval, out: &mut dyn Write) -> Res
     };
     let id = typed.id.clone();
     let request = Request::Resolve { id: id.clone(), approve: true, comment: typed.comment.clone(), terms };
-    let Some(key) = &typed.key else { return done(path, &request, out) };
-    // What is signed is what is held now, by its digest.
-    let Response::Approvals { holds } = ask(path, &Request::Approvals)? else { return Err(unexpected()) };
+    let config = Config::load(path)?;
+    if typed.key.is_none() && config.login.is_none() {
+        return done(path, &request, out);
+    }
+    // What is said yes to is what is held now, by its digest.
+    let Response::Approvals { mut holds } = ask(path, &Request::Approvals)? else { return Err(unexpected()) };
+    if let Some(Response::Approvals { holds: before }) = ask_draining(path, &Request::Approvals)? {
+        holds.extend(before);
+    }
     let binding = holds.into_iter().find(|hold| hold.id == id).map(|hold| hold.binding);
     let binding = binding.ok_or_else(|| Failure::Failed(format!("nothing is held under the id {id}")))?;
-    done(path, &sign::sign(key, request, Some(binding))?, out)
+    let request = match &typed.key {
+        Some(key) => sign::sign(key, request, Some(binding))?,
+        None => login::said(&config, request, Some(binding))?,
+    };
+    done(path, &request, out)
 }
 
 pub(super) fn deny(path: &Path, id: &str, comment: Option<&str>, out: &mut dyn Write) -> Result<(), Failure> {
     let (id, comment) = (id.to_owned(), comment.map(str::to_owned));
-    done(path, &Request::Resolve { id, approve: false, comment, terms: AccessTerms::default() }, out)
+    let request = Request::Resolve { id, approve: false, comment, terms: AccessTerms::default() };
+    done(path, &login::said(&Config::load(path)?, request, None)?, out)
 }
 
 pub(super) fn kill(path: &Path, id: &str, reason: &str, out: &mut dyn Write) -> Result<(), Failure> {
@@ -234,7 +245,7 @@ pub(super) fn done(path: &Path, request: &Request, out: &mut dyn Write) -> Resul
     let response = match ask(path, request) {
         Err(failure) => ask_draining(path, request).ok().flatten().ok_or(failure)?,
         Ok(response) => {
-            if matches!(request, Request::Revoke { .. } | Request::Signed { .. }) {
+            if matches!(request, Request::Revoke { .. } | Request::Signed { .. } | Request::LoggedIn { .. }) {
                 // A grant may have sessions there, too; one that it does not know is no failure.
                 let _ = ask_draining(path, request);
             }

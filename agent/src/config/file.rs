@@ -13,6 +13,7 @@ use super::hold::{self, HoldFile};
 use super::identities::{self, IdentityFile};
 use super::intercept::{self, InterceptFile};
 use super::labels::{self, LabelFile};
+use super::login::{self, LoginFile};
 use super::people::{self, ApproverFile};
 use super::providers::{self, ProviderFile};
 use super::record::{self, RecordFile};
@@ -47,6 +48,7 @@ pub(super) struct File {
     identities: Vec<IdentityFile>,
     #[serde(default)]
     approvers: Vec<ApproverFile>,
+    login: Option<LoginFile>,
     #[serde(default)]
     providers: Vec<ProviderFile>,
     #[serde(default)]
@@ -168,6 +170,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     let webhooks = webhooks::convert(file.webhooks, &mut problems);
     let providers = providers::convert(file.providers, &mut problems);
     providers::check(&identities, &providers, &mut problems);
+    let login = login::convert(file.login, &providers, &identities, &mut problems);
     if !(1..=30 * 24 * 3600).contains(&file.grants.longest_s) {
         problems.push("grants.longest_s: between 1 and 2592000 (30 days); what lasts is policy".into());
     }
@@ -208,6 +211,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
         authorities,
         identities,
         approvers,
+        login,
         providers,
         webhooks,
         targets,

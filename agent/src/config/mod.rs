@@ -12,6 +12,7 @@ mod hold;
 mod identities;
 mod intercept;
 mod labels;
+mod login;
 mod people;
 mod providers;
 mod record;
@@ -30,6 +31,7 @@ pub use command::Command;
 pub use exports::{Address, Collector, Export, Metrics, Receiver};
 pub use identities::{IdentityRule, Match, Whose};
 pub use labels::{Bucket, Label, MaskStyle};
+pub use login::Login;
 pub use people::Approver;
 pub use providers::{Client, Platform, ProviderRule, TokenRule};
 pub use webhooks::{Shape, Webhook};
@@ -66,6 +68,7 @@ pub struct Config {
     pub authorities: Authorities,
     pub identities: Vec<IdentityRule>,
     pub approvers: Vec<Approver>,
+    pub login: Option<Login>,
     pub providers: Vec<ProviderRule>,
     pub webhooks: Vec<Webhook>,
     pub targets: Vec<Target>,

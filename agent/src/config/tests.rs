@@ -83,6 +83,29 @@ fn an_identity_that_could_be_anybody_or_nobody_is_refused() {
 }
 
 #[test]
+fn people_log_in_where_no_workload_does() {
+    let provider = |name: &str, audience: &str| {
+        format!("[[providers]]\nname='{name}'\nissuer='https://idp'\naudience='{audience}'\ngroups=['dba']\n")
+    };
+    let bot = "[[identities]]\nname='bot'\ncgroup='/bot'\n[identities.token]\nprovider='corp'\nfile='/t'\nsubject='b'\n";
+    let login = "[login]\nprovider='staff'\nclient_id='cli'\n";
+    let with = |audience: &str, login: &str| {
+        format!("{bot}{}{}{login}", provider("corp", "chaperone"), provider("staff", audience))
+    };
+    check(&with("people", login), Ok(()));
+    check(&with("people", &format!("{login}[login.may_lend]\ndba=['mail']\n")), Ok(()));
+    check(&with("chaperone", login), Err("an audience of their own"));
+    check(&with("people", &login.replace("staff", "corp")), Err("an audience of their own"));
+    check(&with("people", &login.replace("staff", "other")), Err("no provider `other`"));
+    check(&with("people", &login.replace("cli'", "'")), Err("cannot be empty"));
+    check(
+        &with("people", &format!("{login}[login.may_lend]\nsales=['mail']\n")),
+        Err("no group of provider"),
+    );
+    check(&with("people", &format!("{login}client_secret='x'\n")), Err("unknown field `client_secret`"));
+}
+
+#[test]
 fn the_most_specific_network_names_the_target() {
     let wide = TARGET.replace("127.0.0.1", "10.0.0.0/8") + "[targets.tls]\nmode='disable'\n";
     let narrow = wide.replace("shop", "inner").replace("10.0.0.0/8", "10.1.2.3");

@@ -8,6 +8,7 @@ mod client;
 mod hosts;
 mod operator;
 mod server;
+mod voice;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ pub use client::{ClientError, call, call_draining};
 pub use hosts::{HOSTS_SOCKET, HostBook, KeysOf, serve_hosts};
 pub use operator::{Known, Operator, Site, Successor};
 pub use server::Socket;
+pub use voice::{Bearer, Person, WhoLoggedIn};
 
 use crate::gate::approvers::Signed;
 use crate::gate::{AccessTerms, Given, Grant, HoldInfo, Hours, Terms};
@@ -60,6 +62,13 @@ pub enum Request {
     /// One of the others, signed by an approver.
     Signed {
         signed: Signed,
+    },
+    /// One of the others, said by somebody who is logged in at the identity provider.
+    LoggedIn {
+        token: Bearer,
+        /// Of what is held, as the person was shown it.
+        binding: Option<String>,
+        request: Box<Request>,
     },
     /// From a new agent: what follows on this connection is between the two of them.
     TakeOver {

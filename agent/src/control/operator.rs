@@ -6,12 +6,10 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 
 use super::caller::{Caller, Callers};
+use super::voice::{Bearer, Voice, WhoLoggedIn};
 use super::{GrantInfo, Request, Response, Status};
-use crate::config::Approver;
 use crate::gate::approvers::{SignatureError, Statement};
-use crate::gate::{
-    Gate, Given, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event,
-};
+use crate::gate::{Gate, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event};
 use crate::record::event::{self, Event, GrantIssued, HoldOutcome, Signature};
 use crate::record::{Journal, RecordError, Wanted};
 use crate::registry::{Command, Registry};
@@ -35,6 +33,9 @@ pub struct Operator {
     pub known: Lookup,
     /// The targets of the configuration.
     pub sites: Box<dyn Fn() -> Vec<Site> + Send + Sync>,
+    /// Whether people log in at an identity provider.
+    pub people_log_in: Box<dyn Fn() -> bool + Send + Sync>,
+    pub who_logged_in: WhoLoggedIn,
 }
 
 type Lookup = Box<dyn Fn(&str) -> Option<Known> + Send + Sync>;
@@ -64,31 +65,6 @@ pub struct Successor {
     pub layout: u32,
 }
 
-/// Who speaks: the caller of the socket, and the person whose signature it brought, if it did.
-struct Voice<'a> {
-    caller: &'a Caller,
-    person: Option<Approver>,
-    binding: Option<String>,
-    signature: Option<Signature>,
-}
-
-impl Voice<'_> {
-    fn describe(&self) -> String {
-        match &self.person {
-            Some(person) => format!("{} ({})", person.name, self.caller.describe()),
-            None => self.caller.describe(),
-        }
-    }
-
-    fn given(&self) -> Given {
-        match &self.person {
-            Some(person) => person.given(),
-            // Not the process: it is the person that counts, and root is one.
-            None => Given { by: format!("uid {}", self.caller.uid), groups: None },
-        }
-    }
-}
-
 impl Operator {
     /// What somebody who may asks.
     pub(super) fn answer(&self, caller: &Caller, request: Request) -> Response {
@@ -107,9 +83,32 @@ impl Operator {
                     text: signed.text.clone(),
                     signature: signed.signature.clone(),
                 });
-                self.act(&Voice { caller, person: Some(person.clone()), binding, signature }, request)
+                self.act(&Voice { caller, person: Some(person.into()), binding, signature }, request)
             }
             Err(error) => self.refuse(caller, error.to_string()),
+        }
+    }
+
+    /// What somebody who may asks, and a person who is logged in at the identity provider. The token is checked here, whatever
+    /// the caller made of it.
+    pub(super) async fn answer_person(
+        &self,
+        caller: &Caller,
+        token: Bearer,
+        binding: Option<String>,
+        request: Request,
+    ) -> Response {
+        if !matches!(
+            request,
+            Request::Resolve { .. } | Request::Grant { .. } | Request::Revoke { .. } | Request::Kill { .. }
+        ) {
+            return self.refuse(caller, "this takes no login".into());
+        }
+        match (self.who_logged_in)(token).await {
+            Ok(person) => {
+                self.act(&Voice { caller, person: Some(person), binding, signature: None }, request)
+            }
+            Err(why) => self.refuse(caller, why),
         }
     }
 
@@ -130,6 +129,7 @@ impl Operator {
             Request::Grant { terms } => self.grant(voice, terms),
             Request::Revoke { id, reason } => self.revoke(voice, &id, &reason),
             Request::Signed { .. } => Response::Refused { why: "a signature around a signature".into() },
+            Request::LoggedIn { .. } => Response::Refused { why: "a login around a login".into() },
             Request::Upgrade => self.record_then(voice, "upgrade".to_owned(), || match (self.upgrade)() {
                 Ok(what) => Response::Done { what },
                 Err(why) => Response::Refused { why },
@@ -149,9 +149,9 @@ impl Operator {
         if approve && let Err(why) = self.is_a_person(voice) {
             return self.refuse(voice.caller, why);
         }
-        // A signature is for what its maker was shown; whoever signs without having seen it signs nothing.
+        // A yes is for what the person was shown; without having seen it, it is for nothing.
         if approve && voice.person.is_some() && voice.binding.is_none() {
-            return self.refuse(voice.caller, "the signature does not say what it is for".into());
+            return self.refuse(voice.caller, "the yes does not say what it is for".into());
         }
         if approve
             && let Some(info) = self.gate.holds().get(id)
@@ -189,6 +189,7 @@ impl Operator {
             by: vote.given.by.clone(),
             comment: vote.comment.clone(),
             signature: voice.signature.clone(),
+            login: voice.login(),
         };
         self.journal.append(&[Event::Vote(Box::new(event))]).map(drop)
     }
@@ -226,12 +227,16 @@ impl Operator {
         }
     }
 
-    /// Where people with keys are configured, a yes takes one of their signatures: root alone is not enough.
+    /// Where people are configured, a yes takes the signature or the login of one: root alone is not enough.
     fn is_a_person(&self, voice: &Voice<'_>) -> Result<(), String> {
-        if voice.person.is_none() && !self.gate.approvers().is_empty() {
-            return Err(SignatureError::Missing.to_string());
+        if voice.person.is_some() {
+            return Ok(());
         }
-        Ok(())
+        match ((self.people_log_in)(), self.gate.approvers().is_empty()) {
+            (true, _) => Err(SignatureError::NobodyLoggedIn.to_string()),
+            (false, false) => Err(SignatureError::Missing.to_string()),
+            (false, true) => Ok(()),
+        }
     }
 
     fn grant(&self, voice: &Voice<'_>, terms: Terms) -> Response {
@@ -240,7 +245,8 @@ impl Operator {
         }
         match self.gate.grants().issue(&Now::read(), terms, vec![voice.given()]) {
             Ok(grant) => {
-                let event = GrantIssued { signature: voice.signature.clone(), ..issued_event(&grant) };
+                let (signature, login) = (voice.signature.clone(), voice.login());
+                let event = GrantIssued { signature, login, ..issued_event(&grant) };
                 match self.journal.append(&[Event::GrantIssued(Box::new(event))]) {
                     Ok(_) => Response::Granted { grant: GrantInfo::from(&grant) },
                     Err(error) => {
@@ -278,7 +284,7 @@ impl Operator {
         let not = person.may_not_lend(&terms.groups);
         if !not.is_empty() {
             let not = not.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(format!("{} may not lend: {not} (approvers.may_lend)", person.name));
+            return Err(format!("{} may not lend: {not} (may_lend)", person.name));
         }
         self.policy_lets_grant(voice, terms, &known)
     }

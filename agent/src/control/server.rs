@@ -87,6 +87,9 @@ async fn answer(mut stream: UnixStream, operator: &Arc<Operator>) -> std::io::Re
                 let operator = Arc::clone(operator);
                 tokio::task::spawn_blocking(move || operator.answer(&caller, request)).await?
             }
+            (Ok(()), Request::LoggedIn { token, binding, request }) => {
+                operator.answer_person(&caller, token, binding, *request).await
+            }
             (Ok(()), request) => operator.answer(&caller, request),
         },
     };

@@ -1,7 +1,7 @@
 //! People who may approve, and how their word is known to be theirs: an Ed25519 signature (RFC 8032) over exactly
 //! what they say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::grants::Given;
 use crate::config::Approver;
 
 /// Put before the text, so that a signature made for something else can never be one of these.
@@ -57,6 +56,8 @@ pub enum SignatureError {
     Replayed,
     #[error("an approver's signature is needed: add --key with your signing key")]
     Missing,
+    #[error("an approver is needed: `chaperone login` first, or add --key with your signing key")]
+    NobodyLoggedIn,
 }
 
 #[derive(Debug, Default)]
@@ -121,19 +122,6 @@ impl Approvers {
     }
 }
 
-impl Approver {
-    #[must_use]
-    pub fn given(&self) -> Given {
-        Given { by: self.name.clone(), groups: Some(self.groups.clone()) }
-    }
-
-    /// The groups among these that this person may not lend.
-    #[must_use]
-    pub fn may_not_lend<'g>(&self, groups: &'g [String]) -> BTreeSet<&'g str> {
-        groups.iter().map(String::as_str).filter(|group| !self.may_lend.contains(*group)).collect()
-    }
-}
-
 /// The bytes a signature is over.
 #[must_use]
 pub fn message(text: &str) -> Vec<u8> {
@@ -142,6 +130,8 @@ pub fn message(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use ring::signature::{Ed25519KeyPair, KeyPair};
 

@@ -173,6 +173,7 @@ pub fn issued_event(grant: &Grant) -> GrantIssued {
         by: grant.given.iter().map(|given| given.by.clone()).collect(),
         hold: None,
         signature: None,
+        login: None,
     }
 }
 

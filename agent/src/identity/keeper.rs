@@ -106,6 +106,14 @@ pub fn check(providers: &[ProviderRule], identities: &[IdentityRule]) -> Result<
     })
 }
 
+/// A provider of the configuration.
+///
+/// # Errors
+/// When its certificates cannot be used.
+pub fn provider(rule: &ProviderRule) -> Result<Provider, KeeperError> {
+    Ok(Provider::new(rule.clone(), tls(rule)?))
+}
+
 impl Tokens {
     /// Starts what keeps them; what is as it was before goes on. Needs a runtime.
     ///
@@ -121,7 +129,7 @@ impl Tokens {
             let kept = before.and_then(|tokens| tokens.providers.get(&rule.name));
             let provider = match kept.filter(|provider| provider.rule == *rule) {
                 Some(provider) => Arc::clone(provider),
-                None => Arc::new(Provider::new(rule.clone(), tls(rule)?)),
+                None => Arc::new(provider(rule)?),
             };
             tokens.providers.insert(rule.name.clone(), provider);
         }
@@ -137,6 +145,11 @@ impl Tokens {
             tokens.keepers.insert(identity.name.clone(), keeper);
         }
         Ok(tokens)
+    }
+
+    #[must_use]
+    pub fn provider(&self, name: &str) -> Option<Arc<Provider>> {
+        self.providers.get(name).cloned()
     }
 
     /// None: this identity needs no token.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hyper::Uri;
+use hyper::{StatusCode, Uri};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -75,6 +75,7 @@ pub struct Provider {
 struct Cached {
     keys: Arc<Keys>,
     token_endpoint: Option<Uri>,
+    device_endpoint: Option<Uri>,
     fetched: Instant,
     tried: Instant,
     forced: Option<Instant>,
@@ -85,6 +86,7 @@ struct Discovered {
     issuer: String,
     jwks_uri: String,
     token_endpoint: Option<String>,
+    device_authorization_endpoint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +166,7 @@ impl Provider {
         more: &[(&str, Option<&str>)],
         subject: &str,
     ) -> Result<Token, ProviderError> {
-        let endpoint = self.endpoint().await?;
+        let endpoint = self.token_endpoint().await?;
         let assertion = self.assertion(client)?;
         let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
         let always = [
@@ -175,17 +177,7 @@ impl Provider {
             ("scope", wanted.scope.as_deref()),
             ("resource", wanted.resource.as_deref()),
         ];
-        let mut form = String::new();
-        for (name, value) in always.iter().chain(more) {
-            let Some(value) = value else { continue };
-            if !form.is_empty() {
-                form.push('&');
-            }
-            form.push_str(name);
-            form.push('=');
-            push_encoded(&mut form, value);
-        }
-        let body = self.http.post(&endpoint, form).await?;
+        let body = self.http.post(&endpoint, form(&[&always, more].concat())).await?;
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|source| ProviderError::Json { what: "the provider's token", source })?;
         if !answer.token_type.eq_ignore_ascii_case("bearer") {
@@ -201,6 +193,15 @@ impl Provider {
         headers: &[(&'static str, String)],
     ) -> Result<bytes::Bytes, ProviderError> {
         Ok(self.http.get_with(uri, headers).await?)
+    }
+
+    /// What an endpoint answers to a form, be it yes or no.
+    pub(super) async fn post(
+        &self,
+        uri: &Uri,
+        form: String,
+    ) -> Result<(StatusCode, bytes::Bytes), ProviderError> {
+        Ok(self.http.post_for_any(uri, form).await?)
     }
 
     fn assertion(&self, client: &ClientKey) -> Result<String, ProviderError> {
@@ -224,10 +225,16 @@ impl Provider {
         jsonwebtoken::encode(&header, &claims, &client.key).map_err(|error| failed(&error))
     }
 
-    async fn endpoint(&self) -> Result<Uri, ProviderError> {
+    pub(super) async fn token_endpoint(&self) -> Result<Uri, ProviderError> {
         let mut cache = self.cache.lock().await;
         let cached = self.fresh(&mut cache).await?;
         cached.token_endpoint.clone().ok_or(ProviderError::NoEndpoint)
+    }
+
+    /// Where a login begins (RFC 8628, section 4), if it can.
+    pub(super) async fn device_endpoint(&self) -> Result<Option<Uri>, ProviderError> {
+        let mut cache = self.cache.lock().await;
+        Ok(self.fresh(&mut cache).await?.device_endpoint.clone())
     }
 
     /// The keys, fetched again if this one is not among them.
@@ -285,6 +292,7 @@ impl Provider {
         Ok(Cached {
             keys: Arc::new(Keys::parse(&keys)?),
             token_endpoint: found.token_endpoint.as_deref().map(address).transpose()?,
+            device_endpoint: found.device_authorization_endpoint.as_deref().map(address).transpose()?,
             fetched: now,
             tried: now,
             forced: None,
@@ -294,6 +302,21 @@ impl Provider {
 
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What is there of these, as a form.
+pub(super) fn form(fields: &[(&str, Option<&str>)]) -> String {
+    let mut form = String::new();
+    for (name, value) in fields {
+        let Some(value) = value else { continue };
+        if !form.is_empty() {
+            form.push('&');
+        }
+        form.push_str(name);
+        form.push('=');
+        push_encoded(&mut form, value);
+    }
+    form
 }
 
 /// As in a form (URL Standard, application/x-www-form-urlencoded).

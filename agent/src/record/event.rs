@@ -10,7 +10,7 @@ mod who;
 
 use serde::{Deserialize, Serialize};
 
-pub use access::{AccessAsked, GrantIssued, GrantUsed, Signature, Vote};
+pub use access::{AccessAsked, GrantIssued, GrantUsed, Login, Signature, Vote};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
 pub use who::{Ancestor, Identity, OldConnection, Workload};
 

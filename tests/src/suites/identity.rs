@@ -1,6 +1,7 @@
 //! Who it is: cgroups that lie about themselves, and groups that an identity provider gives and takes away.
 
 mod authority;
+mod login;
 mod platform;
 
 use std::fs;
@@ -16,7 +17,7 @@ use crate::harness::cgroup::Cgroup;
 use crate::harness::postgres::free_port;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, Program, Running, wait_for};
-use crate::harness::trail::{Trail, holds};
+use crate::harness::trail::{Trail, everything, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
 use authority::Runtimes;
@@ -36,11 +37,11 @@ permit(principal in Group::"ai-agents", action == Action::"sql:call", resource =
 const MAIL: &str = "select email from customers where id = 1";
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
-    let mut world = World::prepare("identity.slice", Wishes::default())?;
+    let mut world = World::prepare("identity.slice", Wishes { hold_timeout_s: 20, ..Wishes::default() })?;
     let mut idp = Idp::prepare(&world)?;
     idp.configure(&mut world)?;
     let runtimes = Runtimes::start(&world)?;
-    world.wishes.more += &runtimes.config();
+    world.wishes.more += &(login::config(&idp) + &runtimes.config());
     let platform = Platform::start(&mut world, &runtimes)?;
     idp.start()?;
     world.write_config()?;
@@ -62,6 +63,14 @@ const CASES: &[Case<Stage>] = &[
     Case { name: "a group the provider takes away ends live sessions", run: taken_away },
     Case { name: "without the provider a token is good until it ends, and then nothing is", run: outage },
     Case { name: "trees a delegated user makes change nothing about who it is", run: forged },
+    Case {
+        name: "a person who logged in at the provider says yes, and a governed process does not",
+        run: login::approves,
+    },
+    Case {
+        name: "a person who logged in grants what their group may, until they log out",
+        run: login::grants,
+    },
     Case { name: "check refuses a client's key that is none", run: checked },
     Case { name: "a command's token and a SPIFFE one are as good as the provider's", run: platform::tokens },
     Case { name: "a container is who it is called while its engine says so", run: authority::containers },
@@ -116,7 +125,7 @@ impl Idp {
 
     /// What the next tokens say.
     fn give(&self, groups: &[&str]) -> Result<()> {
-        let state = json!({"ttl": TTL, "groups": {"bot-client": groups}});
+        let state = json!({"ttl": TTL, "groups": {"bot-client": groups, "anna": ["db-oncall", "staff"], "sam": ["sales"]}});
         fs::write(self.folder.join("state.new"), state.to_string())?;
         Ok(fs::rename(self.folder.join("state.new"), self.folder.join("state.json"))?)
     }

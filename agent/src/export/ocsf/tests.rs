@@ -110,6 +110,7 @@ fn each_event_has_its_class() {
         by: vec!["anna".into()],
         hold: None,
         signature: None,
+        login: None,
     };
     let issued = check(Event::GrantIssued(Box::new(grant)), 3005, 1, 1);
     assert_eq!(issued["privileges"], json!(["connect to */*", "group dba"]));

@@ -17,6 +17,8 @@ pub(in crate::identity) struct Idp {
     /// Forms that were posted.
     posted: StdMutex<Vec<String>>,
     token: StdMutex<String>,
+    /// What polls for a login are answered, one after another.
+    polls: StdMutex<std::collections::VecDeque<(u16, Value)>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -43,6 +45,7 @@ impl Idp {
             key_fetches: AtomicUsize::new(0),
             posted: StdMutex::default(),
             token: StdMutex::default(),
+            polls: StdMutex::default(),
         });
         let served = Arc::clone(&idp);
         tokio::spawn(async move {
@@ -76,6 +79,7 @@ impl Idp {
                     "issuer": format!("{issuer}{slash}"),
                     "jwks_uri": format!("{issuer}/keys"),
                     "token_endpoint": format!("{issuer}/token"),
+                    "device_authorization_endpoint": format!("{issuer}/device"),
                 })
             }
             "/keys" => {
@@ -92,6 +96,18 @@ impl Idp {
             }
             _ => {
                 self.posted.lock().unwrap().push(text.split_once("\r\n\r\n")?.1.to_owned());
+                if path == "/device" {
+                    let code = json!({
+                        "device_code": "d-1", "user_code": "ABCD-EFGH", "verification_uri": "https://x/device",
+                        "expires_in": 60, "interval": 2,
+                    });
+                    return stream.write_all(ok(&code.to_string()).as_bytes()).await.ok();
+                }
+                let polled = self.polls.lock().unwrap().pop_front();
+                if let Some((status, body)) = polled {
+                    let answer = ok(&body.to_string()).replacen("200", &status.to_string(), 1);
+                    return stream.write_all(answer.as_bytes()).await.ok();
+                }
                 json!({"access_token": *self.token.lock().unwrap(), "token_type": "Bearer", "expires_in": 60})
             }
         };
@@ -145,6 +161,11 @@ impl Idp {
             rule,
             rustls::ClientConfig::builder().with_root_certificates(none).with_no_client_auth(),
         )
+    }
+
+    /// What polls for a login are answered.
+    pub(in crate::identity) fn answers_to_polls(&self, answers: Vec<(u16, Value)>) {
+        *self.polls.lock().unwrap() = answers.into();
     }
 
     /// What it answers when a token is asked for.
@@ -360,6 +381,7 @@ async fn a_provider_with_an_authority_of_its_own_is_trusted_by_that_one_alone() 
         key_fetches: AtomicUsize::new(0),
         posted: StdMutex::default(),
         token: StdMutex::default(),
+        polls: StdMutex::default(),
     });
     let (served, acceptor) = (Arc::clone(&idp), tokio_rustls::TlsAcceptor::from(Arc::new(server)));
     tokio::spawn(async move {

@@ -49,6 +49,9 @@ pub struct GrantIssued {
     /// Of the person who gave it, unless it answers a request: then the votes have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
+    /// Or their login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
 }
 
 /// A session that lives on a grant, or what an operation took of it.
@@ -79,6 +82,18 @@ pub struct Vote {
     pub comment: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
+}
+
+/// A login that the agent checked. Its token is a secret and stands nowhere; the provider's own log knows it by its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub issuer: String,
+    pub subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    pub expires_unix_s: u64,
 }
 
 /// An Ed25519 signature over `chaperone operator v1`, a line feed and `text`. Anybody can check it.

@@ -118,6 +118,11 @@ fn votes(hold: &Hold, out: &mut dyn Write) -> io::Result<()> {
             line(out, "signed", &format!("by key {}: {}", visible(&signed.key), visible(&signed.signature)))?;
             line(out, "over", &visible(&signed.text))?;
         }
+        if let Some(login) = &vote.login {
+            let id = login.token_id.as_deref().map_or_else(|| "-".to_owned(), visible);
+            let who = format!("at {} as {}, token {id}", visible(&login.issuer), visible(&login.subject));
+            line(out, "logged in", &who)?;
+        }
     }
     Ok(())
 }
