@@ -147,6 +147,16 @@ TimeoutStartSec=infinity
 [Install]
 WantedBy=multi-user.target
 UNIT
+# The first root file system cannot be left, which runc wants to do for a container. So systemd starts in another one.
+cat >"$extra/init" <<'SCRIPT'
+#!/bin/sh
+mount -t tmpfs -o size=90%,mode=0755 root /mnt
+cp -ax /bin /sbin /lib /lib64 /etc /usr /opt /root /var /mnt
+mkdir -p /mnt/proc /mnt/sys /mnt/dev /mnt/run /mnt/tmp /mnt/mnt /mnt/home
+chmod 1777 /mnt/tmp
+exec switch_root /mnt /lib/systemd/systemd
+SCRIPT
+chmod +x "$extra/init"
 ln -s ../suites.service "$extra/etc/systemd/system/multi-user.target.wants/suites.service"
 sed -i 's/^After=multi-user.target$/After=basic.target/' "$extra/etc/systemd/system/suites.service"
 (cd "$extra" && find . | cpio --quiet -o -H newc) >"$work/extra.cpio"
