@@ -36,6 +36,8 @@ cargo xtask <command>
                             writes docs/bench.md
   bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
                             what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md
+  bench ssh [--rounds N] [--mib N] [--commands N] [--smoke]
+                            what Chaperone costs an SSH client beside direct and a bastion; writes docs/bench.md
   bench policy              what a decision costs with the starter policies and with 10,000 rules more
 ";
 

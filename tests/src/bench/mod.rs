@@ -9,6 +9,7 @@ mod measure;
 mod namespaces;
 mod record;
 mod report;
+mod ssh;
 
 use anyhow::{Context, Result, bail};
 
@@ -68,6 +69,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         ["hooks", "--smoke"] => return hooks::run(false),
         ["record"] => return record::run(true),
         ["record", "--smoke"] => return record::run(false),
+        ["ssh", rest @ ..] => return ssh::run(rest),
         _ => {}
     }
     let wanted = Wanted::parse(args)?;

@@ -15,6 +15,8 @@ const HOOKS_BEGIN: &str = "<!-- hooks -->";
 const HOOKS_END: &str = "<!-- /hooks -->";
 const RECORD_BEGIN: &str = "<!-- record -->";
 const RECORD_END: &str = "<!-- /record -->";
+const SSH_BEGIN: &str = "<!-- ssh -->";
+const SSH_END: &str = "<!-- /ssh -->";
 
 pub(super) fn table(results: &[Measured], plan: &Plan, copy_mb: u64) -> String {
     let mut text = format!("{}\n\n", conditions(plan, copy_mb));
@@ -95,6 +97,11 @@ pub(super) fn write_hooks(table: &str) -> Result<()> {
 /// The table of what recording costs.
 pub(super) fn write_record(table: &str) -> Result<()> {
     put(table, RECORD_BEGIN, RECORD_END)
+}
+
+/// The table of what SSH costs.
+pub(super) fn write_ssh(table: &str) -> Result<()> {
+    put(table, SSH_BEGIN, SSH_END)
 }
 
 /// The machine, in a line.

@@ -1,4 +1,5 @@
 mod beside;
+mod fuzz;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -20,6 +21,7 @@ fn message(number: u8, parts: &[Part<'_>]) -> Bytes {
     out.into()
 }
 
+#[derive(Clone, Copy)]
 enum Part<'a> {
     N(u32),
     S(&'a str),
