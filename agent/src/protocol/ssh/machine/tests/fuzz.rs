@@ -9,6 +9,8 @@ mod mutate;
 const FROM_CLIENT: u8 = 0;
 const FROM_TARGET: u8 = 1;
 const FROM_BESIDE: u8 = 2;
+/// The number the first channel gets.
+const ID: u32 = 1;
 
 /// What an input is made of: who speaks, how long, and what.
 fn said(script: &[(u8, Bytes)]) -> Vec<u8> {
@@ -32,12 +34,12 @@ fn next<'a>(input: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
 fn opened(script: &mut Vec<(u8, Bytes)>) {
     script.extend([
         (FROM_CLIENT, message(msg::CHANNEL_OPEN, &[S("session"), N(7), N(1 << 21), N(1 << 15)])),
-        (FROM_TARGET, message(msg::CHANNEL_OPEN_CONFIRMATION, &[N(0), N(9), N(1 << 21), N(1 << 15)])),
+        (FROM_TARGET, message(msg::CHANNEL_OPEN_CONFIRMATION, &[N(ID), N(9), N(1 << 21), N(1 << 15)])),
     ]);
 }
 
 fn request(name: &str, parts: &[Part<'_>]) -> (u8, Bytes) {
-    let mut all = vec![N(0), S(name), B(true)];
+    let mut all = vec![N(ID), S(name), B(true)];
     all.extend(parts.iter().copied());
     (FROM_CLIENT, message(msg::CHANNEL_REQUEST, &all))
 }
@@ -55,15 +57,15 @@ fn seeds() -> Vec<Vec<u8>> {
     exec.extend([
         request("env", &[S("LANG"), S("C")]),
         request("exec", &[S("cat /etc/passwd")]),
-        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(0), S("input")])),
-        (FROM_TARGET, message(msg::CHANNEL_SUCCESS, &[N(0)])),
-        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(0), S("output")])),
-        (FROM_TARGET, message(msg::CHANNEL_EXTENDED_DATA, &[N(0), N(1), S("error")])),
-        (FROM_TARGET, message(msg::CHANNEL_REQUEST, &[N(0), S("exit-status"), B(false), N(0)])),
-        (FROM_CLIENT, message(msg::CHANNEL_EOF, &[N(0)])),
-        (FROM_TARGET, message(msg::CHANNEL_EOF, &[N(0)])),
-        (FROM_TARGET, message(msg::CHANNEL_CLOSE, &[N(0)])),
-        (FROM_CLIENT, message(msg::CHANNEL_CLOSE, &[N(0)])),
+        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(ID), S("input")])),
+        (FROM_TARGET, message(msg::CHANNEL_SUCCESS, &[N(ID)])),
+        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(ID), S("output")])),
+        (FROM_TARGET, message(msg::CHANNEL_EXTENDED_DATA, &[N(ID), N(1), S("error")])),
+        (FROM_TARGET, message(msg::CHANNEL_REQUEST, &[N(ID), S("exit-status"), B(false), N(0)])),
+        (FROM_CLIENT, message(msg::CHANNEL_EOF, &[N(ID)])),
+        (FROM_TARGET, message(msg::CHANNEL_EOF, &[N(ID)])),
+        (FROM_TARGET, message(msg::CHANNEL_CLOSE, &[N(ID)])),
+        (FROM_CLIENT, message(msg::CHANNEL_CLOSE, &[N(ID)])),
     ]);
     let mut shell = Vec::new();
     opened(&mut shell);
@@ -74,35 +76,35 @@ fn seeds() -> Vec<Vec<u8>> {
         request("x11-req", &[B(false), S("MIT"), S("00"), N(0)]),
         request("auth-agent-req@openssh.com", &[]),
         request("signal", &[S("INT")]),
-        (FROM_CLIENT, message(msg::CHANNEL_WINDOW_ADJUST, &[N(0), N(1 << 20)])),
-        (FROM_BESIDE, message(msg::CHANNEL_DATA, &[N(0), S("beside")])),
+        (FROM_CLIENT, message(msg::CHANNEL_WINDOW_ADJUST, &[N(ID), N(1 << 20)])),
+        (FROM_BESIDE, message(msg::CHANNEL_DATA, &[N(ID), S("beside")])),
     ]);
     let mut files = Vec::new();
     opened(&mut files);
     files.extend([
         request("subsystem", &[S("sftp")]),
-        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(0), S(&sftp(1, b"\0\0\0\x03"))])),
-        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(0), S(&sftp(2, b"\0\0\0\x03"))])),
+        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(ID), S(&sftp(1, b"\0\0\0\x03"))])),
+        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(ID), S(&sftp(2, b"\0\0\0\x03"))])),
         (
             FROM_CLIENT,
-            message(msg::CHANNEL_DATA, &[N(0), S(&sftp(3, b"\0\0\0\x01\0\0\0\x02/x\0\0\0\x01\0\0\0\0"))]),
+            message(msg::CHANNEL_DATA, &[N(ID), S(&sftp(3, b"\0\0\0\x01\0\0\0\x02/x\0\0\0\x01\0\0\0\0"))]),
         ),
         (
             FROM_TARGET,
             message(
                 msg::CHANNEL_DATA,
-                &[N(0), S(&sftp(104, b"\0\0\0\x01\0\0\0\x01\0\0\0\x02/x\0\0\0\0\0\0\0\0"))],
+                &[N(ID), S(&sftp(104, b"\0\0\0\x01\0\0\0\x01\0\0\0\x02/x\0\0\0\0\0\0\0\0"))],
             ),
         ),
-        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(0), S(&sftp(102, b"\0\0\0\x01\0\0\0\x01h"))])),
+        (FROM_TARGET, message(msg::CHANNEL_DATA, &[N(ID), S(&sftp(102, b"\0\0\0\x01\0\0\0\x01h"))])),
         (
             FROM_CLIENT,
             message(
                 msg::CHANNEL_DATA,
-                &[N(0), S(&sftp(5, b"\0\0\0\x02\0\0\0\x01h\0\0\0\0\0\0\0\0\0\0\x10\0"))],
+                &[N(ID), S(&sftp(5, b"\0\0\0\x02\0\0\0\x01h\0\0\0\0\0\0\0\0\0\0\x10\0"))],
             ),
         ),
-        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(0), S(&sftp(4, b"\0\0\0\x03\0\0\0\x01h"))])),
+        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(ID), S(&sftp(4, b"\0\0\0\x03\0\0\0\x01h"))])),
     ]);
     let forwards = vec![
         (FROM_CLIENT, message(msg::GLOBAL_REQUEST, &[S("tcpip-forward"), B(true), S("localhost"), N(8080)])),
@@ -123,7 +125,7 @@ fn seeds() -> Vec<Vec<u8>> {
             ),
         ),
         (FROM_TARGET, message(msg::REQUEST_SUCCESS, &[])),
-        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(0), S("SSH-2.0-x\r\n")])),
+        (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(ID), S("SSH-2.0-x\r\n")])),
     ];
     [exec, shell, files, forwards].iter().map(|script| said(script)).collect()
 }
@@ -192,7 +194,7 @@ fn play(input: &[u8], mut turn: usize) -> Count {
         let outcome = match who {
             FROM_CLIENT => machine.client(&text, staged),
             FROM_TARGET => machine.server(&text, staged),
-            _ => machine.server_beside(1, &text, staged),
+            _ => machine.server_beside(ID, &text, staged),
         };
         let Ok(mut question) = outcome else { break };
         // Some answers come at once, some later, in another order.
