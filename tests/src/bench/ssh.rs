@@ -221,7 +221,7 @@ impl Yard {
     fn client(&self, arm: Arm, path: &str) -> Result<Program> {
         let places = &self.world.places;
         let place = if arm == Arm::Chaperone { &places.billing_bot } else { &places.bypassed };
-        Ok(Program::new(path).limit(900).inside(place)?)
+        Program::new(path).limit(900).inside(place)
     }
 
     fn measure(&self, scenario: Scenario, arm: Arm, wanted: &Wanted, cell: &mut Cell) -> Result<()> {
@@ -265,7 +265,7 @@ impl Yard {
 
     fn scp(&self, arm: Arm, cipher: &str, from: &str, to: &str) -> Result<()> {
         let port = self.sshd.port.to_string();
-        let scp = self.client(arm, "/usr/bin/scp")?.args(&self.options(arm));
+        let scp = self.client(arm, "/usr/bin/scp")?.args(self.options(arm));
         scp.args(["-q", "-c", cipher, "-P", &port, from, to]).run()?.ok().map(drop)
     }
 
