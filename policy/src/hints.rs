@@ -11,6 +11,7 @@ pub(crate) const ATTRIBUTES: &[&str] = &[
     "simple",
     "line",
     "login",
+    "mask",
     "path",
     "via",
     "identity",
