@@ -24,7 +24,7 @@ mod refusal;
 mod statement;
 mod view;
 
-pub use analyse::analyse;
+pub use analyse::{analyse, may_set_at_login};
 pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows};
 pub use refusal::{How, Refusal, RefusalKind};
 pub use statement::{

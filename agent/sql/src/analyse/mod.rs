@@ -35,6 +35,7 @@ use crate::statement::{Access, Flag, RelName, Statement, Verb};
 use crate::view::View;
 
 use scope::{Level, OutRows};
+pub use settings::may_set_at_login;
 
 /// Which mask a value carries, if any: an index into the masks of the view.
 pub(crate) type Taint = Option<u32>;

@@ -105,6 +105,12 @@ pub(super) fn may_set(name: &str, values: &[&str]) -> Res<()> {
     if allowed { Ok(()) } else { Err(Refusal::setting(name)) }
 }
 
+/// Whether a session may ask for this at login.
+#[must_use]
+pub fn may_set_at_login(name: &str, value: &str) -> bool {
+    may_set(name, &[value]).is_ok()
+}
+
 /// Whether the session may see it. Settings with a dot are the application's own and may hold anything.
 pub(super) fn may_show(name: &str) -> Res<()> {
     if name.contains('.') { Err(Refusal::setting(name)) } else { Ok(()) }

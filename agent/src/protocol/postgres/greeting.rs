@@ -61,6 +61,9 @@ impl LoginFailure {
             Self::Startup(StartupError::Version { .. } | StartupError::Replication) => {
                 Some(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, self.to_string()))
             }
+            Self::Startup(StartupError::Options(error)) => {
+                Some(Report::new(sqlstate::INSUFFICIENT_PRIVILEGE, self.to_string()).hint(error.hint()))
+            }
             Self::Startup(_) => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
             Self::Refused(report) => Some((**report).clone()),
         }

@@ -1,6 +1,6 @@
 //! PostgreSQL, protocol 3: from the first packet of a redirected connection to its last record.
 //!
-//! `codec`, `startup`, `login`, `client_auth`, `response`, `machine`, `rows`, `style`, `copy`, `watch` and `plan` are pure: bytes and values in, bytes
+//! `codec`, `startup`, `options`, `login`, `client_auth`, `response`, `machine`, `rows`, `style`, `copy`, `watch` and `plan` are pure: bytes and values in, bytes
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
 //! `greeting`, `open`, `catalogue` and `client_tls` do I/O for them.
 
@@ -16,6 +16,7 @@ mod greeting;
 pub mod login;
 pub mod machine;
 mod open;
+mod options;
 pub mod plan;
 mod powers;
 mod relay;

@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{CodecError, Fields, put, put_c_str, put_untagged};
+use super::options::{self, OptionsError};
 
 /// The server's own limit on a startup packet (MAX_STARTUP_PACKET_LENGTH).
 const STARTUP_MAX: usize = 10_000;
@@ -15,20 +16,6 @@ const SSL_REQUEST: i32 = 80_877_103;
 const GSSENC_REQUEST: i32 = 80_877_104;
 const CANCEL_REQUEST: i32 = 80_877_102;
 
-/// Run-time parameters a client may choose at login. Everything else it asks for there is dropped: the lexer's
-/// and the name resolution's settings are pinned, and `options` could set any of them.
-const ALLOWED_PARAMETERS: [&str; 9] = [
-    "application_name",
-    "datestyle",
-    "intervalstyle",
-    "timezone",
-    "extra_float_digits",
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_session_timeout",
-    "jit",
-];
-
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
     #[error("startup packet of {0} bytes; between 8 and {STARTUP_MAX} are possible")]
@@ -39,6 +26,8 @@ pub enum StartupError {
     NoUser,
     #[error("replication connections are not supported")]
     Replication,
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
@@ -64,10 +53,8 @@ pub struct Startup {
     pub user: String,
     pub database: String,
     pub application: Option<String>,
-    /// Allowed run-time parameters, as sent.
+    /// The settings it asks for, all of them such that a SET could change them; the last of a name counts.
     pub parameters: Vec<(String, String)>,
-    /// Names of parameters that were dropped.
-    pub dropped: Vec<String>,
     /// The minor version that is spoken with it.
     pub minor: u16,
     /// Set when the client wants a newer minor version or protocol options.
@@ -109,6 +96,7 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
     }
     let mut startup = Startup::default();
     let mut unknown_options = Vec::new();
+    let (mut switches, mut settings) = (Vec::new(), Vec::new());
     loop {
         let key = fields.c_str()?;
         if key.is_empty() {
@@ -124,18 +112,22 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
                 }
             }
             key if key.starts_with("_pq_.") => unknown_options.push(key.to_owned()),
-            key if ALLOWED_PARAMETERS.contains(&key.to_ascii_lowercase().as_str()) => {
-                if key.eq_ignore_ascii_case("application_name") {
-                    startup.application = Some(value.to_owned());
-                }
-                startup.parameters.push((key.to_owned(), value.to_owned()));
-            }
-            key => startup.dropped.push(key.to_owned()),
+            // The last one counts, as it does for the server.
+            "options" => switches = options::switches(value)?,
+            key => settings.push((key.to_owned(), value.to_owned())),
         }
     }
     fields.end()?;
     if startup.user.is_empty() {
         return Err(StartupError::NoUser);
+    }
+    // The server takes switches first: a parameter beside them counts.
+    for (name, value) in switches.into_iter().chain(settings) {
+        let Some(setting) = options::setting(&name, &value)? else { continue };
+        if name.eq_ignore_ascii_case("application_name") {
+            startup.application = Some(value);
+        }
+        startup.parameters.push(setting);
     }
     if startup.database.is_empty() {
         startup.database.clone_from(&startup.user);
@@ -235,23 +227,43 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_change_what_sql_means_are_dropped() {
+    fn settings_that_change_what_sql_means_are_refused() {
+        let with = |name, value| startup(196_608, &[("user", "ann"), (name, value)]);
+        for (name, value) in [
+            ("search_path", "pg_temp"),
+            ("standard_conforming_strings", "off"),
+            ("options", "-c standard_conforming_strings=off"),
+            ("options", "--search-path=pg_temp"),
+            ("options", "-c role=postgres"),
+            ("options", "-O"),
+            ("Options", "-c jit=off"),
+            ("no_such_thing", "1"),
+        ] {
+            assert!(matches!(with(name, value), Err(StartupError::Options(_))), "{name} {value}");
+        }
+        assert_eq!(with("client_encoding", "SJIS").unwrap().parameters, []);
+    }
+
+    #[test]
+    fn settings_are_passed_on_switches_first() {
         let got = startup(
             196_608,
             &[
                 ("user", "ann"),
-                ("search_path", "pg_temp"),
-                ("options", "-c standard_conforming_strings=off"),
-                ("client_encoding", "SJIS"),
                 ("TimeZone", "UTC"),
                 ("application_name", "psql"),
+                ("options", "-c statement_timeout=5s --application-name=switch"),
             ],
         )
         .unwrap();
         assert_eq!(got.database, "ann", "the database defaults to the user");
         assert_eq!(got.application.as_deref(), Some("psql"));
-        assert_eq!(got.dropped, ["search_path", "options", "client_encoding"]);
-        assert_eq!(got.parameters.len(), 2);
+        let parameters: Vec<_> = got.parameters.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let switches = [("statement_timeout", "5s"), ("application_name", "switch")];
+        assert_eq!(
+            parameters,
+            [&switches[..], &[("TimeZone", "UTC"), ("application_name", "psql")]].concat()
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case<World>] = &[
     Case { name: "a database that does not exist is the server's own error", run: no_database },
     Case { name: "sslmode prefer, require and disable all connect", run: ssl_modes },
     Case { name: "a GSSENCRequest is answered and the connection goes on", run: gss_request },
+    Case { name: "settings in PGOPTIONS count, and those that may not be chosen are an error", run: options },
     Case { name: "the session is recorded from start to end", run: recorded },
 ];
 
@@ -115,6 +116,24 @@ fn gss_request(world: &mut World) -> Result<()> {
     let source = include_str!("../../../clients/gss.py");
     let said = world.client("gss").python(source, &[])?.ok()?;
     ensure!(said == "N R\n", "answer to GSSENCRequest and type of the first message: {said:?}");
+    Ok(())
+}
+
+fn options(world: &mut World) -> Result<()> {
+    let with = |options: &str, sql: &str| world.client("options").env("PGOPTIONS", options).psql(&[sql]);
+    let shown = with("-c statement_timeout=1234 --work-mem=2MB", "show statement_timeout")?.ok()?;
+    ensure!(shown == "1234ms\n", "{shown:?}");
+    let cut =
+        with("-c statement_timeout=50", "select count(*) from generate_series(1, 100000000)")?.refused()?;
+    ensure!(cut.contains("57014"), "{cut}");
+    for options in ["-c search_path=pg_temp", "-crole=postgres", "--session-replication-role=replica", "-O"] {
+        let said = with(options, "select 1")?;
+        ensure!(said.code == Some(2) && said.stderr.contains("FATAL"), "{options}: {said}");
+        ensure!(["may not be chosen", "not served"].iter().any(|word| said.stderr.contains(word)), "{said}");
+    }
+    // What it is not a value of is the server's own error.
+    let wrong = with("-c statement_timeout=soon", "select 1")?;
+    ensure!(wrong.code == Some(2) && wrong.stderr.contains("invalid value"), "{wrong}");
     Ok(())
 }
 
