@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod drivers;
 mod harness;
 mod raw;
 mod stage;
@@ -39,6 +40,7 @@ fn run(args: &[String]) -> Result<()> {
         ["demo"] => demo::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["load", kind, port, count] => bench::load(kind, port, count),
+        ["driver", name, host, port, user, database] => drivers::run(name, &[host, port, user, database]),
         ["raw", rest @ ..] => raw::run(rest),
         ["stage", rest @ ..] => stage::run(rest.contains(&"--no-agent")),
         _ => bail!("usage: e2e suite [NAME [FILTER]] | stage [--no-agent] | demo | bench ..."),

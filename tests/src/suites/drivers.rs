@@ -46,6 +46,8 @@ const CASES: &[Case<World>] = &[
         name: "postgres.js",
         run: |world| node(world, include_str!("../../clients/drivers/postgres.js"), COPIES),
     },
+    Case { name: "tokio-postgres", run: |world| rust(world, "tokio-postgres") },
+    Case { name: "sqlx", run: |world| rust(world, "sqlx") },
 ];
 
 const SAID: &str = include_str!("../../clients/drivers/said.py");
@@ -93,6 +95,16 @@ fn node(world: &World, program: &str, expect: &str) -> Result<()> {
     let program = program.replace("process.argv.slice(2)", "process.argv.slice(1)");
     let client = world.client("driver").env("NODE_PATH", &path);
     said(client.run("/usr/bin/env", &["node", "-e", &program, "--"])?, expect)
+}
+
+/// This program once more, as one of its own clients (crate::drivers).
+fn rust(world: &mut World, name: &str) -> Result<()> {
+    // Where the account clients run as may execute it, wherever it was built.
+    let program = world.scratch.folder("bin", 0o755)?.join("e2e");
+    if !program.exists() {
+        std::fs::copy(std::env::current_exe()?, &program)?;
+    }
+    said(world.client("driver").run(&program, &["driver", name])?, COPIES)
 }
 
 fn jdbc(world: &mut World) -> Result<()> {
