@@ -19,7 +19,7 @@ packages=(
     podman python3-grpcio
     # Opens what was sealed, for the suites `sealed` and `ssh`.
     age
-    openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin
+    openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin putty-tools
 )
 
 # Drivers that Debian has no packages of, or old ones.

@@ -24,6 +24,10 @@ pub mod trust;
 pub mod upstream;
 pub mod workload;
 
+#[cfg(test)]
+#[path = "../sql/tests/support/mutate.rs"]
+mod mutate;
+
 /// Bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -36,7 +36,7 @@ pub(crate) fn fuzz(args: &[&str]) -> Result<()> {
     let tests =
         ["test", "--locked", "--package", "chaperone", "--package", "chaperone-sql", "--test", "fuzz"];
     // What is private is mutated by tests beside it, whose names begin so.
-    let within = ["test", "--locked", "--package", "chaperone", "--lib"];
+    let within = ["test", "--locked", "--package", "chaperone", "--package", "chaperone-sql", "--lib"];
     for (tests, name) in [(&tests[..], name), (&within[..], name.or(Some("fuzz_")))] {
         let mut command = sh::cargo(tests);
         command.args(["--no-fail-fast", "--"]).args(name).arg("--nocapture");

@@ -19,6 +19,9 @@
 mod analyse;
 mod catalog;
 mod lexer;
+#[cfg(test)]
+#[path = "../tests/support/mutate.rs"]
+mod mutate;
 mod parse;
 mod refusal;
 mod statement;

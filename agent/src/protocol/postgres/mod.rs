@@ -12,6 +12,8 @@ mod client_tls;
 pub mod codec;
 pub mod copy;
 mod decide;
+#[cfg(test)]
+mod fuzzing;
 mod greeting;
 pub mod login;
 pub mod machine;

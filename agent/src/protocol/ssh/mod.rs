@@ -11,6 +11,8 @@ mod codec;
 mod decide;
 mod exec;
 mod flow;
+#[cfg(test)]
+mod fuzzing;
 mod host;
 mod kex;
 mod keys;

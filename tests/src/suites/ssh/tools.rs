@@ -10,6 +10,7 @@ use crate::harness::report::Case;
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "an Ansible playbook runs commands and copies files, pipelined and not", run: ansible },
     Case { name: "dropbear's client works as it is", run: dropbear },
+    Case { name: "PuTTY's plink, pscp and psftp work as they are", run: putty },
 ];
 
 const PLAYBOOK: &str = "\
@@ -68,5 +69,31 @@ fn dropbear(stage: &mut Stage) -> Result<()> {
     ensure!(output.code == Some(1) && output.stdout == "in\n", "{output}");
     let output = run("rm x")?;
     ensure!(output.code == Some(126) && output.stderr.contains("chaperone: denied"), "{output}");
+    Ok(())
+}
+
+/// PuTTY keeps host keys of its own and asks on a terminal, so it is told the agent's, as the agent shows them.
+fn putty(stage: &mut Stage) -> Result<()> {
+    let (port, dest) = (stage.sshd.port, stage.files("in/putty"));
+    let local = stage.home("putty");
+    let script = format!(
+        r#"keys=$(ssh-keyscan -p {port} 127.0.0.1 2>/dev/null | ssh-keygen -lf - | while read -r _ key _; do echo "-hostkey $key"; done)
+all="-batch $keys -P {port} -l putty"
+echo in | plink $all 127.0.0.1 cat || exit 1
+plink $all 127.0.0.1 'rm x' || echo "code $?"
+echo from putty >{local}
+pscp -q $all {local} 127.0.0.1:{dest} || exit 1
+printf 'get {dest} {local}.back\nget {closed} {local}.closed\nrm {dest}\n' | psftp -be $all 127.0.0.1 >{local}.log
+cmp {local} {local}.back || exit 1
+test -e {local}.closed && exit 1
+grep -o 'permission denied' {local}.log
+"#,
+        local = local.display(),
+        closed = stage.files("closed/secret"),
+    );
+    let output = stage.client("/bin/sh")?.args(["-c", &script]).run()?;
+    ensure!(output.stdout == "in\ncode 126\npermission denied\n", "{output}");
+    ensure!(output.stderr.contains("chaperone: denied"), "{output}");
+    ensure!(!std::path::Path::new(&dest).exists(), "psftp did not remove {dest}");
     Ok(())
 }

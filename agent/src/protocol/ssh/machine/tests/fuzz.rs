@@ -3,9 +3,6 @@
 
 use super::*;
 
-#[path = "../../../../../sql/tests/support/mutate.rs"]
-mod mutate;
-
 const FROM_CLIENT: u8 = 0;
 const FROM_TARGET: u8 = 1;
 const FROM_BESIDE: u8 = 2;
@@ -245,5 +242,5 @@ fn fuzz_conversations_of_two_sides() {
         heard.extend(play(seed, turn).heard.into_keys());
     }
     assert_eq!(heard.len(), 4, "what is played gets nowhere: {heard:?}");
-    mutate::fuzz(&seeds, |input| drop(play(input, input.len())));
+    crate::mutate::fuzz(&seeds, |input| drop(play(input, input.len())));
 }
