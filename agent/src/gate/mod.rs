@@ -11,6 +11,7 @@ mod staged;
 mod yes;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -21,12 +22,13 @@ pub use approvers::Approvers;
 pub use enter::{Admission, Entry, Place, approvals, connect};
 pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Swept, Terms};
 pub use holds::{
-    AccessTerms, Blast, Held, HoldInfo, Holds, Need, Resolution, Ticket, TooMany, Vote, VoteError, Voted,
+    AccessTerms, Blast, Held, HoldInfo, Holds, InTheWay, Need, Resolution, Ticket, TooMany, Vote, VoteError,
+    Voted,
 };
 pub use staged::{Permit, Staged};
 pub use yes::Granting;
 
-use crate::config::Approver;
+use crate::config::{Approver, LockAction};
 use crate::record::event::{Event, GrantIssued, Verdict};
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,7 @@ pub struct Gate {
     holds: Arc<Holds>,
     hold_timeout: Duration,
     lock_patience: Duration,
+    escalates: AtomicBool,
     grants: Arc<Grants>,
     longest_grant: Duration,
     approvers: RwLock<Arc<Approvers>>,
@@ -83,6 +86,7 @@ impl Gate {
             holds: Arc::new(Holds::announcing(options.announce_tx)),
             hold_timeout: options.hold_timeout,
             lock_patience: options.lock_patience,
+            escalates: AtomicBool::new(false),
             grants: Arc::new(grants),
             longest_grant: options.longest_grant,
             approvers: RwLock::new(Arc::new(Approvers::new(options.approvers))),
@@ -133,6 +137,16 @@ impl Gate {
     #[must_use]
     pub fn hold_timeout(&self) -> Duration {
         self.hold_timeout
+    }
+
+    /// What happens when others have waited that long.
+    pub fn set_lock_action(&self, action: LockAction) {
+        self.escalates.store(action == LockAction::Escalate, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn escalates(&self) -> bool {
+        self.escalates.load(Ordering::Relaxed)
     }
 
     /// How long others may wait for what a held session has locked.

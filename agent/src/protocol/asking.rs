@@ -266,6 +266,7 @@ impl Asking<'_> {
             needs: decision.obligations.approvals.iter().map(Need::from).collect(),
             given: Vec::new(),
             blast: None,
+            in_the_way: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         }

@@ -146,6 +146,17 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hold: Option<String>,
     },
+    /// Others have waited too long for what a session has locked that waits for an approval; the approvers were told again.
+    HoldEscalated {
+        session: String,
+        op: u64,
+        hold: String,
+        /// How many wait at the target, and how long.
+        sessions: u64,
+        seconds: u64,
+        /// Some of them, as the target knows them.
+        who: Vec<String>,
+    },
     HoldResolved {
         session: String,
         op: u64,
@@ -301,6 +312,7 @@ impl Event {
             Self::SessionStart { session, .. }
             | Self::SessionRefused { session, .. }
             | Self::Statement { session, .. }
+            | Self::HoldEscalated { session, .. }
             | Self::HoldResolved { session, .. }
             | Self::Result { session, .. }
             | Self::Streams { session, .. }

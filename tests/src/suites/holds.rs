@@ -58,9 +58,17 @@ const CASES: &[Case<World>] = &[
         name: "approvers see what it touches, and nobody waits long for its locks",
         run: yes::touches_and_locks,
     },
+    Case {
+        name: "where it says so, approvers are told again who waits for its locks, and it goes on",
+        run: yes::escalates,
+    },
+    Case {
+        name: "a yes that comes late, after the deadline or the session, is refused and recorded",
+        run: yes::too_late,
+    },
     Case { name: "policy says who may say yes to what", run: yes::policy_says_who },
-    Case { name: "two yeses at the same time are one", run: at_once },
-    Case { name: "a quorum is of different people", run: quorum },
+    Case { name: "two yeses at the same time are one", run: yes::at_once },
+    Case { name: "a quorum is of different people", run: yes::quorum },
     Case {
         name: "a receipt has the signatures of who said yes, and what is left of a grant",
         run: yes::receipt,
@@ -373,35 +381,6 @@ fn whose_yes(world: &mut World) -> Result<()> {
     approve(world, &id, "ben", &["--for", "5s", "--uses", "1"])?.ok()?;
     ensure!(finish(client)?.stdout == "in\n");
     Ok(())
-}
-
-fn at_once(world: &mut World) -> Result<()> {
-    let client = world.client("at-once").start_script("delete from orders where id = 21;\n")?;
-    let id = request(world)?;
-    let outputs: Vec<Output> = std::thread::scope(|scope| {
-        let votes: Vec<_> =
-            ["anna", "ben"].map(|who| scope.spawn(|| approve(world, &id, who, &[]))).into_iter().collect();
-        votes.into_iter().filter_map(|vote| vote.join().ok()?.ok()).collect()
-    });
-    let taken = outputs.iter().filter(|output| output.code == Some(0)).count();
-    ensure!(outputs.len() == 2 && taken == 1, "{outputs:?}");
-    ensure!(finish(client)?.stdout == "DELETE 1\n");
-    Ok(())
-}
-
-fn quorum(world: &mut World) -> Result<()> {
-    world.postgres.admin("insert into scratch (id, word) values (901, 'x')")?;
-    let client = world.client("quorum").start_script("delete from scratch where id = 901;\n")?;
-    let id = request(world)?;
-    let first = approve(world, &id, "anna", &[])?.ok()?;
-    ensure!(first.contains("1 more needed"), "{first}");
-    let twice = approve(world, &id, "anna", &[])?;
-    ensure!(twice.code == Some(1) && twice.stderr.contains("already"), "{twice}");
-    ensure!(world.postgres.admin("select count(*) from scratch where id = 901")? == "1");
-    approve(world, &id, "ben", &[])?.ok()?;
-    let output = finish(client)?;
-    ensure!(output.stdout == "DELETE 1\n" && output.stderr.contains("2 people of db-oncall"), "{output}");
-    holds(world.trail("quorum")?.first("hold_resolved")?, &json!({"outcome": "approved", "by": "anna, ben"}))
 }
 
 fn policy_closes(world: &mut World) -> Result<()> {

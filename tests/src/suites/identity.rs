@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::User;
 use serde_json::{Value, json};
 
-use crate::harness::cgroup::Cgroup;
+use crate::harness::cgroup::{Cgroup, mount_point};
 use crate::harness::postgres::free_port;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, Program, Running, wait_for};

@@ -22,6 +22,7 @@ fn info(id: &str, quorum: u32) -> HoldInfo {
         needs: vec![need],
         given: vec![],
         blast: None,
+        in_the_way: None,
         created_unix_s: 0,
         expires_unix_s: 0,
     }

@@ -22,7 +22,7 @@ use super::catalogue::{self, CatalogueError};
 use super::codec::{self, put_c_str};
 use super::open::{Opened, open};
 use super::startup::Startup;
-use crate::gate::{Blast, Holds};
+use crate::gate::{Blast, Holds, InTheWay};
 use crate::upstream::{Backend, Stream};
 
 /// Longest a planner is waited for.
@@ -30,6 +30,9 @@ const PLANNING: &str = "2s";
 
 /// Longest for everything that is told besides.
 const TELLING: Duration = Duration::from_secs(5);
+
+/// Of those who wait, so many are named.
+const MOST_NAMED: usize = 10;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,13 +53,6 @@ pub(super) struct Waiting {
     pub(super) id: String,
     /// How long others may wait for what the session has locked.
     pub(super) patience: Duration,
-}
-
-/// Others wait for what a session has locked, which waits for a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct InTheWay {
-    pub(super) sessions: usize,
-    pub(super) seconds: u64,
 }
 
 /// Tells, then watches. Comes back only when others have waited too long.
@@ -231,7 +227,7 @@ fn literal(text: &str) -> String {
 async fn locks(connection: &mut Connection<'_>, waiting: &Waiting) -> Result<InTheWay, CatalogueError> {
     let Some(server_pid) = waiting.server_pid else { return std::future::pending().await };
     let sql = format!(
-        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE {server_pid} = ANY (pg_catalog.pg_blocking_pids(pid))"
+        "SELECT pid, usename, application_name FROM pg_catalog.pg_stat_activity WHERE {server_pid} = ANY (pg_catalog.pg_blocking_pids(pid))"
     );
     let mut since: Option<Instant> = None;
     loop {
@@ -243,9 +239,16 @@ async fn locks(connection: &mut Connection<'_>, waiting: &Waiting) -> Result<InT
         }
         let waited = since.get_or_insert_with(Instant::now).elapsed();
         if waited >= waiting.patience {
-            return Ok(InTheWay { sessions: blocked.len(), seconds: waited.as_secs() });
+            let who = blocked.iter().take(MOST_NAMED).map(|row| name(row)).collect();
+            return Ok(InTheWay { sessions: blocked.len() as u64, seconds: waited.as_secs(), who });
         }
     }
+}
+
+fn name(row: &[Option<String>]) -> String {
+    let part =
+        |at: usize| row.get(at).and_then(Option::as_deref).filter(|text| !text.is_empty()).unwrap_or("-");
+    format!("{} by {} (process {})", part(1), part(2), part(0))
 }
 
 fn first(rows: &catalogue::Rows) -> Option<&str> {

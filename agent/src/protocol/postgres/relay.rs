@@ -278,6 +278,7 @@ where
                     if let Some(held) = self.take_held() {
                         match woken {
                             Woken::Resolved(resolution) => self.resolved(held, resolution).await?,
+                            Woken::InTheWay(found) if self.decider.escalates() => self.escalate(held, found)?,
                             Woken::InTheWay(found) => self.stand_aside(&held, found),
                         }
                     }

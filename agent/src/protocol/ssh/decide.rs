@@ -321,6 +321,7 @@ impl Decider {
             needs: needs.iter().map(Need::from).collect(),
             given: Vec::new(),
             blast: None,
+            in_the_way: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         };

@@ -278,6 +278,7 @@ impl Row {
                 summary.end_reason = Some(reason.clone());
             }
             Event::HoldResolved { .. }
+            | Event::HoldEscalated { .. }
             | Event::AgentStart { .. }
             | Event::HandOver { .. }
             | Event::Tampered { .. }

@@ -368,6 +368,7 @@ impl Builder {
                 }
             }
             Event::SessionEnd { .. }
+            | Event::HoldEscalated { .. }
             | Event::AgentStart { .. }
             | Event::HandOver { .. }
             | Event::Tampered { .. }

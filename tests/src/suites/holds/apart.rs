@@ -61,19 +61,7 @@ pub(super) fn announced(world: &mut World) -> Result<()> {
     let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}"))?;
     let client = world.client("announced").start_script("delete from orders where id = 23;\n")?;
     let id = request(world)?;
-    listener.set_nonblocking(true)?;
-    let told = wait_for("the announcement of this request", Duration::from_secs(8), || {
-        let Ok((mut stream, _)) = listener.accept() else { return Ok(None) };
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
-        let mut bytes = Vec::new();
-        // Until it waits for the answer.
-        let _ = stream.read_to_end(&mut bytes);
-        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
-        // What other cases held is still being announced.
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(text.contains(&id).then_some(text))
-    })?;
+    let told = announcement(&listener, |text| text.contains(&id))?;
     world.agent.command(&["deny", &id])?.ok()?;
     finish(client)?;
     let (head, body) = told.split_once("\r\n\r\n").context("no body")?;
@@ -89,6 +77,22 @@ pub(super) fn announced(world: &mut World) -> Result<()> {
     let made = program.stdin(format!("{timestamp}.{body}")).run()?.ok()?;
     ensure!(made.trim_end().ends_with(&signature), "{made} is not {signature}");
     Ok(())
+}
+
+/// Takes announcements until the one that is meant: what other cases held is still being announced.
+pub(super) fn announcement(listener: &std::net::TcpListener, meant: impl Fn(&str) -> bool) -> Result<String> {
+    listener.set_nonblocking(true)?;
+    wait_for("the announcement", Duration::from_secs(8), || {
+        let Ok((mut stream, _)) = listener.accept() else { return Ok(None) };
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let mut bytes = Vec::new();
+        // Until it waits for the answer.
+        let _ = stream.read_to_end(&mut bytes);
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(meant(&text).then_some(text))
+    })
 }
 
 pub(super) fn asked_offline(world: &mut World) -> Result<()> {

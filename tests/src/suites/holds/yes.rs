@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::harness::spawn::Program;
+use crate::harness::trail::everything;
 
 const BOUND: &str = include_str!("../../../clients/bound.py");
 
@@ -116,6 +117,106 @@ fn in_the_way(world: &World) -> Result<()> {
     eprintln!("        the lock was free after {} ms", waited.as_millis());
     let resolved = world.trail("in-the-way")?.first("hold_resolved")?.clone();
     holds(&resolved, &json!({"hold": id, "outcome": "denied", "by": null}))
+}
+
+pub(super) fn at_once(world: &mut World) -> Result<()> {
+    let client = world.client("at-once").start_script("delete from orders where id = 21;\n")?;
+    let id = request(world)?;
+    let outputs: Vec<Output> = std::thread::scope(|scope| {
+        let votes: Vec<_> =
+            ["anna", "ben"].map(|who| scope.spawn(|| approve(world, &id, who, &[]))).into_iter().collect();
+        votes.into_iter().filter_map(|vote| vote.join().ok()?.ok()).collect()
+    });
+    let taken = outputs.iter().filter(|output| output.code == Some(0)).count();
+    ensure!(outputs.len() == 2 && taken == 1, "{outputs:?}");
+    ensure!(finish(client)?.stdout == "DELETE 1\n");
+    Ok(())
+}
+
+pub(super) fn quorum(world: &mut World) -> Result<()> {
+    world.postgres.admin("insert into scratch (id, word) values (901, 'x')")?;
+    let client = world.client("quorum").start_script("delete from scratch where id = 901;\n")?;
+    let id = request(world)?;
+    let first = approve(world, &id, "anna", &[])?.ok()?;
+    ensure!(first.contains("1 more needed"), "{first}");
+    let twice = approve(world, &id, "anna", &[])?;
+    ensure!(twice.code == Some(1) && twice.stderr.contains("already"), "{twice}");
+    ensure!(world.postgres.admin("select count(*) from scratch where id = 901")? == "1");
+    approve(world, &id, "ben", &[])?.ok()?;
+    let output = finish(client)?;
+    ensure!(output.stdout == "DELETE 1\n" && output.stderr.contains("2 people of db-oncall"), "{output}");
+    holds(world.trail("quorum")?.first("hold_resolved")?, &json!({"outcome": "approved", "by": "anna, ben"}))
+}
+
+/// Instead of being denied: the webhook is told again.
+pub(super) fn escalates(world: &mut World) -> Result<()> {
+    let good = fs::read_to_string(&world.agent.config)?;
+    let other = good.replacen("lock_wait_s = 1\n", "lock_wait_s = 1\nlock_action = \"escalate\"\n", 1);
+    ensure!(other != good, "the configuration is not what the case thinks:\n{good}");
+    fs::write(&world.agent.config, other)?;
+    world.agent.reload()?;
+    let outcome = told_again(world);
+    fs::write(&world.agent.config, good)?;
+    world.agent.reload()?;
+    outcome
+}
+
+fn told_again(world: &World) -> Result<()> {
+    let port = fs::read_to_string(world.scratch.path().join("webhook.port"))?;
+    let listener = std::net::TcpListener::bind(format!("127.0.0.1:{port}"))?;
+    let lock = "update orders set cents = cents where id = 37";
+    let script = format!("begin;\n{lock};\ndelete from orders where id = 36;\ncommit;\n");
+    let client = world.client("escalates").start_script(&script)?;
+    let id = request(world)?;
+    std::thread::scope(|scope| {
+        // Somebody past the gate, who gets the row once the approved transaction has ended.
+        let other = scope.spawn(|| world.postgres.admin(lock));
+        let shown = wait_for("who waits for it", Duration::from_secs(10), || {
+            let shown = world.agent.command(&["approvals"])?.ok()?;
+            Ok(shown.contains("waited for 1 sessions for").then_some(()))
+        });
+        approve(world, &id, "anna", &[])?.ok()?;
+        other.join().map_err(|_| anyhow::anyhow!("the other one panicked"))??;
+        shown
+    })?;
+    let again = |text: &str| text.contains(&id) && text.contains("\"sessions\":");
+    let told = apart::announcement(&listener, again)?;
+    let (_, body) = told.split_once("\r\n\r\n").context("no body")?;
+    let body: Value = serde_json::from_str(body)?;
+    ensure!(body["in_the_way"]["sessions"] == 1 && body["in_the_way"]["who"][0].is_string(), "{body}");
+    let output = finish(client)?;
+    ensure!(output.stdout.contains("DELETE 1\nCOMMIT\n"), "{output}");
+    let trail = world.trail("escalates")?;
+    holds(trail.first("hold_escalated")?, &json!({"hold": id, "op": 3, "sessions": 1}))?;
+    holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "approved", "by": "anna"}))
+}
+
+pub(super) fn too_late(world: &mut World) -> Result<()> {
+    let late = |id: &str| -> Result<()> {
+        let output = approve(world, id, "anna", &[])?;
+        ensure!(output.code == Some(1) && output.stderr.contains("nothing is held under the id"), "{output}");
+        let refused = format!("refused: nothing is held under the id {id};");
+        let recorded = everything(&world.agent)?.into_iter().any(|event| {
+            event["event"] == "control"
+                && event["action"].as_str().is_some_and(|action| action.starts_with(&refused))
+        });
+        ensure!(recorded, "the late answer to {id} is not in the journal");
+        Ok(())
+    };
+    let client = world.client("late-yes").start_script("delete from orders where id = 35;\n")?;
+    let id = request(world)?;
+    let output = finish(client)?;
+    ensure!(output.stderr.contains("nobody approved the statement in time"), "{output}");
+    holds(world.trail("late-yes")?.first("hold_resolved")?, &json!({"hold": id, "outcome": "expired"}))?;
+    late(&id)?;
+    let client = world.client("gone-yes").start_script("delete from orders where id = 35;\n")?;
+    let id = request(world)?;
+    let session = waiting(world)?[0]["session"].as_str().context("no session")?.to_owned();
+    world.agent.command(&["kill", &session])?.ok()?;
+    ensure!(finish(client)?.code != Some(0));
+    late(&id)?;
+    ensure!(world.postgres.admin("select count(*) from orders where id = 35")? == "1");
+    Ok(())
 }
 
 /// Anybody can check who approved, from the receipt alone.

@@ -243,6 +243,9 @@ pub(super) fn podman(stage: &mut Stage) -> Result<()> {
             .args(args)
             .limit(60)
     };
+    // Of podman's own making, and left by it.
+    let parent = mount_point()?.join("libpod_parent");
+    let was_there = parent.exists();
     let socket = runtimes.socket("podman");
     let service = podman(&["system", "service", "--time=0", &format!("unix://{}", socket.display())]);
     let _service = service.log(&folder.join("log"))?.start()?;
@@ -254,6 +257,12 @@ pub(super) fn podman(stage: &mut Stage) -> Result<()> {
     let id = made.run()?.ok()?.trim().to_owned();
     let outcome = confirmed_by_podman(world, &id, |args| podman(args).run()?.ok());
     podman(&["rm", "--force", "--time", "0", &id]).run()?.ok()?;
+    if !was_there {
+        wait_for("an empty cgroup", Duration::from_secs(5), || {
+            let _ = fs::remove_dir(&parent);
+            Ok((!parent.exists()).then_some(()))
+        })?;
+    }
     outcome
 }
 

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan_of::Facts;
 use super::{Answer, Decider, binds};
-use crate::gate::{Held, HoldInfo, Need, Staged, approvals};
+use crate::gate::{Held, HoldInfo, InTheWay, Need, Staged, approvals};
 use crate::protocol::postgres::blast::Waiting;
 use crate::protocol::postgres::machine::Question;
 use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
@@ -58,6 +58,15 @@ impl Decider {
             id: id.to_owned(),
             patience: self.gate.lock_patience(),
         }
+    }
+
+    /// Whether people are told when others have waited too long, instead of the statement being denied.
+    pub(in crate::protocol::postgres) fn escalates(&self) -> bool {
+        self.gate.escalates()
+    }
+
+    pub(in crate::protocol::postgres) fn tell_again(&self, hold: &str, found: InTheWay) {
+        self.gate.holds().escalate(hold, found);
     }
 
     /// Lets pass what was approved since it was sent before, or notes the request and refuses.
@@ -125,6 +134,7 @@ impl Decider {
             needs,
             given: Vec::new(),
             blast: None,
+            in_the_way: None,
             created_unix_s: 0,
             expires_unix_s: 0,
         }

@@ -4,12 +4,11 @@ use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::blast::InTheWay;
 use super::super::decide::Answer;
 use super::super::response::{Report, sqlstate};
 use super::{End, Pause, Relay};
-use crate::gate::{Resolution, Ticket};
-use crate::record::event::HoldOutcome;
+use crate::gate::{InTheWay, Resolution, Ticket};
+use crate::record::event::{Event, HoldOutcome};
 
 pub(super) struct Held {
     pub(super) ticket: Box<Ticket>,
@@ -87,7 +86,7 @@ where
 
     /// The statement fails, and with it the transaction lets go of what it has locked.
     pub(super) fn stand_aside(&mut self, held: &Held, found: InTheWay) {
-        let InTheWay { sessions, seconds } = found;
+        let InTheWay { sessions, seconds, who: _ } = found;
         let why =
             format!("{sessions} sessions have waited for {seconds} s for what its transaction has locked");
         self.record_hold(held, HoldOutcome::Denied, None, Some(why.clone()));
@@ -97,6 +96,19 @@ where
                 "Roll back, ask for the approval before the transaction locks anything, and send it again.",
             );
         self.machine.deny(report, &mut self.staged);
+    }
+
+    /// People are told who waits; the statement goes on waiting for them.
+    pub(super) fn escalate(&mut self, held: Held, found: InTheWay) -> Result<(), End> {
+        let InTheWay { sessions, seconds, who } = found.clone();
+        let hold = held.ticket.info.id.clone();
+        let (session, op) = (self.session.to_owned(), held.question.op);
+        self.staged.record(Event::HoldEscalated { session, op, hold: hold.clone(), sessions, seconds, who });
+        self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+        self.decider.tell_again(&hold, found);
+        // Once is enough: it stands in the list until somebody decides, or the time is up.
+        self.pause = Pause::Hold(Held { watch: Box::pin(std::future::pending()), ..held });
+        Ok(())
     }
 
     /// The client cancelled: what is held is not going to run.
