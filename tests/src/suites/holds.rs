@@ -47,6 +47,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "a connection without a permit asks, waits, and goes on once granted", run: asks },
     Case { name: "a grant that ends cuts the session off in mid-query, within a second", run: expires },
     Case { name: "a grant that is revoked cuts the session off, within a second", run: revoked },
+    Case { name: "a session that is killed is cut off in mid-query, within a second", run: killed },
     Case { name: "access that is denied or that nobody grants is refused with the reason", run: not_granted },
     Case { name: "a client that hangs up takes its request with it", run: hung_up },
     Case { name: "a grant is good for its uses and no more", run: uses },
@@ -270,6 +271,21 @@ fn revoked(world: &mut World) -> Result<()> {
     cut_off(world, &output, "revoked: a mistake")?;
     let again = world.agent.command(&["revoke", &id])?;
     ensure!(again.code == Some(1), "revoked twice: {again}");
+    Ok(())
+}
+
+fn killed(world: &mut World) -> Result<()> {
+    revoke_all(world)?;
+    grant(world, &["idle-bot", "--for", "60s"])?;
+    let client = in_mid_query(world, "killed")?;
+    let session = Trail::when(&world.agent, "killed", |_| true)?.session;
+    let started = Instant::now();
+    world.agent.command(&["kill", &session, "--reason", "enough"])?.ok()?;
+    let output = finish(client)?;
+    ensure!(started.elapsed() < Duration::from_millis(1500), "{:?} with the command", started.elapsed());
+    cut_off(world, &output, "enough")?;
+    let end = world.trail("killed")?.first("session_end")?.clone();
+    ensure!(end["reason"].as_str().is_some_and(|reason| reason.contains("enough")), "{end}");
     Ok(())
 }
 
