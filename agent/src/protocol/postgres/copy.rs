@@ -21,6 +21,8 @@ pub struct CopyMasker {
     format: CopyFormat,
     masks: Vec<Option<Mask>>,
     header_pending: bool,
+    /// Where the fields of a row end; kept between rows for its memory.
+    ends: Vec<usize>,
 }
 
 impl CopyMasker {
@@ -30,7 +32,7 @@ impl CopyMasker {
             CopyFormat::Text { header, .. } | CopyFormat::Csv { header, .. } => *header,
             CopyFormat::Binary { .. } => true,
         };
-        Self { format, masks, header_pending }
+        Self { format, masks, header_pending, ends: Vec::new() }
     }
 
     /// Whether its rows are not text.
@@ -45,8 +47,10 @@ impl CopyMasker {
     /// When the row does not have the planned number of fields.
     pub fn put(&mut self, out: &mut BytesMut, row: &[u8]) -> Result<u64, Mismatch> {
         let header = std::mem::take(&mut self.header_pending);
-        match &self.format {
-            CopyFormat::Binary { table } => self.put_binary(out, row, header, *table),
+        let Self { format, masks, ends, .. } = self;
+        ends.clear();
+        match format {
+            CopyFormat::Binary { table } => put_binary(masks, out, row, header, *table),
             CopyFormat::Text { .. } | CopyFormat::Csv { .. } if header => {
                 put(out, b'd', |out| out.put_slice(row));
                 Ok(0)
@@ -58,7 +62,8 @@ impl CopyMasker {
                     None => out.put_slice(null.as_bytes()),
                     Some(value) => put_escaped(out, &value, *delimiter),
                 };
-                self.put_fields(out, row, *delimiter, text_fields(row, *delimiter), write)
+                text_fields(row, *delimiter, ends);
+                put_fields(masks, out, row, ends, write)
             }
             CopyFormat::Csv { delimiter, quote, escape, null, .. } => {
                 let write = |mask: &Mask, field: &[u8], out: &mut BytesMut| match replacement(mask, || {
@@ -67,121 +72,126 @@ impl CopyMasker {
                     None => out.put_slice(null.as_bytes()),
                     Some(value) => put_quoted(out, &value, *delimiter, *quote, *escape, null.as_bytes()),
                 };
-                self.put_fields(out, row, *delimiter, csv_fields(row, *delimiter, *quote, *escape), write)
+                csv_fields(row, *delimiter, *quote, *escape, ends);
+                put_fields(masks, out, row, ends, write)
             }
         }
     }
+}
 
-    fn put_fields(
-        &self,
-        out: &mut BytesMut,
-        row: &[u8],
-        delimiter: u8,
-        ends: Vec<usize>,
-        write: impl Fn(&Mask, &[u8], &mut BytesMut),
-    ) -> Result<u64, Mismatch> {
-        if ends.len() != self.masks.len() {
-            return Err(Mismatch::Count { described: ends.len(), planned: self.masks.len() });
-        }
-        let mut replaced = 0;
-        put(out, b'd', |out| {
-            let mut start = 0;
-            for (index, (end, mask)) in ends.iter().zip(&self.masks).enumerate() {
-                if index > 0 {
-                    out.put_u8(delimiter);
-                }
-                let field = row.get(start..*end).unwrap_or_default();
-                match mask {
-                    None => out.put_slice(field),
-                    Some(mask) => {
-                        replaced += 1;
-                        write(mask, field, out);
-                    }
-                }
-                start = end + 1;
-            }
-            out.put_u8(b'\n');
-        });
-        Ok(replaced)
+/// The row with its masked fields replaced. What stands between two of them goes out in one piece, delimiters and all.
+fn put_fields(
+    masks: &[Option<Mask>],
+    out: &mut BytesMut,
+    row: &[u8],
+    ends: &[usize],
+    write: impl Fn(&Mask, &[u8], &mut BytesMut),
+) -> Result<u64, Mismatch> {
+    if ends.len() != masks.len() {
+        return Err(Mismatch::Count { described: ends.len(), planned: masks.len() });
     }
-
-    fn put_binary(&self, out: &mut BytesMut, row: &[u8], header: bool, table: bool) -> Result<u64, Mismatch> {
-        let mut rest = row;
-        if header {
-            // The server puts the signature in front of the first row or into a message of its own.
-            let mut fields = Fields::new(b'd', row);
-            if fields.bytes(BINARY_SIGNATURE.len())? != BINARY_SIGNATURE {
-                return Err(Mismatch::Unexpected);
+    let mut replaced = 0;
+    put(out, b'd', |out| {
+        // Beginning of what was not written yet, and of the field.
+        let (mut from, mut start) = (0, 0);
+        for (end, mask) in ends.iter().zip(masks) {
+            if let Some(mask) = mask {
+                replaced += 1;
+                out.put_slice(row.get(from..start).unwrap_or_default());
+                write(mask, row.get(start..*end).unwrap_or_default(), out);
+                from = *end;
             }
-            fields.i32()?;
-            let extension = usize::try_from(fields.i32()?).unwrap_or(usize::MAX);
-            fields.bytes(extension)?;
-            rest = fields.rest();
-            if rest.is_empty() {
-                put(out, b'd', |out| out.put_slice(row));
-                return Ok(0);
-            }
+            start = end + 1;
         }
-        let lead = row.len() - rest.len();
-        let mut fields = Fields::new(b'd', rest);
-        let count = fields.i16()?;
-        if count == -1 {
-            fields.end()?;
+        let end = ends.last().copied().unwrap_or_default();
+        out.put_slice(row.get(from..end).unwrap_or_default());
+        out.put_u8(b'\n');
+    });
+    Ok(replaced)
+}
+
+fn put_binary(
+    masks: &[Option<Mask>],
+    out: &mut BytesMut,
+    row: &[u8],
+    header: bool,
+    table: bool,
+) -> Result<u64, Mismatch> {
+    let mut rest = row;
+    if header {
+        // The server puts the signature in front of the first row or into a message of its own.
+        let mut fields = Fields::new(b'd', row);
+        if fields.bytes(BINARY_SIGNATURE.len())? != BINARY_SIGNATURE {
+            return Err(Mismatch::Unexpected);
+        }
+        fields.i32()?;
+        let extension = usize::try_from(fields.i32()?).unwrap_or(usize::MAX);
+        fields.bytes(extension)?;
+        rest = fields.rest();
+        if rest.is_empty() {
             put(out, b'd', |out| out.put_slice(row));
             return Ok(0);
         }
-        let count = usize::try_from(count).unwrap_or(0);
-        if count != self.masks.len() {
-            return Err(Mismatch::Count { described: count, planned: self.masks.len() });
-        }
-        let mut replaced = 0;
-        let mut outcome = Ok(());
-        put(out, b'd', |out| {
-            out.put_slice(row.get(..lead + 2).unwrap_or_default());
-            for mask in &self.masks {
-                match (fields.value(), mask) {
-                    (Err(error), _) => {
-                        outcome = Err(error);
-                        return;
-                    }
-                    (Ok(_), Some(Mask::Redact)) if !table => {
-                        // Of what is computed nobody knows the type.
-                        replaced += 1;
-                        out.put_i32(-1);
-                    }
-                    (Ok(_), Some(Mask::Null)) => {
-                        replaced += 1;
-                        out.put_i32(-1);
-                    }
-                    (Ok(value), Some(Mask::Changed { change, type_oid })) => {
-                        replaced += 1;
-                        // Only a table says what type its columns have: in a query's, another can be read as it.
-                        match change.apply(*type_oid, true, value).filter(|_| table) {
-                            None => out.put_i32(-1),
-                            Some(value) => {
-                                out.put_i32(i32::try_from(value.len()).unwrap_or(0));
-                                out.put_slice(&value);
-                            }
+    }
+    let lead = row.len() - rest.len();
+    let mut fields = Fields::new(b'd', rest);
+    let count = fields.i16()?;
+    if count == -1 {
+        fields.end()?;
+        put(out, b'd', |out| out.put_slice(row));
+        return Ok(0);
+    }
+    let count = usize::try_from(count).unwrap_or(0);
+    if count != masks.len() {
+        return Err(Mismatch::Count { described: count, planned: masks.len() });
+    }
+    let mut replaced = 0;
+    let mut outcome = Ok(());
+    put(out, b'd', |out| {
+        out.put_slice(row.get(..lead + 2).unwrap_or_default());
+        for mask in masks {
+            match (fields.value(), mask) {
+                (Err(error), _) => {
+                    outcome = Err(error);
+                    return;
+                }
+                (Ok(_), Some(Mask::Redact)) if !table => {
+                    // Of what is computed nobody knows the type.
+                    replaced += 1;
+                    out.put_i32(-1);
+                }
+                (Ok(_), Some(Mask::Null)) => {
+                    replaced += 1;
+                    out.put_i32(-1);
+                }
+                (Ok(value), Some(Mask::Changed { change, type_oid })) => {
+                    replaced += 1;
+                    // Only a table says what type its columns have: in a query's, another can be read as it.
+                    match change.apply(*type_oid, true, value).filter(|_| table) {
+                        None => out.put_i32(-1),
+                        Some(value) => {
+                            out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                            out.put_slice(&value);
                         }
                     }
-                    (Ok(value), Some(mask)) => {
-                        replaced += 1;
-                        let value = replacement(mask, || value.map(Cow::Borrowed)).unwrap_or(REDACTED.into());
-                        out.put_i32(i32::try_from(value.len()).unwrap_or(0));
-                        out.put_slice(&value);
-                    }
-                    (Ok(None), None) => out.put_i32(-1),
-                    (Ok(Some(value)), None) => {
-                        out.put_i32(i32::try_from(value.len()).unwrap_or(0));
-                        out.put_slice(value);
-                    }
+                }
+                (Ok(value), Some(mask)) => {
+                    replaced += 1;
+                    let value = replacement(mask, || value.map(Cow::Borrowed)).unwrap_or(REDACTED.into());
+                    out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                    out.put_slice(&value);
+                }
+                (Ok(None), None) => out.put_i32(-1),
+                (Ok(Some(value)), None) => {
+                    out.put_i32(i32::try_from(value.len()).unwrap_or(0));
+                    out.put_slice(value);
                 }
             }
-            outcome = fields.end();
-        });
-        outcome?;
-        Ok(replaced)
-    }
+        }
+        outcome = fields.end();
+    });
+    outcome?;
+    Ok(replaced)
 }
 
 /// What stands in place of a field; its value is only looked at by masks that hang on it.
@@ -223,6 +233,10 @@ fn unescaped(field: &[u8]) -> Cow<'_, [u8]> {
 
 /// A replacement in a text row: printable, so only what would end the field needs a backslash.
 fn put_escaped(out: &mut BytesMut, value: &[u8], delimiter: u8) {
+    if memchr::memchr2(delimiter, b'\\', value).is_none() {
+        out.put_slice(value);
+        return;
+    }
     for byte in value {
         if matches!(*byte, b'\\') || *byte == delimiter {
             out.put_u8(b'\\');
@@ -259,9 +273,8 @@ fn put_quoted(out: &mut BytesMut, value: &[u8], delimiter: u8, quote: u8, escape
 }
 
 /// Ends of the fields of a text row: the server escapes every delimiter inside a value with a backslash.
-fn text_fields(row: &[u8], delimiter: u8) -> Vec<usize> {
+fn text_fields(row: &[u8], delimiter: u8, ends: &mut Vec<usize>) {
     let body = row.strip_suffix(b"\n").unwrap_or(row);
-    let mut ends = Vec::new();
     let mut position = 0;
     while let Some(offset) = memchr::memchr2(delimiter, b'\\', body.get(position..).unwrap_or_default()) {
         let at = position + offset;
@@ -273,13 +286,11 @@ fn text_fields(row: &[u8], delimiter: u8) -> Vec<usize> {
         }
     }
     ends.push(body.len());
-    ends
 }
 
 /// Ends of the fields of a CSV row: delimiters count outside quotes only.
-fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
+fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8, ends: &mut Vec<usize>) {
     let body = row.strip_suffix(b"\n").unwrap_or(row);
-    let mut ends = Vec::new();
     let mut quoted = false;
     let mut position = 0;
     while let Some(&byte) = body.get(position) {
@@ -296,7 +307,6 @@ fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8) -> Vec<usize> {
         position += 1;
     }
     ends.push(body.len());
-    ends
 }
 
 #[cfg(test)]
@@ -333,6 +343,32 @@ mod tests {
         check(text(), &[true], &[b"x\n"], &[b"\\N\n"]);
         let rows: [&[u8]; 3] = [b"id,token\n", b"1,\"a,\"\"b\"\"\nc\"\n", b"2,\n"];
         check(csv(), &[false, true], &rows, &[b"id,token\n", b"1,\n", b"2,\n"]);
+    }
+
+    #[test]
+    fn every_choice_of_masked_fields_leaves_the_others_as_they_came() {
+        let fields = ["1", "", "a\\tb", "secret", "\\N"];
+        for chosen in 0..1_u32 << fields.len() {
+            let masks: Vec<bool> = (0..fields.len()).map(|field| chosen >> field & 1 == 1).collect();
+            let served: Vec<&str> = fields
+                .iter()
+                .zip(&masks)
+                .map(|(field, masked)| if *masked { "***" } else { field })
+                .collect();
+            let row = format!("{}\n", fields.join("\t"));
+            let expect = format!("{}\n", served.join("\t"));
+            let mut masker =
+                CopyMasker::new(text(), masks.iter().map(|masked| masked.then_some(Mask::Redact)).collect());
+            // Twice: nothing of one row is left for the next.
+            for _ in 0..2 {
+                let mut out = BytesMut::new();
+                assert_eq!(masker.put(&mut out, row.as_bytes()).unwrap(), u64::from(chosen.count_ones()));
+                assert_eq!(
+                    out[HEADER..].escape_ascii().to_string(),
+                    expect.as_bytes().escape_ascii().to_string()
+                );
+            }
+        }
     }
 
     #[test]

@@ -53,6 +53,8 @@ impl<O: Origins> Machine<O> {
         if clean > 0 && !self.rest_recorded {
             self.leave_out(input, std::mem::take(&mut clean), out);
         }
+        // What stands in place of a message; kept between them for its memory.
+        let mut replaced = BytesMut::new();
         while self.server_rest == 0 {
             let recorded = self.records();
             if !recorded {
@@ -65,7 +67,7 @@ impl<O: Origins> Machine<O> {
                 break;
             }
             let body = rest.get(HEADER..header.total);
-            let mut replaced = BytesMut::new();
+            replaced.clear();
             let before = outcomes.len();
             match self.server_message(header, body, &mut replaced, outcomes)? {
                 Act::Pass => {
