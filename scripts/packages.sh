@@ -44,6 +44,11 @@ drivers() {
         command -v npm >/dev/null || apt_install nodejs npm
         npm install --silent --no-audit --no-fund --prefix "$folder/node" pg@8 postgres@3
     fi
+    # A client of the suite `ssh`; what it could compile for speed is left out.
+    if [ ! -e "$folder/ssh2/node_modules/ssh2" ]; then
+        command -v npm >/dev/null || apt_install nodejs npm
+        npm install --silent --no-audit --no-fund --omit=optional --ignore-scripts --prefix "$folder/ssh2" ssh2@1
+    fi
     # The identity provider of the suite `identity`.
     if [ ! -e "$folder/oidc/node_modules/oidc-provider" ]; then
         command -v npm >/dev/null || apt_install nodejs npm

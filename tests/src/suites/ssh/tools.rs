@@ -6,11 +6,13 @@ use anyhow::{Result, ensure};
 
 use super::{Stage, TRUSTING};
 use crate::harness::report::Case;
+use crate::suites::drivers::packaged;
 
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "an Ansible playbook runs commands and copies files, pipelined and not", run: ansible },
     Case { name: "dropbear's client works as it is", run: dropbear },
     Case { name: "PuTTY's plink, pscp and psftp work as they are", run: putty },
+    Case { name: "the client of Node's package ssh2 works as it is", run: node },
 ];
 
 const PLAYBOOK: &str = "\
@@ -95,5 +97,21 @@ grep -o 'permission denied' {local}.log
     ensure!(output.stdout == "in\ncode 126\npermission denied\n", "{output}");
     ensure!(output.stderr.contains("chaperone: denied"), "{output}");
     ensure!(!std::path::Path::new(&dest).exists(), "psftp did not remove {dest}");
+    Ok(())
+}
+
+fn node(stage: &mut Stage) -> Result<()> {
+    let program = stage.home("ssh2.js");
+    fs::write(&program, include_str!("../../../clients/ssh2.js"))?;
+    let client = stage
+        .client("/usr/bin/node")?
+        .env("NODE_PATH", packaged("ssh2").join("node_modules"))
+        .args([program.as_os_str()])
+        .args([&stage.sshd.port.to_string(), &stage.files("in"), &stage.files("closed/secret")]);
+    let told = client.run()?.ok()?;
+    ensure!(
+        told.starts_with("echo: 0 from node\nrm: 126 true\nfile: true\nclosed: chaperone: denied by policy"),
+        "{told}"
+    );
     Ok(())
 }
