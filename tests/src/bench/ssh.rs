@@ -35,17 +35,20 @@ enum Scenario {
     /// Towards the client, with this cipher.
     Download(&'static str),
     Upload(&'static str),
+    /// As `Download`, with new keys every 32 MiB.
+    Rekeying(&'static str),
     /// `ssh HOST true` over a connection that is there already (`ControlMaster`).
     Shared,
     /// `ssh HOST true`, a connection each.
     Separate,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario::Download("chacha20-poly1305@openssh.com"),
     Scenario::Download("aes256-gcm@openssh.com"),
     Scenario::Upload("chacha20-poly1305@openssh.com"),
     Scenario::Upload("aes256-gcm@openssh.com"),
+    Scenario::Rekeying("aes256-gcm@openssh.com"),
     Scenario::Shared,
     Scenario::Separate,
 ];
@@ -56,6 +59,7 @@ impl Scenario {
         match self {
             Self::Download(cipher) => format!("scp from the host, {}", short(cipher)),
             Self::Upload(cipher) => format!("scp to the host, {}", short(cipher)),
+            Self::Rekeying(cipher) => format!("scp from the host, {}, `RekeyLimit=32M`", short(cipher)),
             Self::Shared => "`ssh HOST true`, one connection for all".into(),
             Self::Separate => "`ssh HOST true`, a connection each".into(),
         }
@@ -63,7 +67,7 @@ impl Scenario {
 
     const fn unit(self) -> &'static str {
         match self {
-            Self::Download(_) | Self::Upload(_) => "MiB",
+            Self::Download(_) | Self::Upload(_) | Self::Rekeying(_) => "MiB",
             Self::Shared => "command",
             Self::Separate => "connection",
         }
@@ -135,7 +139,7 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
     if wanted.publish { report::write_ssh(&table) } else { Ok(()) }
 }
 
-fn table(cells: [[Cell; 3]; 6], wanted: &Wanted, before: f64, after: f64) -> Result<String> {
+fn table(cells: [[Cell; 3]; 7], wanted: &Wanted, before: f64, after: f64) -> Result<String> {
     let mut table = format!(
         "Medians of {} rounds: scp of {} MiB, {} commands over one connection, {} connections; {} Client, agent and server \
          share the cores.\n\n| what | per second | direct | bastion | Chaperone | CPU of the agent |\n|---|---|--:|--:|--:|--:|\n",
@@ -239,11 +243,18 @@ impl Yard {
         let (before, started) = (cpu_us(pid)?, Instant::now());
         let done = match scenario {
             Scenario::Download(cipher) => {
-                self.scp(arm, cipher, &format!("{host}:{}", self.file("down")), "/dev/null")?;
+                self.scp(arm, &["-c", cipher], &format!("{host}:{}", self.file("down")), "/dev/null")?;
+                wanted.mib
+            }
+            Scenario::Rekeying(cipher) => {
+                let options = ["-c", cipher, "-o", "RekeyLimit=32M"];
+                let (there, here) = (format!("{host}:{}", self.file("down")), self.file("back"));
+                self.scp(arm, &options, &there, &here)?;
+                ensure!(fs::metadata(&here)?.len() == wanted.mib << 20, "not all of it arrived");
                 wanted.mib
             }
             Scenario::Upload(cipher) => {
-                self.scp(arm, cipher, &self.file("down"), &format!("{host}:{}", self.file("up")))?;
+                self.scp(arm, &["-c", cipher], &self.file("down"), &format!("{host}:{}", self.file("up")))?;
                 ensure!(fs::metadata(self.file("up"))?.len() == wanted.mib << 20, "not all of it arrived");
                 wanted.mib
             }
@@ -263,10 +274,10 @@ impl Yard {
         Ok(())
     }
 
-    fn scp(&self, arm: Arm, cipher: &str, from: &str, to: &str) -> Result<()> {
+    fn scp(&self, arm: Arm, more: &[&str], from: &str, to: &str) -> Result<()> {
         let port = self.sshd.port.to_string();
         let scp = self.client(arm, "/usr/bin/scp")?.args(self.options(arm));
-        scp.args(["-q", "-c", cipher, "-P", &port, from, to]).run()?.ok().map(drop)
+        scp.args(more).args(["-q", "-P", &port, from, to]).run()?.ok().map(drop)
     }
 
     fn commands(&self, arm: Arm, ssh: &str, count: u64) -> Result<u64> {
