@@ -29,15 +29,18 @@ struct Wanted {
     publish: bool,
 }
 
+/// The number behind an option.
+fn number_of(option: &str, value: Option<&&str>) -> Result<u64> {
+    let value = value.with_context(|| format!("{option} needs a number"))?;
+    value.parse().with_context(|| format!("{option}: `{value}` is not a number"))
+}
+
 impl Wanted {
     fn parse(args: &[&str]) -> Result<Self> {
         let mut wanted = Self { part: None, rounds: 5, seconds: 5, copy_mb: 1024, publish: true };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let mut number = || -> Result<u64> {
-                let value = args.next().with_context(|| format!("{arg} needs a number"))?;
-                value.parse().with_context(|| format!("{arg}: `{value}` is not a number"))
-            };
+            let mut number = || number_of(arg, args.next());
             match *arg {
                 "--rounds" => wanted.rounds = usize::try_from(number()?)?.max(1),
                 "--seconds" => wanted.seconds = number()?.max(1),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::measure::{cpu_us, median};
-use super::report;
+use super::{number_of, report};
 use crate::harness::spawn::Program;
 use crate::harness::sshd::Sshd;
 use crate::harness::world::{Wishes, World};
@@ -86,10 +86,7 @@ impl Wanted {
         let mut wanted = Self { rounds: 3, mib: 1024, commands: 2000, publish: true };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
-            let mut number = || -> Result<u64> {
-                let value = args.next().with_context(|| format!("{arg} needs a number"))?;
-                value.parse().with_context(|| format!("{arg}: `{value}` is not a number"))
-            };
+            let mut number = || number_of(arg, args.next());
             match *arg {
                 "--rounds" => wanted.rounds = usize::try_from(number()?)?.max(1),
                 "--mib" => wanted.mib = number()?.max(1),
