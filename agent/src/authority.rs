@@ -1,11 +1,12 @@
 //! Whether a cgroup's name tells the truth, asked of whoever gives such names out: systemd for units, the container
-//! engine or the Kubernetes runtime for containers.
+//! engine for containers, the kubelet or the Kubernetes runtime for pods.
 //!
 //! The grammar says what a path claims to be. Here the claim is confirmed, or it is not: no answer, a late answer and a
 //! wrong answer are all doubts. Does not know identities or policies.
 
 mod cri;
 mod engine;
+mod kubelet;
 mod systemd;
 
 use std::collections::HashMap;
@@ -15,7 +16,10 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use self::kubelet::KubeletError;
+
 use crate::config;
+use crate::workload::Pod;
 use crate::workload::grammar::{self, Kind, Options, Placement};
 
 /// Longest an authority is waited for; the connection waits as long.
@@ -51,7 +55,14 @@ pub struct Claim {
     pub root: String,
 }
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<(), Doubt>> + Send + 'a>>;
+/// That it is what it claims to be, and what is known of the pod if it is in one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    pub by: &'static str,
+    pub pod: Option<Pod>,
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Option<Pod>, Doubt>> + Send + 'a>>;
 
 /// Somebody who knows which units or containers there are.
 pub trait Authority: Send + Sync {
@@ -60,6 +71,19 @@ pub trait Authority: Send + Sync {
 
     /// Confirms the claim, or doubts it.
     fn confirm<'a>(&'a self, claim: &'a Claim) -> Answer<'a>;
+
+    /// How long its word holds for a cgroup.
+    fn believed(&self) -> Duration {
+        BELIEVED
+    }
+}
+
+/// Reads the certificates that asking takes, and forgets them.
+///
+/// # Errors
+/// When one cannot be used.
+pub fn check(config: &config::Authorities) -> Result<(), KubeletError> {
+    config.kubelet.as_ref().map(kubelet::Kubelet::new).transpose().map(drop)
 }
 
 /// All of them, and what they have said.
@@ -68,52 +92,56 @@ pub struct Authorities {
     docker: Box<dyn Authority>,
     podman: Box<dyn Authority>,
     cri: Box<dyn Authority>,
+    kubelet: Option<Box<dyn Authority>>,
     /// By cgroup id.
     known: Mutex<HashMap<u64, Known>>,
 }
 
 struct Known {
     cgroup: String,
-    answer: Result<&'static str, Doubt>,
-    at: Instant,
+    answer: Result<Confirmed, Doubt>,
+    until: Instant,
 }
 
 impl Known {
     fn is_fresh(&self) -> bool {
-        self.at.elapsed() < if self.answer.is_ok() { BELIEVED } else { DOUBTED }
+        Instant::now() < self.until
     }
 }
 
 impl Authorities {
-    #[must_use]
-    pub fn new(config: &config::Authorities, cgroup2: &Path) -> Self {
-        Self {
+    /// # Errors
+    /// When the kubelet cannot be asked as it is configured.
+    pub fn new(config: &config::Authorities, cgroup2: &Path) -> Result<Self, KubeletError> {
+        let kubelet = config.kubelet.as_ref().map(kubelet::Kubelet::new).transpose()?;
+        Ok(Self {
             systemd: Box::new(systemd::Systemd::new(&config.systemd, cgroup2)),
             docker: Box::new(engine::Engine::new("docker", &config.docker)),
             podman: Box::new(engine::Engine::new("podman", &config.podman)),
             cri: Box::new(cri::Cri::new(&config.cri)),
+            kubelet: kubelet.map(|kubelet| Box::new(kubelet) as Box<dyn Authority>),
             known: Mutex::default(),
-        }
+        })
     }
 
-    /// Who confirmed what this cgroup claims to be.
+    /// Who confirmed what this cgroup claims to be, and what else it is by their word.
     ///
     /// # Errors
     /// When nobody did.
-    pub async fn confirm(&self, cgroup_id: u64, cgroup: &str) -> Result<&'static str, Doubt> {
+    pub async fn confirm(&self, cgroup_id: u64, cgroup: &str) -> Result<Confirmed, Doubt> {
         let fresh = |known: &&Known| known.cgroup == cgroup && known.is_fresh();
         let remembered = self.known().get(&cgroup_id).filter(fresh).map(|known| known.answer.clone());
         if let Some(answer) = remembered {
             return answer;
         }
-        let answer = self.ask(cgroup).await;
+        let (answer, lasts) = self.asked(cgroup).await;
         let mut known = self.known();
         if known.len() >= MOST_KNOWN {
             known.retain(|_, known| known.is_fresh());
         }
         if known.len() < MOST_KNOWN {
-            let (answer, at) = (answer.clone(), Instant::now());
-            known.insert(cgroup_id, Known { cgroup: cgroup.to_owned(), answer, at });
+            let (answer, until) = (answer.clone(), Instant::now() + lasts);
+            known.insert(cgroup_id, Known { cgroup: cgroup.to_owned(), answer, until });
         }
         answer
     }
@@ -122,20 +150,31 @@ impl Authorities {
     ///
     /// # Errors
     /// When nobody confirmed it.
-    pub async fn ask(&self, cgroup: &str) -> Result<&'static str, Doubt> {
+    pub async fn ask(&self, cgroup: &str) -> Result<Confirmed, Doubt> {
+        self.asked(cgroup).await.0
+    }
+
+    /// The answer, and how long it lasts.
+    async fn asked(&self, cgroup: &str) -> (Result<Confirmed, Doubt>, Duration) {
         let parsed = grammar::parse_path(cgroup, Options::default());
         let claim = Claim { placement: parsed.placement, root: parsed.root };
-        let authority = self.responsible(&claim.placement).ok_or(Doubt::NobodyToAsk)?;
-        let name = authority.name();
-        let answer = tokio::time::timeout(PATIENCE, authority.confirm(&claim)).await;
-        answer.unwrap_or(Err(Doubt::Slow { authority: name })).map(|()| name)
+        let Some(authority) = self.responsible(&claim.placement) else {
+            return (Err(Doubt::NobodyToAsk), DOUBTED);
+        };
+        let by = authority.name();
+        match tokio::time::timeout(PATIENCE, authority.confirm(&claim)).await {
+            Ok(Ok(pod)) => (Ok(Confirmed { by, pod }), authority.believed()),
+            Ok(Err(doubt)) => (Err(doubt), DOUBTED),
+            Err(_) => (Err(Doubt::Slow { authority: by }), DOUBTED),
+        }
     }
 
     fn responsible(&self, placement: &Placement) -> Option<&dyn Authority> {
         let authority = match (placement.kind, placement.runtime.as_deref()) {
             (Kind::Container, Some("docker")) => &self.docker,
             (Kind::Container, Some("podman")) => &self.podman,
-            (Kind::Container, Some("containerd" | "cri-o")) | (Kind::K8s, _) => &self.cri,
+            (Kind::K8s, _) => self.kubelet.as_ref().unwrap_or(&self.cri),
+            (Kind::Container, Some("containerd" | "cri-o")) => &self.cri,
             (kind, _) if kind.is_unit() => &self.systemd,
             _ => return None,
         };

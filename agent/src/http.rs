@@ -1,5 +1,5 @@
-//! One HTTPS request at a time, to an identity provider or a webhook: bounded in size and time, no redirects, no second
-//! try. Does not know what it carries.
+//! One HTTPS request at a time, to an identity provider, a kubelet or a webhook: bounded in size and time, no redirects, no
+//! second try. Does not know what it carries.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 /// From the first packet to the last byte of the answer.
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// Of an answer, unless its reader needs more.
 const LARGEST: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +32,8 @@ pub enum HttpError {
     Talk { to: String, source: hyper::Error },
     #[error("{to} answered {status}{}", if .body.is_empty() { String::new() } else { format!(": {}", .body) })]
     Status { to: String, status: StatusCode, body: String },
-    #[error("{0} answered with more than 1 MiB, or broke off")]
-    Body(String),
+    #[error("{to} answered with more than {} MiB, or broke off", largest >> 20)]
+    Body { to: String, largest: usize },
     #[error("{0} did not answer within 10 s")]
     Slow(String),
     #[error("{to} is served by user {uid}, not by root")]
@@ -66,12 +67,27 @@ type Content = Option<(&'static str, String)>;
 #[derive(Clone)]
 pub struct Http {
     tls: Arc<ClientConfig>,
+    /// What the certificate has to say, where that is not the address's host.
+    name: Option<ServerName<'static>>,
+    largest: usize,
 }
 
 impl Http {
     #[must_use]
     pub fn new(tls: ClientConfig) -> Self {
-        Self { tls: Arc::new(tls) }
+        Self { tls: Arc::new(tls), name: None, largest: LARGEST }
+    }
+
+    /// The same, for answers of up to so many bytes.
+    #[must_use]
+    pub fn up_to(self, largest: usize) -> Self {
+        Self { largest, ..self }
+    }
+
+    /// The same, where the server's certificate says another name than its address.
+    #[must_use]
+    pub fn named(self, name: Option<ServerName<'static>>) -> Self {
+        Self { name, ..self }
     }
 
     /// # Errors
@@ -139,11 +155,14 @@ impl Http {
         let failed = |source| HttpError::Connect { to: uri.to_string(), source };
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(failed)?;
         if !secure {
-            return talk(stream, uri, method, content, headers).await;
+            return talk(stream, uri, method, content, headers, self.largest).await;
         }
-        let name = ServerName::try_from(host).map_err(|_| bad())?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host).map_err(|_| bad())?,
+        };
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(failed)?;
-        talk(stream, uri, method, content, headers).await
+        talk(stream, uri, method, content, headers, self.largest).await
     }
 }
 
@@ -155,7 +174,7 @@ pub async fn get_local(socket: &Path, path: &str) -> Result<Bytes, HttpError> {
     let shown = || socket.display().to_string();
     let uri: Uri =
         format!("http://localhost{path}").parse().map_err(|_| HttpError::Address(path.to_owned()))?;
-    let asked = async { talk(local(socket).await?, &uri, Method::GET, None, &[]).await };
+    let asked = async { talk(local(socket).await?, &uri, Method::GET, None, &[], LARGEST).await };
     let (status, body) = in_time(asked, shown).await?;
     good(&uri, status, body)
 }
@@ -187,6 +206,7 @@ async fn talk<S>(
     method: Method,
     content: Content,
     headers: &[(&'static str, String)],
+    largest: usize,
 ) -> Result<(StatusCode, Bytes), HttpError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -210,9 +230,9 @@ where
     let request = request.body(body).map_err(|_| HttpError::Address(uri.to_string()))?;
     let response = sender.send_request(request).await.map_err(failed)?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LARGEST).collect().await;
+    let body = Limited::new(response.into_body(), largest).collect().await;
     driver.abort();
-    let body = body.map_err(|_| HttpError::Body(uri.to_string()))?.to_bytes();
+    let body = body.map_err(|_| HttpError::Body { to: uri.to_string(), largest })?.to_bytes();
     Ok((status, body))
 }
 

@@ -20,6 +20,7 @@ use chaperone_policy::Principal;
 pub use keeper::{KeeperError, Standing, Tokens, check as check_keys, provider as make_provider};
 
 use crate::config::{IdentityRule, Match, Whose};
+use crate::workload::Pod;
 use crate::workload::grammar::{self, Placement};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,10 @@ pub enum IdentityError {
     NoToken { identity: String, why: String },
     #[error("identity {identity} goes by what cgroup {cgroup} is called, and that is not confirmed: {why}")]
     Unverified { identity: String, cgroup: String, why: String },
+    #[error(
+        "identity {identity} goes by what the cluster knows of the pod in cgroup {cgroup}, and nobody told"
+    )]
+    PodUnknown { identity: String, cgroup: String },
     #[error("cgroup {cgroup} is claimed by several identities ({names}), so it is none of them")]
     Ambiguous { cgroup: String, names: String },
 }
@@ -80,7 +85,17 @@ impl Identities {
     /// Whether a cgroup belongs to any identity, be it one that is nobody at the moment.
     #[must_use]
     pub fn claimed(&self, cgroup: &str) -> bool {
-        !matches!(self.identify(Some(cgroup)), Err(IdentityError::Unknown(_)))
+        !matches!(self.identify(Some(cgroup), None), Err(IdentityError::Unknown(_)))
+    }
+
+    /// Whether it takes more than the path to tell whose a cgroup is: what whoever confirms it knows of its pod.
+    #[must_use]
+    pub fn needs_pod(&self, cgroup: &str) -> bool {
+        let placement = grammar::parse_path(cgroup, grammar::Options::default()).placement;
+        self.rules.iter().any(|(whose, _)| match whose {
+            Whose::Cgroup(_) => false,
+            Whose::Match(rule) => rule.needs_pod() && is_met(rule, &placement),
+        })
     }
 
     /// The person behind an identity.
@@ -108,26 +123,40 @@ impl Identities {
         self.rules.iter().any(|(_, principal)| principal.name() == name)
     }
 
-    /// Who a process of this cgroup is, if the cgroup is what it is called.
+    /// Who a process of this cgroup is, if the cgroup is what it is called. `pod` is the pod in which it was confirmed to be.
     ///
     /// # Errors
-    /// When nothing is configured for it, or more than one thing: neither is anybody.
-    pub fn identify(&self, cgroup: Option<&str>) -> Result<Principal, IdentityError> {
-        self.find(cgroup).map(|(principal, _)| principal)
+    /// When nothing is configured for it, or more than one thing, or it depends on a pod nobody told of: none is anybody.
+    pub fn identify(&self, cgroup: Option<&str>, pod: Option<&Pod>) -> Result<Principal, IdentityError> {
+        self.find(cgroup, pod).map(|(principal, _)| principal)
     }
 
     /// The same, and on whose word.
     ///
     /// # Errors
     /// As [`Identities::identify`].
-    pub fn find(&self, cgroup: Option<&str>) -> Result<(Principal, Word), IdentityError> {
+    pub fn find(&self, cgroup: Option<&str>, pod: Option<&Pod>) -> Result<(Principal, Word), IdentityError> {
         let cgroup = cgroup.ok_or(IdentityError::CgroupGone)?;
         let placement = grammar::parse_path(cgroup, grammar::Options::default()).placement;
-        let (principal, word) = self.matching(cgroup, &placement)?;
+        let (principal, word) = self.matching(cgroup, &placement, pod)?;
         Ok((self.standing(principal)?, word))
     }
 
-    fn matching(&self, cgroup: &str, placement: &Placement) -> Result<(&Principal, Word), IdentityError> {
+    fn matching(
+        &self,
+        cgroup: &str,
+        placement: &Placement,
+        pod: Option<&Pod>,
+    ) -> Result<(&Principal, Word), IdentityError> {
+        // Who could be somebody by their pod is nobody until that is known, whoever else they would be: an authority
+        // that does not answer must not make another identity of them.
+        let undecided = self.rules.iter().find(|(whose, _)| {
+            matches!(whose, Whose::Match(rule) if is_met(rule, placement) && is_of_pod(rule, pod).is_none())
+        });
+        if let Some((_, principal)) = undecided {
+            let (identity, cgroup) = (principal.name().to_owned(), cgroup.to_owned());
+            return Err(IdentityError::PodUnknown { identity, cgroup });
+        }
         let by_path = self
             .rules
             .iter()
@@ -139,7 +168,7 @@ impl Identities {
             .map(|(_, principal)| (principal, Word::Configured));
         let by_placement = self.rules.iter().filter_map(|(whose, principal)| match whose {
             Whose::Cgroup(_) => None,
-            Whose::Match(rule) if !is_met(rule, placement) => None,
+            Whose::Match(rule) if !is_met(rule, placement) || is_of_pod(rule, pod) != Some(true) => None,
             Whose::Match(rule) if rule.unverified => Some((principal, Word::Name { suffices: true })),
             Whose::Match(_) => Some((principal, Word::Name { suffices: false })),
         });
@@ -194,6 +223,22 @@ fn is_met(rule: &Match, placement: &Placement) -> bool {
         && equal(&rule.job, &placement.job)
 }
 
+/// Whether the pod is one that the rule is for; none if that cannot be told.
+fn is_of_pod(rule: &Match, pod: Option<&Pod>) -> Option<bool> {
+    let Some(namespace) = &rule.namespace else { return Some(true) };
+    let pod = pod?;
+    if pod.namespace != *namespace {
+        return Some(false);
+    }
+    if rule.service_account.is_none() && rule.labels.is_empty() {
+        return Some(true);
+    }
+    // Whoever does not know the service account does not know the labels either.
+    let account = pod.service_account.as_ref()?;
+    let labelled = rule.labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value));
+    Some(labelled && rule.service_account.as_ref().is_none_or(|wanted| wanted == account))
+}
+
 /// Whether a text is of a pattern in which `*` stands for any text.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
@@ -208,83 +253,4 @@ fn glob(pattern: &str, text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::workload::grammar::Kind;
-
-    fn rule(name: &str, whose: Whose) -> IdentityRule {
-        IdentityRule { name: name.into(), groups: vec![], owner: None, retry: false, token: None, whose }
-    }
-
-    fn check(identities: &Identities, cgroup: Option<&str>, expect: Result<&str, IdentityError>) {
-        let got = identities.identify(cgroup).map(|principal| principal.name().to_owned());
-        assert_eq!(got, expect.map(str::to_owned), "{cgroup:?}");
-    }
-
-    #[test]
-    fn a_cgroup_names_its_identity_and_cannot_be_talked_out_of_it() {
-        let at = |name: &str, cgroup: &str| rule(name, Whose::Cgroup(cgroup.into()));
-        let identities = Identities::new(vec![at("bot", "/agents/bot"), at("root", "/agents/bot/x/other")]);
-        let check = |cgroup, expect| check(&identities, cgroup, expect);
-        check(Some("/agents/bot"), Ok("bot"));
-        check(Some("/agents/bot/child"), Ok("bot"));
-        check(Some("/agents/bot/x/other"), Ok("bot"));
-        check(Some("/agents/botnet"), Err(IdentityError::Unknown("/agents/botnet".into())));
-        check(Some("/x/agents/bot"), Err(IdentityError::Unknown("/x/agents/bot".into())));
-        check(Some("/"), Err(IdentityError::Unknown("/".into())));
-        check(None, Err(IdentityError::CgroupGone));
-    }
-
-    #[test]
-    fn a_placement_names_its_identity_unless_two_claim_it() {
-        let unit = |name: &str, pattern: &str| {
-            let unit = Some(pattern.to_owned());
-            let any = Match {
-                kind: Kind::Systemd,
-                unit,
-                uid: None,
-                slice: None,
-                runtime: None,
-                container: None,
-                pod: None,
-                task: None,
-                alloc: None,
-                job: None,
-                machine: None,
-                unverified: false,
-            };
-            rule(name, Whose::Match(Box::new(any)))
-        };
-        let identities = Identities::new(vec![
-            unit("runner", "actions.runner.acme-*.service"),
-            unit("shop-runner", "actions.runner.*-shop.*.service"),
-            rule("cron", Whose::Cgroup("/system.slice/cron.service".into())),
-        ]);
-        let check = |cgroup: &str, expect| check(&identities, Some(cgroup), expect);
-        check("/system.slice/actions.runner.acme-web.b1.service", Ok("runner"));
-        check("/system.slice/actions.runner.acme-web.b1.service/job", Ok("runner"));
-        check("/system.slice/cron.service/x", Ok("cron"));
-        let forged = "/user.slice/user-1.slice/user@1.service/actions.runner.acme-web.b1.service";
-        check(forged, Err(IdentityError::Unknown(forged.into())));
-        let both = "/system.slice/actions.runner.acme-shop.b1.service";
-        let names = "runner, shop-runner".to_owned();
-        check(both, Err(IdentityError::Ambiguous { cgroup: both.into(), names }));
-    }
-
-    #[test]
-    fn a_star_stands_for_any_text() {
-        for (pattern, text, expect) in [
-            ("a", "a", true),
-            ("a", "ab", false),
-            ("a*", "ab", true),
-            ("*b", "ab", true),
-            ("a*b", "ab", true),
-            ("a*b", "a.b.c", false),
-            ("a*b*c", "a1b2c", true),
-            ("a*b*c", "a1c2b", false),
-            ("ab*ba", "aba", false),
-        ] {
-            assert_eq!(glob(pattern, text), expect, "{pattern} {text}");
-        }
-    }
-}
+mod tests;

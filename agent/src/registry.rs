@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::workload::Pod;
+
 /// What can be asked of a live session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -25,6 +27,9 @@ pub struct SessionInfo {
     pub pid: u32,
     /// Where it was identified by, and what it is in without grants.
     pub cgroup: Option<String>,
+    /// The pod as it was confirmed when the session began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
     pub groups: Vec<String>,
 }
 

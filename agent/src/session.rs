@@ -184,7 +184,9 @@ async fn admit<L: Lookup>(
     let service = world.service(destination).ok_or(Refusal::NoTarget(destination))?;
     seen.target = Some(service.backend.target.name.clone());
     seen.protocol = Some(service.protocol.clone());
-    let (principal, word) = world.identities.find(workload.cgroup.as_deref())?;
+    let found = find(world, &mut workload).await;
+    seen.workload = Some(workload.clone());
+    let (principal, word) = found?;
     let confirmed = confirm(world, &principal, word, &mut workload).await;
     seen.workload = Some(workload.clone());
     confirmed?;
@@ -211,6 +213,27 @@ async fn admit<L: Lookup>(
     Ok((admitted, service.protocol.clone()))
 }
 
+/// Who it is by the configuration, and by its pod where that matters.
+async fn find(world: &World, workload: &mut Workload) -> Result<(Principal, Word), IdentityError> {
+    let cgroup = workload.cgroup.clone();
+    let asked = match &cgroup {
+        Some(cgroup) if world.identities.needs_pod(cgroup) => {
+            Some(world.authorities.confirm(workload.cgroup_id, cgroup).await)
+        }
+        _ => None,
+    };
+    workload.pod = asked.as_ref().and_then(|asked| asked.as_ref().ok()?.pod.clone());
+    let found = world.identities.find(cgroup.as_deref(), workload.pod.as_ref());
+    match (found, asked) {
+        (Err(IdentityError::PodUnknown { identity, cgroup }), Some(Err(doubt))) => {
+            let why = doubt.to_string();
+            workload.unverified = Some(why.clone());
+            Err(IdentityError::Unverified { identity, cgroup, why })
+        }
+        (found, _) => found,
+    }
+}
+
 /// Has it confirmed that the cgroup is what its name says, where the identity rests on that.
 async fn confirm(
     world: &World,
@@ -221,8 +244,9 @@ async fn confirm(
     let Word::Name { suffices } = word else { return Ok(()) };
     let cgroup = workload.cgroup.clone().ok_or(IdentityError::CgroupGone)?;
     match world.authorities.confirm(workload.cgroup_id, &cgroup).await {
-        Ok(authority) => {
-            workload.confirmed_by = Some(authority.to_owned());
+        Ok(confirmed) => {
+            workload.confirmed_by = Some(confirmed.by.to_owned());
+            workload.pod = confirmed.pod;
             Ok(())
         }
         Err(doubt) => {

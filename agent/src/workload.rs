@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use self::hash::{Digests, Hasher};
 use crate::intercept::{self, Chain, Image, Origin, Processes, Step};
+pub use crate::record::event::Pod;
 use crate::record::event::{Ancestor, Workload};
 
 /// Files that are looked for at the same time; those that hang stay among them.

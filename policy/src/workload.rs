@@ -88,7 +88,7 @@ impl fmt::Debug for Facts {
 const ATTRIBUTE: &str = "workload";
 
 /// Who can confirm what a cgroup's name says.
-const AUTHORITIES: [&str; 4] = ["systemd", "docker", "podman", "cri"];
+const AUTHORITIES: [&str; 5] = ["systemd", "docker", "podman", "cri", "kubelet"];
 
 fn record(workload: &Workload) -> Result<RestrictedExpression, String> {
     let string = |text: &String| RestrictedExpression::new_string(text.clone());

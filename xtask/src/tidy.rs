@@ -16,7 +16,7 @@ use crate::sh;
 /// Modules of agent/src, and the ones each may name. A module may always name itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("app", &["*"]),
-    ("authority", &["workload", "config", "http", "grpc"]),
+    ("authority", &["workload", "config", "secret", "upstream", "http", "grpc"]),
     (
         "cli",
         &[
@@ -60,7 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("record", &[]),
-    ("registry", &[]),
+    ("registry", &["workload"]),
     ("secret", &[]),
     (
         "session",

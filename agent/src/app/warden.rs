@@ -67,7 +67,7 @@ fn carry_out(swept: &Swept, journal: &Journal, registry: &Registry) {
 /// Sessions of workloads that are somebody else by now, in other groups, or without a token that is good.
 pub(super) fn end_changed(registry: &Registry, identities: &Identities) {
     for session in registry.list() {
-        let why = match identities.identify(session.cgroup.as_deref()) {
+        let why = match identities.identify(session.cgroup.as_deref(), session.pod.as_ref()) {
             Ok(principal) if principal.name() != session.identity => {
                 format!("identity {} was changed to another", session.identity)
             }

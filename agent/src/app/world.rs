@@ -52,7 +52,7 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
     let known = before.map(|world| world.identities.tokens());
     let tokens = Tokens::start(&config.providers, &config.identities, known)?;
     let identities = Identities::new(config.identities.clone()).with_tokens(tokens);
-    let authorities = Authorities::new(&config.authorities, &intercept::cgroup2_mount()?);
+    let authorities = Authorities::new(&config.authorities, &intercept::cgroup2_mount()?)?;
     Ok(World { identities, authorities, services, config })
 }
 

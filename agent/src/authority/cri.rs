@@ -1,7 +1,7 @@
 //! The Kubernetes Container Runtime Interface (runtime.v1), as containerd and CRI-O serve it on a unix socket.
 //!
 //! One call: ContainerStatus. Its labels are the kubelet's and name the pod by its uid, so one answer confirms container
-//! and pod.
+//! and pod. Of the pod it knows namespace and name; service account and labels are the kubelet's to tell.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,15 @@ use serde::Deserialize;
 
 use super::{Answer, Authority, Claim, Doubt, holds_process};
 use crate::grpc::{self, GrpcError};
+use crate::workload::Pod;
 use crate::workload::grammar::Kind;
 
 const NAME: &str = "cri";
 const METHOD: &str = "/runtime.v1.RuntimeService/ContainerStatus";
 /// Set by the kubelet on every container (kubernetes/pkg/kubelet/types/labels.go).
 const POD_UID: &str = "io.kubernetes.pod.uid";
+const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const POD_NAME: &str = "io.kubernetes.pod.name";
 /// CONTAINER_RUNNING
 const RUNNING: i32 = 1;
 /// gRPC's NOT_FOUND.
@@ -65,7 +68,7 @@ impl Cri {
         Self { socket: socket.to_owned() }
     }
 
-    async fn ask(&self, claim: &Claim) -> Result<(), Doubt> {
+    async fn ask(&self, claim: &Claim) -> Result<Option<Pod>, Doubt> {
         let otherwise = |why: &str| Doubt::Otherwise { authority: NAME, why: why.to_owned() };
         let unreadable = |why: String| Doubt::Unreachable { authority: NAME, why };
         let id = claim.placement.container.clone().ok_or(Doubt::NobodyToAsk)?;
@@ -84,14 +87,21 @@ impl Cri {
         if status.state != RUNNING {
             return Err(otherwise("the container does not run"));
         }
-        if claim.placement.kind == Kind::K8s && status.labels.get(POD_UID) != claim.placement.pod.as_ref() {
+        let in_pod = claim.placement.kind == Kind::K8s;
+        if in_pod && status.labels.get(POD_UID) != claim.placement.pod.as_ref() {
             return Err(otherwise("the container belongs to another pod"));
         }
         let info = answer.info.get("info").map_or("", String::as_str);
         let info: Info = serde_json::from_str(info)
             .map_err(|error| unreadable(format!("it does not say which process it runs: {error}")))?;
-        holds_process(&claim.root, info.pid).map_err(|why| Doubt::Otherwise { authority: NAME, why })
+        holds_process(&claim.root, info.pid).map_err(|why| Doubt::Otherwise { authority: NAME, why })?;
+        Ok(in_pod.then(|| pod(&status.labels)).flatten())
     }
+}
+
+fn pod(labels: &HashMap<String, String>) -> Option<Pod> {
+    let (namespace, name) = (labels.get(POD_NAMESPACE)?.clone(), labels.get(POD_NAME)?.clone());
+    Some(Pod { namespace, name, ..Pod::default() })
 }
 
 impl Authority for Cri {

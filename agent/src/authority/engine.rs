@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Answer, Authority, Claim, Doubt, holds_process};
 use crate::http::{self, HttpError};
+use crate::workload::Pod;
 
 pub(super) struct Engine {
     name: &'static str,
@@ -31,7 +32,7 @@ impl Engine {
         Self { name, socket: socket.to_owned() }
     }
 
-    async fn ask(&self, claim: &Claim) -> Result<(), Doubt> {
+    async fn ask(&self, claim: &Claim) -> Result<Option<Pod>, Doubt> {
         let authority = self.name;
         let otherwise = |why: String| Doubt::Otherwise { authority, why };
         let id = claim.placement.container.as_deref().ok_or(Doubt::NobodyToAsk)?;
@@ -58,7 +59,7 @@ impl Engine {
         if !found.state.running || found.state.pid <= 0 {
             return Err(otherwise("the container does not run".to_owned()));
         }
-        holds_process(&claim.root, found.state.pid).map_err(otherwise)
+        holds_process(&claim.root, found.state.pid).map_err(otherwise).map(|()| None)
     }
 }
 

@@ -24,7 +24,7 @@ impl Authority for Stub {
             }
             let told = claim.root.contains(self.believes);
             let no = Doubt::Otherwise { authority: self.name, why: claim.root.clone() };
-            told.then_some(()).ok_or(no)
+            told.then_some(None).ok_or(no)
         })
     }
 }
@@ -39,6 +39,7 @@ fn stubs(hangs: bool) -> (Authorities, Arc<AtomicUsize>) {
         docker: stub("docker", "aaaa"),
         podman: stub("podman", "aaaa"),
         cri: stub("cri", "aaaa"),
+        kubelet: None,
         known: Mutex::default(),
     };
     (authorities, asked)
@@ -71,7 +72,7 @@ async fn each_kind_is_asked_of_who_gives_its_names_out() {
     ] {
         let got = authorities.ask(&cgroup).await;
         match (&got, expect) {
-            (Ok(name), Ok(expect)) => assert_eq!(*name, expect, "{cgroup}"),
+            (Ok(confirmed), Ok(expect)) => assert_eq!(confirmed.by, expect, "{cgroup}"),
             (Err(doubt), Err(part)) => assert!(doubt.to_string().contains(part), "{cgroup}: {doubt}"),
             _ => panic!("{cgroup}: {got:?}, expected {expect:?}"),
         }
@@ -82,7 +83,7 @@ async fn each_kind_is_asked_of_who_gives_its_names_out() {
 async fn what_was_confirmed_is_asked_once_per_cgroup() {
     let (authorities, asked) = stubs(false);
     for _ in 0..3 {
-        assert_eq!(authorities.confirm(7, "/a.slice/good.service").await, Ok("systemd"));
+        assert_eq!(authorities.confirm(7, "/a.slice/good.service").await.unwrap().by, "systemd");
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // Another cgroup, and the same id under another name, are other questions.
@@ -105,8 +106,14 @@ async fn who_does_not_answer_in_time_has_confirmed_nothing() {
 async fn without_anybody_to_ask_nothing_is_confirmed() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let config = config::Authorities { systemd: at("u"), docker: at("d"), podman: at("p"), cri: at("c") };
-    let authorities = Authorities::new(&config, dir.path());
+    let config = config::Authorities {
+        systemd: at("u"),
+        docker: at("d"),
+        podman: at("p"),
+        cri: at("c"),
+        kubelet: None,
+    };
+    let authorities = Authorities::new(&config, dir.path()).unwrap();
     let a = "a".repeat(64);
     for cgroup in [format!("/docker/{a}"), format!("/x.slice/cri-containerd-{a}.scope"), "/a.service".into()]
     {

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::Failure;
 use super::operate::print_json;
-use crate::authority::{Authorities, Doubt};
+use crate::authority::{Authorities, Confirmed, Doubt};
 use crate::config::Config;
 use crate::identity::{Identities, IdentityError, Word};
 use crate::intercept;
+use crate::workload::Pod;
 use crate::workload::grammar::{self, Options, Parsed};
 
 #[derive(Serialize)]
@@ -29,6 +30,9 @@ struct Answer {
     /// The authority that says the cgroup is what it is called.
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed_by: Option<&'static str>,
+    /// What is known of the pod to that authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_pod: Option<Pod>,
     /// Why none does.
     #[serde(skip_serializing_if = "Option::is_none")]
     unverified: Option<String>,
@@ -56,7 +60,9 @@ pub(super) fn identify(
     let identities = Identities::new(config.identities.clone());
     let unified = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned();
     let asked = ask(&config, &unified)?;
-    let found = identities.find(Some(&unified)).and_then(|(principal, word)| match (&asked, word) {
+    let pod = asked.as_ref().ok().and_then(|confirmed| confirmed.pod.clone());
+    let found = identities.find(Some(&unified), pod.as_ref());
+    let found = found.and_then(|(principal, word)| match (&asked, word) {
         (Err(doubt), Word::Name { suffices: false }) => Err(IdentityError::Unverified {
             identity: principal.name().to_owned(),
             cgroup: unified.clone(),
@@ -70,7 +76,8 @@ pub(super) fn identify(
         identity: found.as_ref().ok().map(|principal| principal.name().to_owned()),
         groups: found.as_ref().ok().map(|principal| principal.groups().to_vec()),
         nobody: found.err().map(|error| error.to_string()),
-        confirmed_by: asked.as_ref().ok().copied(),
+        confirmed_by: asked.as_ref().ok().map(|confirmed| confirmed.by),
+        in_pod: pod,
         unverified: asked.err().filter(|doubt| *doubt != Doubt::NobodyToAsk).map(|doubt| doubt.to_string()),
     };
     if json {
@@ -80,9 +87,10 @@ pub(super) fn identify(
     Ok(())
 }
 
-fn ask(config: &Config, cgroup: &str) -> Result<Result<&'static str, Doubt>, Failure> {
+fn ask(config: &Config, cgroup: &str) -> Result<Result<Confirmed, Doubt>, Failure> {
     let mount = intercept::cgroup2_mount().map_err(|error| Failure::Failed(error.to_string()))?;
     let authorities = Authorities::new(&config.authorities, &mount);
+    let authorities = authorities.map_err(|error| Failure::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(authorities.ask(cgroup)))
 }
@@ -98,6 +106,14 @@ fn print(answer: &Answer, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "because    {}", answer.parsed.why)?;
     if let Some(authority) = answer.confirmed_by {
         writeln!(out, "confirmed  by {authority}")?;
+    }
+    if let Some(pod) = &answer.in_pod {
+        let account = pod.service_account.as_deref().unwrap_or("not told");
+        let labels: Vec<String> = pod.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        writeln!(out, "namespace  {}", pod.namespace.escape_debug())?;
+        writeln!(out, "name       {}", pod.name.escape_debug())?;
+        writeln!(out, "account    {}", account.escape_debug())?;
+        writeln!(out, "labels     {}", labels.join(" ").escape_debug())?;
     }
     if let Some(why) = &answer.unverified {
         writeln!(out, "unverified {}", why.escape_debug())?;

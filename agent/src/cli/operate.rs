@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, login, sign};
 use crate::app;
+use crate::authority;
 use crate::config::Config;
 use crate::control::{ClientError, Request, Response, call, call_draining};
 use crate::gate::{AccessTerms, Blast, Held, HoldInfo};
@@ -22,6 +23,7 @@ pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     }
     identity::check_keys(&config.providers, &config.identities)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    authority::check(&config.authorities).map_err(|error| Failure::Usage(error.to_string()))?;
     app::Outlets::prepare(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
     writeln!(
         out,

@@ -165,7 +165,7 @@ pub(super) fn convert(path: &Path, text: &str, file: File) -> Result<Config, Vec
     let record = record::convert(&file.record, &mut problems);
     let hold = hold::convert(&file.hold, &mut problems);
     let authorities = authorities::convert(file.authorities, &mut problems);
-    let identities = identities::convert(file.identities, &mut problems);
+    let identities = identities::convert(file.identities, &authorities, &mut problems);
     let approvers = people::convert(file.approvers, &mut problems);
     let webhooks = webhooks::convert(file.webhooks, &mut problems);
     let providers = providers::convert(file.providers, &mut problems);

@@ -1,8 +1,11 @@
 //! Identities: which workloads are whom.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::TokenRule;
+use super::authorities::Authorities;
 use super::file::{below, name_is_plain, unique};
 use super::intercept::cgroup_path;
 use super::providers::{self, TokenFile};
@@ -43,6 +46,11 @@ pub struct Match {
     pub runtime: Option<String>,
     pub container: Option<String>,
     pub pod: Option<String>,
+    /// What its cluster knows a pod by: to the letter, and never by the name of a cgroup, which says none of it.
+    pub namespace: Option<String>,
+    pub service_account: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     pub task: Option<String>,
     pub alloc: Option<String>,
     pub job: Option<String>,
@@ -53,6 +61,12 @@ pub struct Match {
 }
 
 impl Match {
+    /// Whether it takes more than a cgroup's path says: what is known of a pod to whoever confirms it.
+    #[must_use]
+    pub fn needs_pod(&self) -> bool {
+        self.namespace.is_some()
+    }
+
     /// Whether there is somebody to ask about workloads like this.
     fn has_authority(&self) -> bool {
         self.kind.is_unit() || matches!(self.kind, Kind::Container | Kind::K8s)
@@ -82,7 +96,11 @@ enum HoldMode {
     Retry,
 }
 
-pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> Vec<IdentityRule> {
+pub(super) fn convert(
+    typed: Vec<IdentityFile>,
+    authorities: &Authorities,
+    problems: &mut Vec<String>,
+) -> Vec<IdentityRule> {
     let mut rules: Vec<IdentityRule> = Vec::new();
     for identity in typed {
         name_is_plain("identities.name", &identity.name, problems);
@@ -102,6 +120,7 @@ pub(super) fn convert(typed: Vec<IdentityFile>, problems: &mut Vec<String>) -> V
             }
             (None, Some(matching)) => {
                 check_match(&format!("{key}.match"), &matching, problems);
+                check_pod(&format!("{key}.match"), &matching, authorities, problems);
                 Whose::Match(Box::new(matching))
             }
             (Some(_), Some(_)) => {
@@ -156,7 +175,7 @@ fn check_match(key: &str, rule: &Match, problems: &mut Vec<String>) {
     if !rule.kind.is_somebody() || rule.kind == Kind::K8sInfra {
         problems.push(format!("{key}.kind: a workload of this kind is nobody in particular; use `cgroup`"));
     }
-    let said: [(&str, Option<&str>, &[Kind]); 9] = [
+    let said: [(&str, Option<&str>, &[Kind]); 11] = [
         ("unit", rule.unit.as_deref(), &[Kind::Systemd, Kind::SystemdUser, Kind::Session]),
         ("slice", rule.slice.as_deref(), &[Kind::Systemd]),
         ("runtime", rule.runtime.as_deref(), &[Kind::Container, Kind::ContainerRootless, Kind::K8s]),
@@ -166,6 +185,8 @@ fn check_match(key: &str, rule: &Match, problems: &mut Vec<String>) {
             &[Kind::Container, Kind::ContainerRootless, Kind::K8s, Kind::Ecs, Kind::Lxc],
         ),
         ("pod", rule.pod.as_deref(), &[Kind::K8s]),
+        ("namespace", rule.namespace.as_deref(), &[Kind::K8s]),
+        ("service_account", rule.service_account.as_deref(), &[Kind::K8s]),
         ("task", rule.task.as_deref(), &[Kind::Ecs, Kind::Nomad]),
         ("alloc", rule.alloc.as_deref(), &[Kind::Nomad]),
         ("job", rule.job.as_deref(), &[Kind::Slurm]),
@@ -196,5 +217,29 @@ fn check_match(key: &str, rule: &Match, problems: &mut Vec<String>) {
             "{key}: nobody can be asked whether this is what its cgroup's name says; `unverified = true` takes the \
              name's word, and policies are told `context.workload.unverified`"
         ));
+    }
+}
+
+/// What a cluster knows of a pod is its word or nobody's.
+fn check_pod(key: &str, rule: &Match, authorities: &Authorities, problems: &mut Vec<String>) {
+    let more = rule.service_account.is_some() || !rule.labels.is_empty();
+    if more && rule.namespace.is_none() {
+        problems.push(format!(
+            "{key}.namespace: missing; whoever may make pods in any namespace could use this service account's name or \
+             these labels"
+        ));
+    }
+    if more && authorities.kubelet.is_none() {
+        problems.push(format!(
+            "{key}: only the kubelet knows service accounts and labels, and [authorities.kubelet] is not configured"
+        ));
+    }
+    if rule.needs_pod() && rule.unverified {
+        problems.push(format!(
+            "{key}.unverified: the path of a cgroup says nothing of namespaces, so there is no name to take"
+        ));
+    }
+    if rule.labels.iter().any(|(name, value)| name.is_empty() || value == "*") {
+        problems.push(format!("{key}.labels: a label has one name and one value, to the letter"));
     }
 }

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use authorities::Authorities;
+pub use authorities::{Authorities, Kubelet};
 pub use command::Command;
 pub use exports::{Address, Collector, Export, Metrics, Receiver};
 pub use identities::{IdentityRule, Match, Whose};

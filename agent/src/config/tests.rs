@@ -83,6 +83,26 @@ fn an_identity_that_could_be_anybody_or_nobody_is_refused() {
 }
 
 #[test]
+fn a_pod_that_could_be_anybodys_or_nobodys_is_refused() {
+    let kubelet = "[authorities.kubelet]\nca_file = '/ca.pem'\ntoken_file = '/token'\n";
+    let of = |rule: &str| format!("[[identities]]\nname='a'\nmatch = {{ kind='k8s', {rule} }}\n");
+    let with = |rule: &str| of(rule) + kubelet;
+    check(&of("namespace='shop'"), Ok(()));
+    check(&with("namespace='shop', service_account='billing', labels={app='x', track=''}"), Ok(()));
+    check(&of("namespace='shop', service_account='billing'"), Err("[authorities.kubelet] is not configured"));
+    check(&with("service_account='billing'"), Err("namespace: missing"));
+    check(&with("labels={app='x'}"), Err("namespace: missing"));
+    check(&with("namespace='shop', labels={app='*'}"), Err("to the letter"));
+    check(&with("namespace='*'"), Err("leave it out"));
+    check(&with("namespace='shop', unverified=true"), Err("no name to take"));
+    let unit = "[[identities]]\nname='a'\nmatch = { kind='container', container='x', namespace='shop' }";
+    check(unit, Err("can never match"));
+    check(&kubelet.replace("/token", "token"), Err("authorities.kubelet.token_file"));
+    check(&format!("{kubelet}url = 'http://127.0.0.1:10255/pods'"), Err("is not https"));
+    check("[authorities.kubelet]\ntoken_file = '/token'", Err("ca_file"));
+}
+
+#[test]
 fn people_log_in_where_no_workload_does() {
     let provider = |name: &str, audience: &str| {
         format!("[[providers]]\nname='{name}'\nissuer='https://idp'\naudience='{audience}'\ngroups=['dba']\n")

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AccessAsked, GrantIssued, GrantUsed, Login, Signature, Vote};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
-pub use who::{Ancestor, Identity, OldConnection, Workload};
+pub use who::{Ancestor, Identity, OldConnection, Pod, Workload};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

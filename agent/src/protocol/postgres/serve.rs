@@ -145,6 +145,7 @@ impl Postgres {
             database: startup.database.clone(),
             pid: admitted.workload.pid,
             cgroup: admitted.workload.cgroup.clone(),
+            pod: admitted.workload.pod.clone(),
             groups: admitted.principal.groups().to_vec(),
         };
         // Entered first, decided then: a policy change in between is not lost.

@@ -125,6 +125,7 @@ impl Ssh {
             database: user.clone(),
             pid: admitted.workload.pid,
             cgroup: admitted.workload.cgroup.clone(),
+            pod: admitted.workload.pod.clone(),
             groups: admitted.principal.groups().to_vec(),
         };
         // Entered first, decided then: a policy change in between is not lost.

@@ -1,5 +1,7 @@
 //! Who did it: the process as the kernel described it, and whom it was taken for.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The process that opened the connection, as the kernel described it in the connect hook.
@@ -56,11 +58,27 @@ pub struct Workload {
     /// Why none did, when one was needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unverified: Option<String>,
+    /// The pod it is in, as whoever confirmed it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
     /// Cookie of the network namespace the socket lives in.
     pub netns_cookie: u64,
     /// Inode of that namespace, as `lsns` and `/proc/PID/ns/net` show it, when it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_inode: Option<u64>,
+}
+
+/// A Kubernetes pod, by the names its cluster knows it by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    /// Known to the kubelet alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Known to the kubelet alone, and not recorded: whoever makes the pod writes what and as much as they like.
+    #[serde(skip)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A connection to a target that had not come through the agent.
