@@ -17,6 +17,8 @@ packages=(
     runc iproute2 nftables
     # Who can say whether a container exists, and what plays the others, for the suite `identity`.
     podman python3-grpcio
+    # A real Kubernetes runtime, and what the image for it is made of, for the suite `pods`.
+    containerd busybox-static
     # Opens what was sealed, for the suites `sealed` and `ssh`.
     age
     openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin putty-tools

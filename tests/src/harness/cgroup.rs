@@ -33,6 +33,22 @@ impl Cgroup {
         Self::make(mount.join(name.trim_start_matches('/')), name)
     }
 
+    /// A tree of this name at the root, where nobody has one in use. What was left there empty is taken away first.
+    pub(crate) fn exactly(name: &str) -> Result<Self> {
+        let path = mount_point()?.join(name);
+        // Another run of the same suite may have it for a while.
+        let in_use = || {
+            let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+            events.lines().any(|line| line == "populated 1")
+        };
+        let free = format!("cgroup {} without processes", path.display());
+        wait_for(&free, Duration::from_secs(90), || Ok((!in_use()).then_some(())))?;
+        if path.exists() {
+            remove(&path);
+        }
+        Self::make(path, format!("/{name}"))
+    }
+
     pub(crate) fn child(&self, name: &str) -> Result<Self> {
         Self::make(self.path.join(name), format!("{}/{name}", self.name))
     }

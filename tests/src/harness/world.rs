@@ -30,6 +30,8 @@ pub(crate) struct Wishes {
     pub(crate) target: Vec<(&'static str, &'static str)>,
     /// TOML appended as it is.
     pub(crate) more: String,
+    /// The exact name of the tree at the root, for what is told by its place.
+    pub(crate) tree: Option<&'static str>,
 }
 
 impl Default for Wishes {
@@ -43,6 +45,7 @@ impl Default for Wishes {
             identity: Vec::new(),
             target: Vec::new(),
             more: String::new(),
+            tree: None,
         }
     }
 }
@@ -77,8 +80,11 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    fn make(suite: &str) -> Result<Self> {
-        let top = Cgroup::top(suite)?;
+    fn make(suite: &str, tree: Option<&str>) -> Result<Self> {
+        let top = match tree {
+            Some(name) => Cgroup::exactly(name)?,
+            None => Cgroup::top(suite)?,
+        };
         let governed = top.child("governed")?;
         Ok(Self {
             agent: top.child("agent")?,
@@ -108,7 +114,7 @@ impl World {
         ensure!(Uid::effective().is_root(), "end-to-end tests attach to the kernel: run them as root");
         catch_interrupts()?;
         let scratch = Scratch::new(suite)?;
-        let places = Places::make(suite)?;
+        let places = Places::make(suite, wishes.tree)?;
         let postgres = match wishes.quiet_server {
             true => Postgres::start_quiet(&scratch)?,
             false => Postgres::start(&scratch)?,

@@ -14,6 +14,7 @@ mod journal;
 mod knobs;
 pub(crate) mod mask;
 mod netns;
+mod pods;
 mod provenance;
 pub(crate) mod record;
 mod regress;
@@ -53,6 +54,7 @@ const SUITES: &[Suite] = &[
     ("ssh", ssh::run),
     ("unix", unix::run),
     ("identity", identity::run),
+    ("pods", pods::run),
     ("alive", alive::run),
 ];
 
