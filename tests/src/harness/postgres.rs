@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 
@@ -86,23 +86,56 @@ impl Postgres {
         Self::start_with(scratch, true, Some((netns, addresses)))
     }
 
+    /// As `start`, of other versions: for each, a name and the folder with its `initdb` and `postgres`.
+    pub(crate) fn start_versions(scratch: &Scratch, versions: Vec<(String, PathBuf)>) -> Result<Vec<Self>> {
+        let folders =
+            versions.into_iter().map(|(name, programs)| Self::folder(scratch, &name, programs, true, None));
+        let mut servers = folders.collect::<Result<Vec<Self>>>()?;
+        // Making their files takes longer than starting them, and servers are children of the main thread.
+        std::thread::scope(|scope| {
+            let makers: Vec<_> = servers.iter().map(|server| scope.spawn(|| server.files())).collect();
+            makers
+                .into_iter()
+                .try_for_each(|maker| maker.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        })?;
+        servers.iter_mut().try_for_each(Self::fill)?;
+        Ok(servers)
+    }
+
     fn start_with(
         scratch: &Scratch,
         statements_logged: bool,
         elsewhere: Option<(Arc<Netns>, Vec<&'static str>)>,
     ) -> Result<Self> {
-        let folder = scratch.folder("pg", 0o755)?;
+        let mut postgres = Self::folder(scratch, "pg", programs()?, statements_logged, elsewhere)?;
+        postgres.files()?;
+        postgres.fill()?;
+        Ok(postgres)
+    }
+
+    fn folder(
+        scratch: &Scratch,
+        name: &str,
+        programs: PathBuf,
+        statements_logged: bool,
+        elsewhere: Option<(Arc<Netns>, Vec<&'static str>)>,
+    ) -> Result<Self> {
+        let folder = scratch.folder(name, 0o755)?;
         let user = User::from_name(ACCOUNT)?.context("no account `postgres`: is postgresql-15 installed?")?;
         chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         let port = if elsewhere.is_some() { 5432 } else { free_port()? };
-        let mut postgres =
-            Self { programs: programs()?, folder, port, server: None, statements_logged, elsewhere };
-        postgres.init()?;
-        postgres.certificates()?;
-        postgres.launch()?;
-        postgres.admin_in("postgres", ACCOUNTS)?;
-        postgres.admin(SHOP)?;
-        Ok(postgres)
+        Ok(Self { programs, folder, port, server: None, statements_logged, elsewhere })
+    }
+
+    fn files(&self) -> Result<()> {
+        self.init()?;
+        self.certificates()
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        self.launch()?;
+        self.admin_in("postgres", ACCOUNTS)?;
+        self.admin(SHOP).map(drop)
     }
 
     fn init(&self) -> Result<()> {

@@ -29,7 +29,10 @@ const CASES: &[Case<World>] = &[
         name: "startup messages of impossible and enormous length",
         run: |world| raw(world, "oversized_startup"),
     },
-    Case { name: "messages of impossible and enormous length", run: |world| raw(world, "oversized_message") },
+    Case {
+        name: "PA20: messages of impossible and enormous length, and unknown ones",
+        run: |world| raw(world, "oversized_message"),
+    },
     Case { name: "messages where they do not belong", run: |world| raw(world, "misplaced") },
     Case { name: "the fast-path function call is refused", run: |world| raw(world, "fastpath") },
     Case { name: "a replication connection is refused", run: |world| raw(world, "replication") },
@@ -53,8 +56,8 @@ const CASES: &[Case<World>] = &[
         run: |world| raw(world, "false_cancel"),
     },
     Case { name: "10,000 half-open connections", run: half_open },
-    Case { name: "a server that dies mid-row", run: server_dies },
-    Case { name: "a client that dies mid-row", run: client_dies },
+    Case { name: "PA15: a server that dies mid-row", run: server_dies },
+    Case { name: "PA15: a client that dies mid-row", run: client_dies },
     Case { name: "the journal is whole after all of it", run: journal_whole },
 ];
 

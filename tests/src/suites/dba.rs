@@ -20,7 +20,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "a transaction that changes the catalogue does not wait for itself", run: own_locks },
     Case { name: "a cursor WITH HOLD outlives its transaction", run: held_cursor },
     Case { name: "binary COPY goes out and in again", run: binary_copy },
-    Case { name: "a notification arrives with what it carries, within a second", run: notified },
+    Case { name: "PA14: a notification arrives with what it carries, within a second", run: notified },
     Case { name: "replication connections are refused", run: replication },
 ];
 

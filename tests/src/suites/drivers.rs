@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
+use crate::harness::client::Client;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::Output;
 use crate::harness::world::{Wishes, World};
@@ -15,7 +16,7 @@ const CASES: &[Case<World>] = &[
         name: "psycopg2",
         run: |world| python(world, include_str!("../../clients/drivers/psycopg2.py"), COPIES),
     },
-    Case { name: "psycopg 3, text and binary, pipeline", run: |world| python(world, PSYCOPG, COPIES) },
+    Case { name: "PA07: psycopg 3, text and binary, pipeline", run: |world| python(world, PSYCOPG, COPIES) },
     Case { name: "psycopg 3 of today with the newest libpq", run: psycopg_today },
     Case {
         name: "asyncpg",
@@ -37,7 +38,7 @@ const CASES: &[Case<World>] = &[
         name: "psqlODBC",
         run: |world| python(world, include_str!("../../clients/drivers/pyodbc.py"), NO_COPY),
     },
-    Case { name: "JDBC", run: jdbc },
+    Case { name: "PA07: JDBC, named and unnamed, text and binary", run: jdbc },
     Case {
         name: "node-postgres",
         run: |world| node(world, include_str!("../../clients/drivers/pg.js"), NO_COPY),
@@ -45,6 +46,18 @@ const CASES: &[Case<World>] = &[
     Case {
         name: "postgres.js",
         run: |world| node(world, include_str!("../../clients/drivers/postgres.js"), COPIES),
+    },
+    Case {
+        name: "Ruby's pg",
+        run: |world| program(world, "/usr/bin/ruby", "-e", include_str!("../../clients/drivers/pg.rb")),
+    },
+    Case {
+        name: "Perl's DBD::Pg",
+        run: |world| program(world, "/usr/bin/perl", "-e", include_str!("../../clients/drivers/dbd.pl")),
+    },
+    Case {
+        name: "PHP's pgsql and PDO",
+        run: |world| program(world, "/usr/bin/php", "-r", include_str!("../../clients/drivers/pgsql.php")),
     },
     Case { name: "tokio-postgres", run: |world| rust(world, "tokio-postgres") },
     Case { name: "sqlx", run: |world| rust(world, "sqlx") },
@@ -83,8 +96,13 @@ fn python(world: &World, program: &str, expect: &str) -> Result<()> {
 }
 
 fn psycopg_today(world: &mut World) -> Result<()> {
+    psycopg_steps(world.client("driver").env("PYTHONDONTWRITEBYTECODE", "1"))
+}
+
+/// The steps with the newest libpq there is.
+pub(super) fn psycopg_steps(client: Client<'_>) -> Result<()> {
     let path = packaged("python").to_string_lossy().into_owned();
-    let client = world.client("driver").env("PYTHONPATH", &path).env("PYTHONDONTWRITEBYTECODE", "1");
+    let client = client.env("PYTHONPATH", &path);
     let newest = "import psycopg\nassert psycopg.pq.version() >= 170000, psycopg.pq.version()\n";
     said(client.python(&format!("{newest}{SAID}{PSYCOPG}"), &[])?, COPIES)
 }
@@ -95,6 +113,11 @@ fn node(world: &World, program: &str, expect: &str) -> Result<()> {
     let program = program.replace("process.argv.slice(2)", "process.argv.slice(1)");
     let client = world.client("driver").env("NODE_PATH", &path);
     said(client.run("/usr/bin/env", &["node", "-e", &program, "--"])?, expect)
+}
+
+/// A program in a language whose interpreter takes it as an argument.
+fn program(world: &World, interpreter: &str, flag: &str, source: &str) -> Result<()> {
+    said(world.client("driver").run(interpreter, &[flag, source, "--"])?, COPIES)
 }
 
 /// This program once more, as one of its own clients (crate::drivers).

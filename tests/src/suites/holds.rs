@@ -45,7 +45,7 @@ forbid(principal, action == Action::"sql:delete", resource == Table::"shop/shop/
 
 const CASES: &[Case<World>] = &[
     Case { name: "a connection without a permit asks, waits, and goes on once granted", run: asks },
-    Case { name: "a grant that ends cuts the session off in mid-query, within a second", run: expires },
+    Case { name: "PA17: a grant that ends cuts the session off in mid-query, within a second", run: expires },
     Case { name: "a grant that is revoked cuts the session off, within a second", run: revoked },
     Case { name: "a session that is killed is cut off in mid-query, within a second", run: killed },
     Case { name: "access that is denied or that nobody grants is refused with the reason", run: not_granted },

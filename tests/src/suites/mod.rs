@@ -21,6 +21,7 @@ mod regress;
 mod reload;
 mod retention;
 mod sealed;
+mod servers;
 mod service;
 mod ssh;
 mod tls;
@@ -43,6 +44,7 @@ const SUITES: &[Suite] = &[
     ("mask", mask::run),
     ("knobs", knobs::run),
     ("drivers", drivers::run),
+    ("servers", servers::run),
     ("dba", dba::run),
     ("regress", regress::run),
     ("tls", tls::run),

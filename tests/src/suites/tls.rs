@@ -22,9 +22,12 @@ const CASES: &[Case<World>] = &[
         name: "the system's store is trusted once the authority is installed in it, and not after",
         run: system,
     },
-    Case { name: "direct TLS works, and insists on the protocol's name", run: direct },
-    Case { name: "protocol 3.2 with its long cancel keys, and what is newer, are negotiated", run: versions },
-    Case { name: "a cancel request works in protocol 3.0 and 3.2, and from nobody else", run: cancels },
+    Case { name: "PA03: direct TLS works, and insists on the protocol's name", run: direct },
+    Case {
+        name: "PA04: protocol 3.2 with its long cancel keys, and what is newer, are negotiated",
+        run: versions,
+    },
+    Case { name: "PA04: a cancel request works in protocol 3.0 and 3.2, and from nobody else", run: cancels },
     Case { name: "without a placeholder password, clients that insist on proof say so", run: no_proof },
     Case { name: "with one, channel_binding=require and require_auth=scram-sha-256 work", run: proof },
     Case { name: "a wrong placeholder password is refused, and gives no access anyway", run: wrong_proof },
@@ -174,7 +177,8 @@ fn versions(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn cancels(world: &mut World) -> Result<()> {
+/// Something long, cancelled, by clients that speak 3.0 and 3.2.
+pub(super) fn cancelled(client: Client<'_>) -> Result<()> {
     let path = packaged("python").to_string_lossy().into_owned();
     let program = "import psycopg, sys, threading\n\
         host, port, user, database = sys.argv[1:]\n\
@@ -185,8 +189,13 @@ fn cancels(world: &mut World) -> Result<()> {
         \x20       c.execute('select count(*) from generate_series(1, 4000000000)')\n\
         \x20   except psycopg.errors.QueryCanceled as error:\n\
         \x20       print(version, error.sqlstate)\n";
-    let said = client(world, "127.0.0.1").env("PYTHONPATH", &path).python(program, &[])?.ok()?;
+    let said = client.env("PYTHONPATH", &path).python(program, &[])?.ok()?;
     ensure!(said == "3.0 57014\n3.2 57014\n", "{said}");
+    Ok(())
+}
+
+fn cancels(world: &mut World) -> Result<()> {
+    cancelled(client(world, "127.0.0.1"))?;
     // Somebody else's key, from another identity: nothing happens, and it is recorded.
     let file = world.scratch.folder("keys", 0o777)?.join("key").to_string_lossy().into_owned();
     let source = include_str!("../../clients/cancel.py");

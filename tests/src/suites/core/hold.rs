@@ -12,10 +12,10 @@ use crate::harness::trail::{Trail, holds};
 use crate::harness::world::World;
 
 pub(super) const CASES: &[Case<World>] = &[
-    Case { name: "a held statement tells its id, waits, and runs once when approved", run: approved },
-    Case { name: "a held statement that is denied is 42501 and does not run", run: denied },
+    Case { name: "PA16: a held statement tells its id, waits, and runs once when approved", run: approved },
+    Case { name: "PA16: a held statement that is denied is 42501 and does not run", run: denied },
     Case { name: "a held statement nobody decides on is denied after the time limit", run: expired },
-    Case { name: "a client that hangs up takes its held statement with it", run: hung_up },
+    Case { name: "PA16: a client that hangs up takes its held statement with it", run: hung_up },
     Case { name: "a cancel request withdraws a held statement", run: cancelled },
     Case { name: "nobody inside the governed cgroup can approve", run: inside },
     Case { name: "an approval is good for one statement once", run: single_use },

@@ -13,7 +13,7 @@ pub(super) const CASES: &[Case<World>] = &[
     Case { name: "an identity with permission to unmask sees that column and no other", run: unmasked },
     Case { name: "a labelled column used in any other way is denied and never served", run: uses },
     Case { name: "binary format is masked as text is", run: binary },
-    Case { name: "a cursor of a driver and fetch sizes are masked", run: portals },
+    Case { name: "PA18: a cursor of a driver and fetch sizes are masked", run: portals },
     Case { name: "COPY TO STDOUT is masked", run: copy_out },
     Case { name: "an error message of the server shows nothing of a labelled column", run: errors },
     Case { name: "the record says which columns were masked and how many cells", run: recorded },

@@ -7,6 +7,7 @@ mod mask;
 mod names;
 mod reach;
 mod styles;
+mod table;
 mod wire;
 
 use anyhow::Result;
@@ -28,6 +29,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         names::CASES,
         hold::CASES,
         wire::CASES,
+        table::CASES,
     ]
     .into_iter()
     .flatten()

@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case<World>] = &[
     Case { name: "psycopg2 and psycopg work as they are", run: drivers },
     Case { name: "bind values are recorded", run: binds },
     Case { name: "psql's own \\dt and \\d work", run: describe },
-    Case { name: "Ctrl-C in psql cancels the statement on the server", run: cancel },
+    Case { name: "PA05: Ctrl-C in psql cancels the statement on the server", run: cancel },
     Case { name: "a large result is the same byte for byte", run: large },
     Case { name: "COPY in and out moves rows unchanged", run: copy },
     Case { name: "twenty clients at once each get their own answers", run: crowd },
