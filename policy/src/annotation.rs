@@ -110,6 +110,9 @@ fn no_effect(key: &str, policy: &Policy, actions: &[Action]) -> Option<Problem> 
         "approval" if actions.iter().all(|action| !action.is_done()) => {
             "a yes does not wait for another yes; @quorum says how many it takes"
         }
+        "approval" if actions.iter().all(|action| *action == Action::Env) => {
+            "a variable is passed on or not; a client does not wait for it"
+        }
         "quorum" | "approval_ttl" if policy.annotation("approval").is_none() => {
             "it belongs to @approval, which is missing"
         }

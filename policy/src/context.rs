@@ -40,7 +40,7 @@ pub(crate) fn approving(request: &Request<'_>) -> Result<Context, String> {
     Context::from_pairs(always.into_iter().chain(owner)).map_err(|error| error.to_string())
 }
 
-/// The context of a request to a host, as the schema's `Command`, `FileAccess`, `Output` and `Login` have it.
+/// The context of a request to a host, as the schema's types of that name have it.
 pub(crate) fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, String> {
     let facts = request.host.ok_or("nothing is known of the request")?;
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
@@ -59,6 +59,14 @@ pub(crate) fn host(of: ContextOf, request: &Request<'_>) -> Result<Context, Stri
             pairs.extend([("path".to_owned(), text(facts.path)), ("via".to_owned(), text(facts.via))]);
         }
         ContextOf::Output => pairs.push(("mask".to_owned(), text(facts.mask))),
+        ContextOf::Variable => {
+            pairs.extend([("name".to_owned(), text(facts.name)), ("value".to_owned(), text(facts.value))]);
+        }
+        ContextOf::Forward => pairs.extend([
+            ("host".to_owned(), text(facts.forward.host)),
+            ("port".to_owned(), RestrictedExpression::new_long(i64::from(facts.forward.port))),
+            ("target".to_owned(), text(facts.forward.target)),
+        ]),
         ContextOf::Login | ContextOf::Nothing | ContextOf::Statement | ContextOf::Approving => {}
     }
     Context::from_pairs(pairs).map_err(|error| error.to_string())

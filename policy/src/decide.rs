@@ -77,6 +77,18 @@ pub struct HostFacts<'a> {
     pub via: &'a str,
     /// The name of a pattern that hides something.
     pub mask: &'a str,
+    /// A variable.
+    pub name: &'a str,
+    pub value: &'a str,
+    pub forward: Forward<'a>,
+}
+
+/// Where a tunnel leads: as it was asked for, and the target that is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forward<'a> {
+    pub host: &'a str,
+    pub port: u16,
+    pub target: &'a str,
 }
 
 /// What a person would say yes to.

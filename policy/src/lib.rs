@@ -38,7 +38,7 @@ mod world;
 
 pub use annotation::ApprovalNeed;
 pub use combine::combine;
-pub use decide::{Approval, Approving, Cause, Decision, Effect, HostFacts, Obligations, Request};
+pub use decide::{Approval, Approving, Cause, Decision, Effect, Forward, HostFacts, Obligations, Request};
 pub use entity::{Database, Kind, Principal, Resource, account};
 pub use load::{PolicySet, Source};
 pub use problem::{LoadError, LoadErrors, Problem};

@@ -80,6 +80,10 @@ closed_list!(
         /// To see in clear what a pattern hides in what programs print.
         Reveal = "ssh:unmask",
         Sftp = "ssh:sftp",
+        /// A variable for the programs of a session.
+        Env = "ssh:env",
+        /// A tunnel to another target.
+        Forward = "ssh:forward",
         FileList = "file:list",
         FileRead = "file:read",
         FileWrite = "file:write",
@@ -102,6 +106,8 @@ impl Action {
             Action::Exec | Action::ExecDynamic => ContextOf::Command,
             Action::Shell | Action::Pty | Action::Sftp => ContextOf::Login,
             Action::Reveal => ContextOf::Output,
+            Action::Env => ContextOf::Variable,
+            Action::Forward => ContextOf::Forward,
             Action::FileList | Action::FileRead | Action::FileWrite | Action::FileRemove => ContextOf::File,
             Action::Select
             | Action::CopyOut
@@ -148,6 +154,8 @@ pub(crate) enum ContextOf {
     Command,
     Login,
     Output,
+    Variable,
+    Forward,
     File,
     Approving,
 }

@@ -160,7 +160,7 @@ fn a_condition_on_what_nothing_has_is_refused() {
         (
             r#"@id("a") forbid(principal, action, resource) when { if principal has manager then true else resource in Env::"prod" };"#,
             &[
-                r#"p.cedar:1:70: policy "a": nothing ever has "manager", so this condition is always the same (a context can have: flags, tables, command, programs, simple, line, login, mask, path, via, identity, owner, kind, rules, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete, unverified, confirmed_by)"#,
+                r#"p.cedar:1:70: policy "a": nothing ever has "manager", so this condition is always the same (a context can have: flags, tables, command, programs, simple, line, login, mask, path, via, identity, owner, kind, rules, name, value, host, port, target, workload, exe, exe_sha256, uid, gid, cgroup, ancestors, ancestors_complete, unverified, confirmed_by)"#,
             ],
         ),
     ]);

@@ -1,20 +1,21 @@
 //! Answers the machine's questions: what is asked in words, policy's decision on it, and the record of both.
 
+mod reading;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, HostFacts, RecordMode};
 use sha2::{Digest, Sha256};
 
-use super::exec::{self, Analysis, Template};
-use super::machine::{Asked, COMMAND_MAX, Question, Terms};
+use super::machine::{Asked, Question, Terms};
 use super::mask::Masks;
-use super::sftp::{Access, FileOp};
 use crate::gate::{
     Admission, Gate, Held, HoldInfo, Lease, Loaded, Need, Permit, Place, Staged, Ticket, approvals, connect,
 };
 use crate::protocol::Admitted;
 use crate::record::event::{self, Event, Identity, Step, Workload};
+use reading::{Reading, command_of, reading};
 
 /// Longest text kept in the record; the digest is of all of it.
 const RECORDED_TEXT_MAX: usize = 64 << 10;
@@ -46,25 +47,6 @@ pub(super) struct Decider {
     records_input: bool,
     synced: bool,
     masks: Option<Arc<Masks>>,
-}
-
-/// One thing policy is asked about a request.
-struct Ask<'a> {
-    action: Action,
-    path: &'a str,
-    via: &'a str,
-}
-
-/// A request in words and in policy's terms.
-struct Reading<'a> {
-    text: String,
-    step: Step,
-    asks: Vec<Ask<'a>>,
-    analysis: Analysis,
-    /// Refused whatever policy says.
-    never: Option<String>,
-    /// Said with a denial of policy.
-    why: Option<String>,
 }
 
 impl Decider {
@@ -146,12 +128,6 @@ impl Decider {
         self.event(question, &reading, event::Verdict::Deny, Vec::new(), Some(why.to_owned()), None)
     }
 
-    /// The record of a tunnel that ends here; what comes through it is decided by the session it leads to.
-    pub(super) fn tunnelled(&self, question: &Question, ends: &str) -> Event {
-        let reading = reading(&question.what, None);
-        self.event(question, &reading, event::Verdict::Permit, Vec::new(), Some(ends.to_owned()), None)
-    }
-
     /// Whether a held request may be by what people gave; nothing of it is recorded.
     pub(super) fn allows(&self, question: &Question, approved: &HoldInfo) -> bool {
         let command = command_of(&question.what);
@@ -189,7 +165,8 @@ impl Decider {
         let policies = decision.policies.clone();
         match decision.effect {
             Effect::Permit => {
-                let event = self.event(question, &reading, event::Verdict::Permit, policies, None, None);
+                let ends = question.what.ends();
+                let event = self.event(question, &reading, event::Verdict::Permit, policies, ends, None);
                 match self.gate.admit(event, staged) {
                     Some(permit) => {
                         Answer::Permit(permit, self.terms(&reading, &decision.obligations.record))
@@ -197,7 +174,7 @@ impl Decider {
                     None => Answer::Deny("no permit was made".to_owned()),
                 }
             }
-            Effect::Hold if approved.is_none() && !matches!(question.what, Asked::Pty) => {
+            Effect::Hold if approved.is_none() && question.what.can_wait() => {
                 self.held(question, &reading, &decision, binding, staged)
             }
             Effect::Hold | Effect::Deny => {
@@ -218,7 +195,7 @@ impl Decider {
     /// How the streams of a permitted program are treated. Those of a transfer are files, or a protocol of their own: they are
     /// neither changed nor kept, only counted.
     fn terms(&self, reading: &Reading<'_>, modes: &BTreeSet<RecordMode>) -> Terms {
-        let transfer = reading.asks.iter().any(|ask| !ask.via.is_empty());
+        let transfer = reading.asks.iter().any(|ask| !ask.facts.via.is_empty());
         if transfer || !matches!(reading.step, Step::Exec | Step::Shell) {
             return Terms::default();
         }
@@ -255,9 +232,7 @@ impl Decider {
                     programs: &programs,
                     simple: !line.is_empty(),
                     line: &line,
-                    path: ask.path,
-                    via: ask.via,
-                    mask: "",
+                    ..ask.facts
                 };
                 self.policies.set.decide(&policy::Request {
                     host: Some(&facts),
@@ -385,105 +360,5 @@ impl Decider {
             masked: Vec::new(),
             hold,
         }
-    }
-}
-
-/// A command line, if it is text.
-fn command_of(what: &Asked) -> Option<&str> {
-    match what {
-        Asked::Exec(bytes) => std::str::from_utf8(bytes).ok().filter(|text| text.len() <= COMMAND_MAX),
-        _ => None,
-    }
-}
-
-fn reading<'a>(what: &'a Asked, command: Option<&'a str>) -> Reading<'a> {
-    let plain = |action| vec![Ask { action, path: "", via: "" }];
-    let mut reading = Reading {
-        text: String::new(),
-        step: Step::Feature,
-        asks: Vec::new(),
-        analysis: Analysis::default(),
-        never: None,
-        why: None,
-    };
-    match what {
-        Asked::Exec(bytes) => {
-            reading.step = Step::Exec;
-            reading.text = String::from_utf8_lossy(bytes).into_owned();
-            match command {
-                Some(command) => read_command(command, &mut reading),
-                None => reading.never = Some("the command is not text, or too long".to_owned()),
-            }
-        }
-        Asked::Shell => {
-            (reading.step, reading.text) = (Step::Shell, "shell".to_owned());
-            reading.asks = plain(Action::Shell);
-        }
-        Asked::Pty => {
-            (reading.step, reading.text) = (Step::Pty, "terminal".to_owned());
-            reading.asks = plain(Action::Pty);
-        }
-        Asked::Subsystem(name) => {
-            (reading.step, reading.text) = (Step::Subsystem, format!("subsystem {name}"));
-            match name.as_str() {
-                "sftp" => reading.asks = plain(Action::Sftp),
-                _ => reading.never = Some(format!("the subsystem {name} is not known")),
-            }
-        }
-        Asked::Tunnel { kind, destination } => reading.text = format!("{kind} to {destination}"),
-        Asked::Feature(name) => reading.text.clone_from(name),
-        Asked::File(FileOp { verb, accesses }) => {
-            reading.step = Step::File;
-            let paths: Vec<&str> = {
-                let mut paths: Vec<&str> = accesses.iter().map(|(_, path)| path.as_str()).collect();
-                paths.dedup();
-                paths
-            };
-            reading.text = format!("{verb} {}", paths.join(" -> "));
-            reading.asks = accesses
-                .iter()
-                .map(|(access, path)| {
-                    let action = match access {
-                        Access::List => Action::FileList,
-                        Access::Read => Action::FileRead,
-                        Access::Write => Action::FileWrite,
-                        Access::Remove => Action::FileRemove,
-                    };
-                    Ask { action, path, via: "sftp" }
-                })
-                .collect();
-        }
-    }
-    reading
-}
-
-/// A command line: a transfer that is known by its form, a command that says what it runs, or one that does not.
-fn read_command<'a>(command: &'a str, reading: &mut Reading<'a>) {
-    reading.analysis = exec::analyse(command);
-    let template = reading.analysis.template();
-    let transfer = |action, path: &str, via| (action, path.to_owned(), via);
-    let known = match &template {
-        Some(Template::Rsync { sends: true, path }) => transfer(Action::FileRead, path, "rsync"),
-        Some(Template::Rsync { sends: false, path }) => transfer(Action::FileWrite, path, "rsync"),
-        Some(Template::Git { writes: false, repository }) => transfer(Action::FileRead, repository, "git"),
-        Some(Template::Git { writes: true, repository }) => transfer(Action::FileWrite, repository, "git"),
-        None => {
-            let action = if reading.analysis.dynamic.is_some() { Action::ExecDynamic } else { Action::Exec };
-            reading.why.clone_from(&reading.analysis.dynamic);
-            reading.asks = vec![Ask { action, path: "", via: "" }];
-            return;
-        }
-    };
-    let (action, path, via) = known;
-    // The path is a part of the command, and stands in it as it was sent.
-    match command.find(&path).and_then(|start| command.get(start..start + path.len())) {
-        Some(path) if !path.split('/').any(|part| part == "..") => {
-            reading.asks = vec![Ask { action, path, via }];
-            let deletes = |word: &String| word.starts_with("--delete") || word == "--force";
-            if reading.analysis.commands.iter().flatten().any(deletes) {
-                reading.asks.push(Ask { action: Action::FileRemove, path, via });
-            }
-        }
-        _ => reading.never = Some("the path cannot be told from the command".to_owned()),
     }
 }

@@ -1,8 +1,8 @@
 //! SSH, protocol 2: from the version line of a redirected connection to its last record.
 //!
 //! Two transports of our own, one towards the workload and one towards the target, and the connection layer relayed
-//! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `certificate`, `host`, `flow`, `machine`, `exec`, `mask`
-//! and `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
+//! between them message by message. `codec`, `packet`, `kex`, `keys`, `transport`, `auth`, `certificate`, `host`, `flow`, `machine`, `exec`, `mask`,
+//! `variable` and `sftp` are pure; `decide` asks policy; `serve`, `open` and `relay` do the I/O.
 
 mod access;
 mod auth;
@@ -24,6 +24,7 @@ mod relay;
 mod serve;
 mod sftp;
 mod transport;
+mod variable;
 
 pub use keys::HostKeys;
 pub use open::{SshError, host_keys};

@@ -307,7 +307,7 @@ where
                     break;
                 }
             }
-            self.open_tunnels();
+            self.open_tunnels()?;
             if self.machine.served.len() < HIGH_WATER {
                 more |= self.tunnels.pump(&mut self.machine);
             }
@@ -316,8 +316,8 @@ where
         Ok(())
     }
 
-    /// Tunnels that lead to a target end here, and all others nowhere.
-    fn open_tunnels(&mut self) {
+    /// Tunnels that lead to a target end here if policy lets them, and all others nowhere.
+    fn open_tunnels(&mut self) -> Result<(), Fatal> {
         for opening in self.machine.take_openings() {
             let (host, port) = (opening.host.as_str(), opening.port);
             let found = if self.tunnels.full() {
@@ -332,15 +332,12 @@ where
                     continue;
                 }
             };
-            let Some((id, question)) = self.machine.accept_tunnel(&opening) else { continue };
-            let ends = format!("ends at target {}, session {}", inner.0.backend.target.name, inner.0.id);
-            let event = self.decider.tunnelled(&question, &ends);
-            self.staged.record(event);
-            if let Err(error) = self.tunnels.open(id, self.services, inner) {
-                tracing::warn!(%error, "a tunnel could not be begun");
-                self.machine.close_tunnel(id);
-            }
+            let way = (inner.0.backend.target.name.as_str(), inner.0.id.as_str());
+            let Some(question) = self.machine.ask_tunnel(&opening, way) else { continue };
+            self.tunnels.wait(question.channel, inner);
+            self.ask(Some(question))?;
         }
+        Ok(())
     }
 
     /// A message of each side, if there is one and somewhere for it to go; whether there was.
@@ -387,8 +384,15 @@ where
         match answer {
             Answer::Permit(permit, terms) => {
                 self.machine.permit(&question, permit, terms, &mut self.staged);
+                if let Err(error) = self.tunnels.open(channel, self.services) {
+                    tracing::warn!(%error, "a tunnel could not be begun");
+                    self.machine.close_tunnel(channel);
+                }
             }
-            Answer::Deny(why) => self.machine.deny(&question, &why, &mut self.staged),
+            Answer::Deny(why) => {
+                self.tunnels.give_up(channel);
+                self.machine.deny(&question, &why, &mut self.staged);
+            }
             Answer::Hold(ticket, notice) => {
                 self.machine.hold(&question, &notice);
                 self.held.insert(channel, Held { ticket, question });

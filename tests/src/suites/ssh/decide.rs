@@ -13,7 +13,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a shell and a terminal are denied, and permitted by rule", run: shells },
     Case { name: "every kind of forwarding is denied, but to other targets", run: forwards },
     Case { name: "channels and requests of every other kind are denied, each on record", run: kinds },
-    Case { name: "variables pass by a list only", run: variables },
+    Case { name: "variables pass by a list, or by rule, and some never", run: variables },
     Case { name: "the connection lives on after a denial", run: lives_on },
 ];
 
@@ -196,13 +196,23 @@ fn variables(stage: &mut Stage) -> Result<()> {
         .client("/usr/bin/ssh")?
         .env("LC_TEST", "passes")
         .env("LD_PRELOAD_X", "does not")
+        .env("RELEASE", "7")
+        .env("RELEASE_NOTE", "secret")
+        .env("OTHER", "no rule")
         .args(super::TRUSTING)
-        .args(["-o", "SendEnv=LC_TEST LD_PRELOAD_X", "-p", &stage.sshd.port.to_string(), "-l", "variables"])
-        .args(["127.0.0.1", "printenv LC_TEST; printenv LD_PRELOAD_X"])
+        .args(["-o", "SendEnv=LC_TEST LD_PRELOAD_X RELEASE RELEASE_NOTE OTHER"])
+        .args(["-p", &stage.sshd.port.to_string(), "-l", "variables", "127.0.0.1"])
+        .args(["printenv LC_TEST; printenv LD_PRELOAD_X; printenv RELEASE; printenv RELEASE_NOTE; printenv OTHER"])
         .run()?;
-    ensure!(output.stdout == "passes\n", "{output}");
+    ensure!(output.stdout == "passes\n7\n", "{output}");
     let trail = stage.trail("variables")?;
-    holds(trail.statement("env LD_PRELOAD_X")?, &json!({"verdict": "deny"}))
+    holds(trail.statement("env LD_PRELOAD_X")?, &json!({"verdict": "deny", "policies": []}))?;
+    let by_rule = json!({"verdict": "permit", "step": "feature", "policies": ["bots-name-the-release"]});
+    holds(trail.statement("env RELEASE=7")?, &by_rule)?;
+    for denied in ["env RELEASE_NOTE=secret", "env OTHER=no rule"] {
+        holds(trail.statement(denied)?, &json!({"verdict": "deny"}))?;
+    }
+    Ok(())
 }
 
 fn lives_on(stage: &mut Stage) -> Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::hold::wait_for_hold;
 use super::streams::noise;
 use super::{Stage, TRUSTING};
 use crate::harness::postgres::free_port;
@@ -16,6 +17,7 @@ use crate::harness::trail::holds;
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a jump host leads to other targets, which decide and mask as ever", run: jump },
     Case { name: "a tunnel to PostgreSQL is a session with PostgreSQL", run: postgres },
+    Case { name: "policy forbids tunnels, and has people asked about them", run: decided },
     Case { name: "16 MiB through a jump host arrive unchanged", run: bulk },
     Case { name: "a session that is killed takes its tunnels with it", run: killed },
 ];
@@ -56,6 +58,50 @@ fn jump(stage: &mut Stage) -> Result<()> {
     // Names of targets lead there as well.
     let output = stage.through("jump-name", "jumped-name", "web-meta.internal", "id -un")?;
     ensure!(output.stdout == "root\n", "{output}");
+    Ok(())
+}
+
+fn decided(stage: &mut Stage) -> Result<()> {
+    let port = stage.sshd.port;
+    let output = stage.through("jump-forbidden", "jumped-forbidden", "127.0.0.3", "true")?;
+    ensure!(output.code == Some(255), "{output}");
+    let to = format!("direct-tcpip to 127.0.0.3:{port}");
+    let forbidden = json!({"verdict": "deny", "policies": ["no-way-to-the-changed-one"]});
+    holds(stage.trail("jump-forbidden")?.statement(&to)?, &forbidden)?;
+    let client = stage.client("/usr/bin/ssh")?.args(TRUSTING).args([
+        "-p",
+        &port.to_string(),
+        "-l",
+        "jump-plain",
+        "-W",
+        &format!("127.0.0.3:{port}"),
+        "127.0.0.1",
+    ]);
+    let output = client.run()?;
+    ensure!(output.code == Some(255) && output.stderr.contains("stdio forwarding failed"), "{output}");
+    // No rule lets this one tunnel, although it may log in at both ends.
+    let output = stage.through("jump-nobody", "jumped-nobody", "127.0.0.6", "id")?;
+    ensure!(output.code == Some(255), "{output}");
+    let to = format!("direct-tcpip to 127.0.0.6:{port}");
+    holds(stage.trail("jump-nobody")?.statement(&to)?, &json!({"verdict": "deny", "policies": []}))?;
+    for (round, answer) in ["approve", "deny"].into_iter().enumerate() {
+        let (outer, inner) = (format!("jump-held-{round}"), format!("jumped-held-{round}"));
+        let jump = stage.jump(&outer);
+        let client = stage.ssh(&inner, "127.0.0.6")?.args(["-o", &jump, "echo through"]).start()?;
+        let id = wait_for_hold(stage, &outer)?;
+        stage.world.agent.command(&[answer, &id])?.ok()?;
+        let output = client.finish(Duration::from_secs(20))?;
+        let trail = stage.trail(&outer)?;
+        if answer == "approve" {
+            ensure!(output.code == Some(0) && output.stdout == "through\n", "{output}");
+            let reason = format!("ends at target web-masked, session {}", stage.trail(&inner)?.session);
+            let ends = |event: &&serde_json::Value| event["verdict"] == "permit" && event["reason"] == reason;
+            ensure!(trail.all("statement").iter().any(ends), "{:?}", trail.all("statement"));
+        } else {
+            ensure!(output.code == Some(255) && output.stdout.is_empty(), "{output}");
+            ensure!(trail.all("statement").iter().all(|event| event["verdict"] == "hold"));
+        }
+    }
     Ok(())
 }
 

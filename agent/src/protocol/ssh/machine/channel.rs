@@ -172,16 +172,18 @@ impl Channel {
         super::framed_on(self.connection, message)
     }
 
-    /// Whether one more variable can be remembered.
+    /// Whether one more variable or terminal can be remembered.
     pub(super) fn remembers(&self, message: &[u8]) -> bool {
         self.before.iter().map(Bytes::len).sum::<usize>() + message.len() <= BEFORE_MAX
     }
 
     /// Keeps a request for a connection of the channel's own, where nobody waits for the answer a second time.
-    pub(super) fn remember(&mut self, name: &str, message: &[u8]) {
+    pub(super) fn remember(&mut self, message: &[u8]) {
         let mut message = message.to_vec();
         // Behind the message's number, the channel's, and the name with its length.
-        if let Some(want_reply) = message.get_mut(9 + name.len()) {
+        let name =
+            message.get(5..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_be_bytes);
+        if let Some(want_reply) = usize::try_from(name).ok().and_then(|name| message.get_mut(9 + name)) {
             *want_reply = 0;
         }
         self.before.push(message.into());

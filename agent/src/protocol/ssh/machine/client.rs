@@ -3,18 +3,14 @@
 use bytes::{BufMut, Bytes};
 
 use super::super::codec::{Reader, msg, put_string};
+use super::super::variable::{self, Sort};
 use super::channel::{Asking, Channel, Owed, Stage, adjust, data, open_failure, simple};
 use super::{
     AHEAD_MAX, Asked, CHANNELS_MAX, CLIENT, COMMAND_MAX, Fatal, Machine, OWED_MAX, Opening, PROHIBITED,
-    Question, SHORTAGE, framed, put_frame,
+    Question, SHORTAGE, VALUE_MAX, framed, put_frame,
 };
 use crate::gate::Staged;
 use crate::record::output::{self, Kind};
-
-/// Environment a client may set: language and terminal, and the version git wants to speak.
-fn harmless_variable(name: &str) -> bool {
-    name == "LANG" || name.starts_with("LC_") || name == "GIT_PROTOCOL" || name == "COLORTERM"
-}
 
 impl Machine {
     /// One message of the client.
@@ -205,27 +201,34 @@ impl Machine {
                 Asked::Exec(command.get(..COMMAND_MAX + 1).unwrap_or(command).to_vec())
             }
             "shell" if idle => Asked::Shell,
-            "pty-req" if idle => Asked::Pty,
+            "pty-req" if idle && channel.remembers(message) => Asked::Pty,
             "subsystem" if idle => {
                 Asked::Subsystem(reader.text().map_err(malformed)?.chars().take(80).collect())
             }
             "env" if idle => {
                 let variable = reader.text().map_err(malformed)?;
-                if harmless_variable(variable) && channel.remembers(message) {
-                    channel.remember(name, message);
-                    self.forward_request(id, message, want_reply, staged);
-                } else {
-                    if want_reply {
-                        self.answer(id, false);
+                let value = std::str::from_utf8(reader.string().map_err(malformed)?).ok();
+                let value = value.filter(|value| value.len() <= VALUE_MAX && !value.contains('\0'));
+                let sort = match value {
+                    Some(value) if channel.remembers(message) => variable::sort(variable, value),
+                    _ => Sort::Never("its value is too long, or no text"),
+                };
+                match sort {
+                    Sort::Asks { name, value } => Asked::Env { name, value },
+                    Sort::Passes => {
+                        channel.remember(message);
+                        self.forward_request(id, message, want_reply, staged);
+                        return Ok(None);
                     }
-                    let variable: String = variable.chars().take(80).collect();
-                    self.refuse_always(
-                        id,
-                        Asked::Feature(format!("env {variable}")),
-                        "not on the list of variables, or too long",
-                    );
+                    Sort::Never(why) => {
+                        if want_reply {
+                            self.answer(id, false);
+                        }
+                        let variable: String = variable.chars().take(80).collect();
+                        self.refuse_always(id, Asked::Feature(format!("env {variable}")), why);
+                        return Ok(None);
+                    }
                 }
-                return Ok(None);
             }
             // These mean something to a program or a terminal that runs, and nothing otherwise.
             "window-change" => {

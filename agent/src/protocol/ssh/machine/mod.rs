@@ -33,6 +33,9 @@ const CHANNELS_MAX: usize = 64;
 /// Answers a side may be owed at once.
 const OWED_MAX: usize = 128;
 
+/// Longest value of a variable that policy is asked about.
+const VALUE_MAX: usize = 4 << 10;
+
 /// Longest command line.
 pub(super) const COMMAND_MAX: usize = 128 << 10;
 
@@ -87,7 +90,14 @@ pub(super) enum Asked {
     Shell,
     Pty,
     Subsystem(String),
-    /// A channel of another kind than a session, with where it leads to.
+    /// A variable that neither always passes nor never does.
+    Env {
+        name: String,
+        value: String,
+    },
+    /// A tunnel to another target.
+    Forward(Way),
+    /// A channel of another kind than a session, with where it would lead to.
     Tunnel {
         kind: String,
         destination: String,
@@ -95,6 +105,33 @@ pub(super) enum Asked {
     /// Agent or X11 forwarding, a listening port, an environment variable that is not on the list.
     Feature(String),
     File(FileOp),
+}
+
+/// Where a tunnel leads: as it was asked for, and the target and session it ends at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) target: String,
+    pub(super) session: String,
+}
+
+impl Asked {
+    /// Said in the record with a permit.
+    pub(super) fn ends(&self) -> Option<String> {
+        let Self::Forward(way) = self else { return None };
+        Some(format!("ends at target {}, session {}", way.target, way.session))
+    }
+
+    /// Something about a channel on which nothing runs yet, or ever: it goes on either way.
+    fn prepares(&self) -> bool {
+        matches!(self, Self::Pty | Self::Env { .. })
+    }
+
+    /// Whether people can be asked about it.
+    pub(super) fn can_wait(&self) -> bool {
+        !self.prepares()
+    }
 }
 
 /// A program that ended, or what is known of it when its channel did.
@@ -216,15 +253,19 @@ impl Machine {
                     channel.owed.push_back(Owed::Upstream);
                 }
                 let (op, sftp, size) = (asking.op, asking.sftp, asking.size);
-                if question.what == Asked::Pty {
+                if question.what.prepares() {
                     let request = asking.request.clone();
-                    channel.remember("pty-req", &request);
-                    channel.terminal = size;
+                    channel.remember(&request);
+                    channel.terminal = size.or(channel.terminal);
                     channel.stage = Stage::Idle;
                 } else {
                     channel.stage = Stage::Running(Box::new(Running::new(op, sftp, terms)));
                     self.say_size(question.channel);
                 }
+            }
+            Stage::Opening if matches!(question.what, Asked::Forward(_)) => {
+                staged.permitted(permit, &[]);
+                self.enter_tunnel(question.channel);
             }
             Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused | Stage::Tunnel(_) => {}
         }
@@ -242,7 +283,7 @@ impl Machine {
             }
             Stage::Asking(asking) if asking.op == question.op => {
                 let want_reply = asking.want_reply;
-                if question.what == Asked::Pty {
+                if question.what.prepares() {
                     channel.stage = Stage::Idle;
                     if want_reply {
                         self.answer(id, false);
@@ -251,13 +292,16 @@ impl Machine {
                     self.refuse(id, want_reply, why, staged);
                 }
             }
+            Stage::Opening if matches!(question.what, Asked::Forward(_)) => self.leave_tunnel(id, why),
             Stage::Opening | Stage::Idle | Stage::Asking(_) | Stage::Refused | Stage::Tunnel(_) => {}
         }
     }
 
-    /// The answer to a question: a person decides; the client is told to wait.
+    /// The answer to a question: a person decides; the client is told to wait, where it has a channel to be told on.
     pub(super) fn hold(&mut self, question: &Question, notice: &str) {
-        self.tell(question.channel, notice);
+        if !matches!(question.what, Asked::Forward(_)) {
+            self.tell(question.channel, notice);
+        }
     }
 
     /// Goes on with a channel after an answer: with what the client sent meanwhile, up to the next question.

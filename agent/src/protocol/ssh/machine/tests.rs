@@ -1,5 +1,6 @@
 mod beside;
 mod fuzz;
+mod tunnel;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -165,6 +166,46 @@ fn answers_keep_the_order_of_the_requests() {
     session.server(&message(msg::CHANNEL_SUCCESS, &[N(id)]));
     assert_eq!(numbers(&session.down()), [msg::CHANNEL_SUCCESS, msg::CHANNEL_FAILURE]);
     assert_eq!(session.up().len(), 1);
+}
+
+#[test]
+fn a_variable_that_is_asked_about_goes_on_when_it_is_permitted_and_before_the_program() {
+    let mut session = Session::default();
+    let id = session.open();
+    let env = message(msg::CHANNEL_REQUEST, &[N(id), S("env"), B(true), S("RELEASE"), S("7")]);
+    for yes in [true, false] {
+        let question = session.client(&env).unwrap();
+        assert_eq!(question.what, Asked::Env { name: "RELEASE".to_owned(), value: "7".to_owned() });
+        assert_eq!(session.up(), Vec::<Bytes>::new());
+        let next = if yes { session.permit(&question) } else { session.deny(&question) };
+        assert_eq!((next, session.up().len()), (None, usize::from(yes)));
+    }
+    session.server(&message(msg::CHANNEL_SUCCESS, &[N(id)]));
+    assert_eq!(numbers(&session.down()), [msg::CHANNEL_SUCCESS, msg::CHANNEL_FAILURE]);
+    // Remembered for a connection of the channel's own, where nobody waits for the answer.
+    let again = message(msg::CHANNEL_REQUEST, &[N(9), S("env"), B(false), S("RELEASE"), S("7")]);
+    assert_eq!(session.machine.channels[&id].before, [again]);
+    let question = session.exec(id, "true");
+    session.permit(&question);
+    assert_eq!(session.up().len(), 1);
+}
+
+#[test]
+fn variables_and_terminals_are_remembered_up_to_a_limit() {
+    let mut session = Session::default();
+    let id = session.open();
+    let modes = "m".repeat(20 << 10);
+    let pty = message(
+        msg::CHANNEL_REQUEST,
+        &[N(id), S("pty-req"), B(false), S("xterm"), N(80), N(24), N(0), N(0), S(&modes)],
+    );
+    for _ in 0..3 {
+        let question = session.client(&pty).unwrap();
+        session.permit(&question);
+    }
+    assert_eq!(session.client(&pty), None);
+    assert_eq!(session.up().len(), 3);
+    assert_eq!(session.machine.take_refused().len(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::codec::{Malformed, Reader, msg};
 use super::super::flow::FlowError;
 use super::channel::{Channel, Stage, adjust, data, open_failure, simple};
-use super::{Asked, CHANNELS_MAX, CLIENT, Fatal, Machine, PROHIBITED, SHORTAGE, put_frame};
+use super::{Asked, CHANNELS_MAX, CLIENT, Fatal, Machine, PROHIBITED, Question, SHORTAGE, Way, put_frame};
 
 /// What a client may send before it was taken.
 const WINDOW: u32 = 256 << 10;
@@ -61,13 +61,16 @@ impl Machine {
         self.refuse_always(0, opening.asked(), why);
     }
 
-    /// The tunnel ends here: its channel's number and that of the operation; none when there are too many channels.
-    pub(in super::super) fn accept_tunnel(&mut self, opening: &Opening) -> Option<(u32, super::Question)> {
+    /// The tunnel leads to a target, and may be if policy says so; none when there are too many channels. What is asked about
+    /// has a channel already, which the client may not use before it is told of it.
+    pub(in super::super) fn ask_tunnel(
+        &mut self,
+        opening: &Opening,
+        (target, session): (&str, &str),
+    ) -> Option<Question> {
         if self.channels.len() >= CHANNELS_MAX {
-            put_frame(
-                &mut self.served,
-                &open_failure(opening.number, SHORTAGE, "chaperone: too many channels"),
-            );
+            let failure = open_failure(opening.number, SHORTAGE, "chaperone: too many channels");
+            put_frame(&mut self.served, &failure);
             return None;
         }
         self.next = self.next.wrapping_add(1);
@@ -78,15 +81,29 @@ impl Machine {
         // A first window always fits, and all of it is ours to use.
         let _ = channel.to_client.grant(opening.window);
         channel.to_client.take_over();
+        self.channels.insert(id, channel);
+        let (target, session) = (target.to_owned(), session.to_owned());
+        let way = Way { host: opening.host.clone(), port: opening.port, target, session };
+        Some(self.ask(id, Asked::Forward(way)))
+    }
+
+    /// It may be, and ends here.
+    pub(super) fn enter_tunnel(&mut self, id: u32) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         let window = WINDOW as usize;
         channel.stage = Stage::Tunnel(Box::new(Tunnel { window, ..Tunnel::default() }));
-        self.channels.insert(id, channel);
-        let mut message = simple(msg::CHANNEL_OPEN_CONFIRMATION, opening.number);
+        let mut message = simple(msg::CHANNEL_OPEN_CONFIRMATION, channel.client);
         for value in [id, WINDOW, PACKET] {
             message.put_u32(value);
         }
         put_frame(&mut self.served, &message);
-        Some((id, self.ask(id, opening.asked())))
+    }
+
+    /// It may not be.
+    pub(super) fn leave_tunnel(&mut self, id: u32, why: &str) {
+        let Some(channel) = self.channels.remove(&id) else { return };
+        let text = format!("chaperone: {why}");
+        put_frame(&mut self.served, &open_failure(channel.client, PROHIBITED, &text));
     }
 
     /// A message of the client on a tunnel's channel.

@@ -22,9 +22,15 @@ const TUNNELS_MAX: usize = 16;
 /// What waits for the client of a tunnel.
 const WAITING_MAX: usize = 64 << 10;
 
-/// Our end of a tunnel, by the number of its channel.
+/// By the number of the channel of each.
 #[derive(Default)]
-pub(super) struct Tunnels(BTreeMap<u32, Tunnel>);
+pub(super) struct Tunnels {
+    /// Where those lead that are not decided yet.
+    waiting: BTreeMap<u32, (Admitted, Protocol)>,
+    open: BTreeMap<u32, Tunnel>,
+}
+
+/// Our end of a tunnel.
 
 struct Tunnel {
     near: UnixStream,
@@ -57,26 +63,33 @@ fn begin(services: Services<'_>, admitted: Admitted, protocol: Protocol) -> std:
 
 impl Tunnels {
     pub(super) fn full(&self) -> bool {
-        self.0.len() >= TUNNELS_MAX
+        self.waiting.len() + self.open.len() >= TUNNELS_MAX
     }
 
-    pub(super) fn open(
-        &mut self,
-        id: u32,
-        services: Services<'_>,
-        (admitted, protocol): (Admitted, Protocol),
-    ) -> std::io::Result<()> {
+    /// One that is asked about.
+    pub(super) fn wait(&mut self, id: u32, inner: (Admitted, Protocol)) {
+        self.waiting.insert(id, inner);
+    }
+
+    /// It may not be.
+    pub(super) fn give_up(&mut self, id: u32) {
+        self.waiting.remove(&id);
+    }
+
+    /// It may be, if the channel is one that was asked about.
+    pub(super) fn open(&mut self, id: u32, services: Services<'_>) -> std::io::Result<()> {
+        let Some((admitted, protocol)) = self.waiting.remove(&id) else { return Ok(()) };
         let near = begin(services, admitted, protocol)?;
         let (inward, outward) = (BytesMut::new(), BytesMut::new());
         let tunnel = Tunnel { near, inward, taken: 0, outward, ended: false, told: false, over: false };
-        self.0.insert(id, tunnel);
+        self.open.insert(id, tunnel);
         Ok(())
     }
 
     /// Moves what the machine has for tunnels, and what they have for it; whether anything moved.
     pub(super) fn pump(&mut self, machine: &mut Machine) -> bool {
         let mut moved = false;
-        self.0.retain(|id, tunnel| {
+        self.open.retain(|id, tunnel| {
             let Some((bytes, ended)) = machine.tunnel_takes(*id) else { return false };
             moved |= !bytes.is_empty() || tunnel.taken > 0;
             tunnel.inward.unsplit(bytes);
@@ -99,7 +112,7 @@ impl Tunnels {
     pub(super) async fn exchange(&mut self) {
         poll_fn(|cx| {
             let mut moved = false;
-            for tunnel in self.0.values_mut() {
+            for tunnel in self.open.values_mut() {
                 moved |= tunnel.poll(cx);
             }
             if moved { Poll::Ready(()) } else { Poll::Pending }

@@ -1,6 +1,7 @@
 //! Mutated conversations: whatever two sides say in whatever order, nothing panics, what is kept is bounded, and the target
 //! hears of no program, terminal or forwarding that was not permitted.
 
+use super::super::super::variable::{self, Sort};
 use super::*;
 
 const FROM_CLIENT: u8 = 0;
@@ -53,6 +54,7 @@ fn seeds() -> Vec<Vec<u8>> {
     opened(&mut exec);
     exec.extend([
         request("env", &[S("LANG"), S("C")]),
+        request("env", &[S("RELEASE"), S("7")]),
         request("exec", &[S("cat /etc/passwd")]),
         (FROM_CLIENT, message(msg::CHANNEL_DATA, &[N(ID), S("input")])),
         (FROM_TARGET, message(msg::CHANNEL_SUCCESS, &[N(ID)])),
@@ -141,7 +143,8 @@ impl Count {
             Asked::Shell => "shell",
             Asked::Pty => "pty-req",
             Asked::Subsystem(_) => "subsystem",
-            Asked::Tunnel { .. } | Asked::Feature(_) | Asked::File(_) => return,
+            Asked::Env { .. } => "env",
+            Asked::Tunnel { .. } | Asked::Forward(_) | Asked::Feature(_) | Asked::File(_) => return,
         };
         *self.permitted.entry(kind).or_default() += 1;
     }
@@ -156,8 +159,14 @@ impl Count {
                     !matches!(name, b"x11-req" | b"auth-agent-req@openssh.com"),
                     "the target heard of a forwarding"
                 );
-                let kinds = ["exec", "shell", "pty-req", "subsystem"];
-                if let Some(kind) = kinds.into_iter().find(|kind| kind.as_bytes() == name) {
+                let kinds = ["exec", "shell", "pty-req", "subsystem", "env"];
+                // Some variables pass without a question.
+                let passes = name == b"env" && {
+                    reader.bool().unwrap();
+                    variable::sort(reader.text().unwrap(), "") == Sort::Passes
+                };
+                let kind = kinds.into_iter().find(|kind| kind.as_bytes() == name && !passes);
+                if let Some(kind) = kind {
                     *self.heard.entry(kind).or_default() += 1;
                 }
             }
@@ -194,6 +203,7 @@ fn play(input: &[u8], mut turn: usize) -> Count {
             _ => machine.server_beside(ID, &text, staged),
         };
         let Ok(mut question) = outcome else { break };
+        tunnels(&mut session, &mut waiting, turn);
         // Some answers come at once, some later, in another order.
         while let Some(asked) = question.take() {
             if turn.is_multiple_of(5) {
@@ -221,6 +231,23 @@ fn play(input: &[u8], mut turn: usize) -> Count {
     count
 }
 
+/// What the relay does about tunnels, as far as the machine is concerned.
+fn tunnels(session: &mut Session, waiting: &mut VecDeque<Question>, turn: usize) {
+    let machine = &mut session.machine;
+    for opening in machine.take_openings() {
+        match turn % 7 {
+            0 => machine.refuse_tunnel(&opening, "no"),
+            _ => waiting.extend(machine.ask_tunnel(&opening, ("web", "s"))),
+        }
+    }
+    for id in ID..ID + 3 {
+        if let Some((bytes, _)) = machine.tunnel_takes(id) {
+            machine.tunnel_took(id, bytes.len());
+            machine.tunnel_gives(id, &mut BytesMut::from(&b"from there"[..]));
+        }
+    }
+}
+
 /// The next question of that channel, if the session goes on.
 fn answer(session: &mut Session, count: &mut Count, asked: &Question, yes: bool) -> Option<Question> {
     let (machine, staged) = (&mut session.machine, &mut session.staged);
@@ -241,6 +268,6 @@ fn fuzz_conversations_of_two_sides() {
     for (seed, turn) in seeds.iter().flat_map(|seed| (0..60).map(move |turn| (seed, turn))) {
         heard.extend(play(seed, turn).heard.into_keys());
     }
-    assert_eq!(heard.len(), 4, "what is played gets nowhere: {heard:?}");
+    assert_eq!(heard.len(), 5, "what is played gets nowhere: {heard:?}");
     crate::mutate::fuzz(&seeds, |input| drop(play(input, input.len())));
 }
