@@ -31,7 +31,6 @@ pub(super) struct Tunnels {
 }
 
 /// Our end of a tunnel.
-
 struct Tunnel {
     near: UnixStream,
     /// From the client; how much of it is not accounted for yet.
