@@ -77,6 +77,12 @@ impl Identities {
         Self { tokens: Arc::new(tokens), ..self }
     }
 
+    /// The same, with the tokens of others.
+    #[must_use]
+    pub fn sharing(self, others: &Self) -> Self {
+        Self { tokens: Arc::clone(&others.tokens), ..self }
+    }
+
     #[must_use]
     pub fn tokens(&self) -> &Tokens {
         &self.tokens

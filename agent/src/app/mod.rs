@@ -32,7 +32,7 @@ use crate::gate::{self, Gate, Grants};
 use crate::identity::Identities;
 use crate::intercept::{self, Intercept, Namespaces, Redirects};
 use crate::record::Journal;
-use crate::record::event::Event;
+use crate::record::event::{Event, HoldOutcome};
 use crate::registry::{Command, Registry};
 use crate::session::Shared;
 use crate::workload::Provenance;
@@ -241,6 +241,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     warden.abort();
     announcing.abort();
     keeper.abort();
+    let parked = agent.shared.gate.holds().withdraw_parked();
+    warden::record_ends(&journal, parked, HoldOutcome::Withdrawn, Some("the agent ended"));
     journal.append(&[Event::AgentStop { reason: reason.to_owned() }]).context("cannot record the stop")?;
     journal.close().context("cannot close the journal")?;
     Ok(())
@@ -337,7 +339,9 @@ impl Agent {
             // Its sessions obey new policies; the kernel and new sessions are the successor's.
             self.shared.gate.replace_approvers(config.approvers.clone());
             self.shared.gate.set_lock_action(config.hold.lock_action);
-            warden::end_changed(&self.shared.registry, &Identities::new(config.identities.clone()));
+            let world = self.shared.world();
+            let identities = Identities::new(config.identities.clone()).sharing(&world.identities);
+            warden::end_changed(&self.shared.registry, &identities);
             self.shared.gate.replace(policies);
             return Ok(());
         }

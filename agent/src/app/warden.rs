@@ -1,4 +1,5 @@
-//! Ends sessions whose reason to be has ended: an expired or revoked grant, an identity that changed, a token.
+//! Ends sessions whose reason to be has ended: an expired or revoked grant, an identity that changed, a token. Records the
+//! end of requests that nobody answered and no session waits for.
 //!
 //! Looks ten times a second, so that an end is felt well within one. Sessions are told by name until they are gone,
 //! because a command to one that is not listening yet can be lost.
@@ -9,11 +10,11 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::gate::{Now, Swept};
+use crate::gate::{HoldInfo, Now, Swept};
 use crate::identity::{Identities, IdentityError};
 use crate::intercept::Redirects;
 use crate::record::Journal;
-use crate::record::event::Event;
+use crate::record::event::{Event, HoldOutcome};
 use crate::registry::{Command, Registry};
 use crate::session::Shared;
 
@@ -39,9 +40,29 @@ pub(super) async fn watch(shared: Arc<Shared<Redirects>>) {
             }
             Err(error) => warn!(%error, "looking after grants panicked"),
         }
+        record_ends(&shared.journal, shared.gate.holds().take_unanswered(), HoldOutcome::Expired, None);
         if look % IDENTITIES_EVERY == 0 {
             end_changed(&shared.registry, &shared.world().identities);
         }
+    }
+}
+
+/// The ends of requests that stand without a session.
+pub(super) fn record_ends(journal: &Journal, ended: Vec<HoldInfo>, outcome: HoldOutcome, why: Option<&str>) {
+    let resolved = |info: HoldInfo| Event::HoldResolved {
+        session: info.session,
+        op: info.op,
+        hold: info.id,
+        outcome,
+        by: None,
+        comment: why.map(str::to_owned),
+    };
+    let events: Vec<Event> = ended.into_iter().map(resolved).collect();
+    if events.is_empty() {
+        return;
+    }
+    if let Err(error) = journal.append(&events) {
+        warn!(%error, requests = events.len(), "requests ended unanswered, and that could not be recorded");
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use chaperone_policy::ApprovalNeed;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::grants::Given;
@@ -184,6 +184,9 @@ pub enum VoteError {
 /// Requests of one identity that stand without a session, at most; more are refused.
 const MOST_PARKED: usize = 100;
 
+/// A decision that is there already is looked at in no time.
+const DECIDED: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{MOST_PARKED} requests of this identity wait for an approval already")]
 pub struct TooMany;
@@ -193,6 +196,18 @@ pub struct Holds {
     inner: Mutex<Inner>,
     /// Where new requests are told.
     announce_tx: Option<mpsc::Sender<HoldInfo>>,
+    /// For who asks a target about what nobody waits for.
+    turns: Turns,
+}
+
+/// So many at once.
+#[derive(Debug)]
+struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Semaphore::new(4))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +215,8 @@ struct Inner {
     pending: BTreeMap<String, Pending>,
     /// By binding: what passes once, and until when.
     ready: HashMap<String, Ready>,
+    /// What nobody answered in time and nobody waited for: its end is still to be recorded.
+    unanswered: Vec<HoldInfo>,
 }
 
 #[derive(Debug)]
@@ -259,6 +276,16 @@ impl Holds {
         Ticket { info, deadline: Instant::now() + timeout, resolution_rx, holds: Arc::clone(self) }
     }
 
+    /// A ticket that is decided already, for what was parked, approved and sent again; it is looked at like any other.
+    #[must_use]
+    pub fn decided(self: &Arc<Self>, info: HoldInfo) -> Ticket {
+        let (resolution_tx, resolution_rx) = oneshot::channel();
+        let (given, terms) = (info.given.clone(), AccessTerms::default());
+        // The other end is right here.
+        let _ = resolution_tx.send(Resolution { approved: true, given, comment: None, terms });
+        Ticket { info, deadline: Instant::now() + DECIDED, resolution_rx, holds: Arc::clone(self) }
+    }
+
     /// Registers a request that nobody waits for. The same again is the same request: its id, and whether it is new.
     ///
     /// # Errors
@@ -280,6 +307,21 @@ impl Holds {
         let waiter = Waiter::Nobody { until: Instant::now() + timeout };
         inner.pending.insert(id.clone(), Pending { info, terms: AccessTerms::default(), waiter });
         Ok((id, true))
+    }
+
+    /// Requests that ended unanswered since this was asked last, where no session is there to record it.
+    #[must_use]
+    pub fn take_unanswered(&self) -> Vec<HoldInfo> {
+        std::mem::take(&mut self.lock().unanswered)
+    }
+
+    /// The same of all that nobody waits for: the agent ends, and they end with it.
+    #[must_use]
+    pub fn withdraw_parked(&self) -> Vec<HoldInfo> {
+        let mut inner = self.lock();
+        let parked = |pending: &Pending| matches!(pending.waiter, Waiter::Nobody { .. });
+        let ended = inner.pending.extract_if(.., |_, pending| parked(pending));
+        ended.map(|(_, pending)| pending.info).collect()
     }
 
     /// Lets what was parked pass once, until the approval is too old.
@@ -305,6 +347,11 @@ impl Holds {
                 && matches!(pending.waiter, Waiter::Session(_))
         });
         of_it.count()
+    }
+
+    /// Waits until few enough others ask their targets about what is parked.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.0.acquire().await.ok()
     }
 
     /// Adds what was found out since.
@@ -376,11 +423,11 @@ impl Holds {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // What nobody waits for ends when somebody looks.
         let now = Instant::now();
-        inner.pending.retain(|_, pending| match pending.waiter {
-            Waiter::Session(_) => true,
-            Waiter::Nobody { until } => now < until,
-        });
-        inner.ready.retain(|_, ready| now < ready.until);
+        let Inner { pending, ready, unanswered } = &mut *inner;
+        let over = |pending: &Pending| matches!(pending.waiter, Waiter::Nobody { until } if until <= now);
+        let ended = pending.extract_if(.., |_, pending| over(pending));
+        unanswered.extend(ended.map(|(_, pending)| pending.info));
+        ready.retain(|_, ready| now < ready.until);
         inner
     }
 }

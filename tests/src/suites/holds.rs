@@ -1,6 +1,7 @@
 //! Access for a time, and the people who give it: asked for by connecting, granted, used, ended on the second.
 
 mod apart;
+mod ended;
 mod yes;
 
 use std::fs;
@@ -45,9 +46,12 @@ forbid(principal, action == Action::"sql:delete", resource == Table::"shop/shop/
 
 const CASES: &[Case<World>] = &[
     Case { name: "a connection without a permit asks, waits, and goes on once granted", run: asks },
-    Case { name: "PA17: a grant that ends cuts the session off in mid-query, within a second", run: expires },
-    Case { name: "a grant that is revoked cuts the session off, within a second", run: revoked },
-    Case { name: "a session that is killed is cut off in mid-query, within a second", run: killed },
+    Case {
+        name: "PA17: a grant that ends cuts the session off in mid-query, within a second",
+        run: ended::expires,
+    },
+    Case { name: "a grant that is revoked cuts the session off, within a second", run: ended::revoked },
+    Case { name: "a session that is killed is cut off in mid-query, within a second", run: ended::killed },
     Case { name: "access that is denied or that nobody grants is refused with the reason", run: not_granted },
     Case { name: "a client that hangs up takes its request with it", run: hung_up },
     Case { name: "a grant is good for its uses and no more", run: uses },
@@ -79,6 +83,10 @@ const CASES: &[Case<World>] = &[
         run: apart::retries,
     },
     Case {
+        name: "a request that nobody waits for and nobody answers has its end on record",
+        run: apart::unanswered,
+    },
+    Case {
         name: "who does not wait for access connects again once it is granted",
         run: apart::retries_access,
     },
@@ -87,8 +95,11 @@ const CASES: &[Case<World>] = &[
         run: apart::announced,
     },
     Case { name: "policy test and explain say what is decided", run: apart::asked_offline },
-    Case { name: "a policy that no longer lets in ends live sessions in mid-query", run: policy_closes },
-    Case { name: "an identity that changes ends its live sessions", run: identity_changes },
+    Case {
+        name: "a policy that no longer lets in ends live sessions in mid-query",
+        run: ended::policy_closes,
+    },
+    Case { name: "an identity that changes ends its live sessions", run: ended::identity_changes },
     Case { name: "somebody else's login name gives no right of theirs, and is recorded", run: foreign },
     Case { name: "grants are there after a restart, and a damaged file is refused", run: restart },
 ];
@@ -223,72 +234,6 @@ fn asks(world: &mut World) -> Result<()> {
     world.agent.command(&["revoke", &used])?.ok().map(drop)
 }
 
-/// A session of `idle-bot` on this grant that is in the middle of a query.
-fn in_mid_query(world: &World, user: &str) -> Result<Running> {
-    let client =
-        idle(world, user).start_script("select 'begun';\nselect pg_sleep(25);\nselect 'slept';\n")?;
-    Trail::when(&world.agent, user, |trail| trail.statement("select pg_sleep(25)").is_ok())?;
-    Ok(client)
-}
-
-fn sleeping(world: &World) -> Result<String> {
-    world.postgres.admin(
-        "select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep(25)%' \
-         and pid <> pg_backend_pid()",
-    )
-}
-
-fn cut_off(world: &World, output: &Output, why: &str) -> Result<()> {
-    ensure!(output.stdout == "begun\n" && output.code != Some(0), "{output}");
-    ensure!(output.stderr.contains("FATAL:  57P01: terminated: ") && output.stderr.contains(why), "{output}");
-    wait_for("the server having stopped the query", Duration::from_secs(2), || {
-        Ok((sleeping(world)? == "0").then_some(()))
-    })
-}
-
-fn expires(world: &mut World) -> Result<()> {
-    revoke_all(world)?;
-    let id = grant(world, &["idle-bot", "--target", "shop", "--for", "3s"])?;
-    let until = Instant::now() + Duration::from_secs(3);
-    let client = in_mid_query(world, "expires")?;
-    ensure!(Instant::now() < until && sleeping(world)? == "1", "too slow to see it run");
-    let output = finish(client)?;
-    let late = Instant::now().saturating_duration_since(until);
-    cut_off(world, &output, &format!("grant {id}: expired"))?;
-    ensure!(Instant::now() >= until && late < Duration::from_secs(1), "cut off {late:?} late");
-    eprintln!("        cut off {} ms after the grant's end", late.as_millis());
-    holds(world.trail("expires")?.first("session_end")?, &json!({"reason": format!("grant {id}: expired")}))
-}
-
-fn revoked(world: &mut World) -> Result<()> {
-    revoke_all(world)?;
-    let id = grant(world, &["idle-bot", "--for", "60s"])?;
-    let client = in_mid_query(world, "revoked")?;
-    let started = Instant::now();
-    world.agent.command(&["revoke", &id, "--reason", "a mistake"])?.ok()?;
-    let output = finish(client)?;
-    ensure!(started.elapsed() < Duration::from_millis(1500), "{:?} with the command", started.elapsed());
-    cut_off(world, &output, "revoked: a mistake")?;
-    let again = world.agent.command(&["revoke", &id])?;
-    ensure!(again.code == Some(1), "revoked twice: {again}");
-    Ok(())
-}
-
-fn killed(world: &mut World) -> Result<()> {
-    revoke_all(world)?;
-    grant(world, &["idle-bot", "--for", "60s"])?;
-    let client = in_mid_query(world, "killed")?;
-    let session = Trail::when(&world.agent, "killed", |_| true)?.session;
-    let started = Instant::now();
-    world.agent.command(&["kill", &session, "--reason", "enough"])?.ok()?;
-    let output = finish(client)?;
-    ensure!(started.elapsed() < Duration::from_millis(1500), "{:?} with the command", started.elapsed());
-    cut_off(world, &output, "enough")?;
-    let end = world.trail("killed")?.first("session_end")?.clone();
-    ensure!(end["reason"].as_str().is_some_and(|reason| reason.contains("enough")), "{end}");
-    Ok(())
-}
-
 fn not_granted(world: &mut World) -> Result<()> {
     revoke_all(world)?;
     let client = idle(world, "denied").start_script("select 1;\n")?;
@@ -396,47 +341,6 @@ fn whose_yes(world: &mut World) -> Result<()> {
     ensure!(waiting(world)?.len() == 1, "a yes that does not count ended the request");
     approve(world, &id, "ben", &["--for", "5s", "--uses", "1"])?.ok()?;
     ensure!(finish(client)?.stdout == "in\n");
-    Ok(())
-}
-
-fn policy_closes(world: &mut World) -> Result<()> {
-    revoke_all(world)?;
-    grant(world, &["idle-bot", "--for", "60s"])?;
-    let client = in_mid_query(world, "closes")?;
-    let closed = ASKING.replace(
-        "permit(principal == NonHumanIdentity::\"idle-bot\", action == Action::\"connect\"",
-        "forbid(principal == NonHumanIdentity::\"idle-bot\", action == Action::\"connect\"",
-    );
-    world.write_policy(&format!("{POLICY}{closed}"))?;
-    let started = Instant::now();
-    world.agent.reload()?;
-    let output = finish(client);
-    let took = started.elapsed();
-    world.write_policy(&format!("{POLICY}{ASKING}"))?;
-    world.agent.reload()?;
-    let output = output?;
-    ensure!(took < Duration::from_millis(1500), "{took:?} with the reload");
-    ensure!(output.stdout == "begun\n" && output.stderr.contains("no longer permitted"), "{output}");
-    Ok(())
-}
-
-fn identity_changes(world: &mut World) -> Result<()> {
-    revoke_all(world)?;
-    grant(world, &["idle-bot", "--for", "60s"])?;
-    let client = in_mid_query(world, "changes")?;
-    let good = fs::read_to_string(&world.agent.config)?;
-    let other =
-        good.replacen("name = \"idle-bot\"\ngroups = []", "name = \"idle-bot\"\ngroups = [\"ai-agents\"]", 1);
-    ensure!(other != good, "the configuration is not what the case thinks:\n{good}");
-    fs::write(&world.agent.config, other)?;
-    let started = Instant::now();
-    world.agent.reload()?;
-    let output = finish(client);
-    let took = started.elapsed();
-    world.write_config()?;
-    world.agent.reload()?;
-    cut_off(world, &output?, "identity idle-bot was changed")?;
-    ensure!(took < Duration::from_millis(1500), "{took:?} with the reload");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Who it is: cgroups that lie about themselves, and groups that an identity provider gives and takes away.
 
 mod authority;
+mod host;
 mod login;
 mod platform;
 
@@ -17,6 +18,7 @@ use crate::harness::cgroup::{Cgroup, mount_point};
 use crate::harness::postgres::free_port;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, Program, Running, wait_for};
+use crate::harness::sshd::Sshd;
 use crate::harness::trail::{Trail, everything, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 
@@ -32,6 +34,8 @@ const TTL: u64 = 6;
 const MORE: &str = r#"
 @id("agents-sleep")
 permit(principal in Group::"ai-agents", action == Action::"sql:call", resource == Routine::"shop/shop/pg_catalog.pg_sleep");
+@id("readers-log-in")
+permit(principal in Group::"mail-readers", action in [Action::"connect", Action::"ssh:exec"], resource is Account in Env::"prod");
 "#;
 
 const MAIL: &str = "select email from customers where id = 1";
@@ -43,11 +47,13 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let runtimes = Runtimes::start(&world)?;
     world.wishes.more += &(login::config(&idp) + &runtimes.config());
     let platform = Platform::start(&mut world, &runtimes)?;
+    let sshd = Sshd::start(&world.scratch)?;
+    world.wishes.more += &host::target(&sshd)?;
     idp.start()?;
     world.write_config()?;
     world.write_policy(&format!("{POLICY}{MORE}{}", authority::POLICY))?;
     world.start_agent()?;
-    let mut stage = Stage { world, idp, runtimes, _platform: platform };
+    let mut stage = Stage { world, idp, runtimes, sshd, _platform: platform };
     report::run("identity", &mut stage, CASES, filter, |stage| stage.world.agent.log_tail())
 }
 
@@ -55,12 +61,14 @@ struct Stage {
     world: World,
     idp: Idp,
     runtimes: Runtimes,
+    sshd: Sshd,
     _platform: Platform,
 }
 
 const CASES: &[Case<Stage>] = &[
     Case { name: "the groups of its token are the identity's", run: groups },
     Case { name: "a group the provider takes away ends live sessions", run: taken_away },
+    Case { name: "it ends them on hosts as well, and says why", run: host::taken_away },
     Case { name: "without the provider a token is good until it ends, and then nothing is", run: outage },
     Case { name: "trees a delegated user makes change nothing about who it is", run: forged },
     Case {
@@ -186,6 +194,8 @@ fn taken_away(stage: &mut Stage) -> Result<()> {
         output.stdout == "begun\n" && output.stderr.contains("57P01: terminated: identity billing-bot"),
         "{output}"
     );
+    let end = world.trail("taken")?.first("session_end")?.clone();
+    ensure!(end["reason"] == "identity billing-bot was changed: it is in other groups", "{end}");
     mail_in_clear(world, false, 5)?;
     stage.idp.give(&["mail-readers"])?;
     mail_in_clear(world, true, TTL + 5).map(drop)

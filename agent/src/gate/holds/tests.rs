@@ -109,3 +109,32 @@ async fn a_dropped_ticket_withdraws_the_hold() {
     assert!(holds.list().is_empty());
     assert!(holds.vote("a", vote("uid 0", None), None).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_and_nobody_answers_is_told_once() {
+    let holds = Arc::new(Holds::default());
+    let (id, new) = holds.park(info("a", 1), Duration::from_secs(5)).unwrap();
+    assert!(new && holds.take_unanswered().is_empty());
+    assert_eq!(holds.park(info("again", 1), Duration::from_secs(5)).unwrap(), (id.clone(), false));
+    let ticket = holds.open(info("waits", 1), Duration::from_secs(5));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(holds.vote("a", vote("anna", None), None).unwrap_err(), VoteError::Unknown("a".into()));
+    let ended = |ended: Vec<HoldInfo>| ended.into_iter().map(|info| info.id).collect::<Vec<_>>();
+    assert_eq!(ended(holds.take_unanswered()), [id]);
+    assert!(holds.take_unanswered().is_empty());
+    // The session that waits records its own.
+    drop(ticket);
+    holds.park(info("b", 1), Duration::from_secs(5)).unwrap();
+    assert_eq!(ended(holds.withdraw_parked()), ["b"]);
+    assert!(holds.list().is_empty() && holds.take_unanswered().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_decided_before_is_a_ticket_like_any_other() {
+    let holds = Arc::new(Holds::default());
+    let given = vec![vote("anna", Some(&["dba"])).given];
+    let mut ticket = holds.decided(HoldInfo { given: given.clone(), ..info("a", 1) });
+    let resolution = ticket.wait().await.unwrap();
+    assert!(resolution.approved && resolution.given == given);
+    assert!(holds.list().is_empty());
+}

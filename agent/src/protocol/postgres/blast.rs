@@ -69,6 +69,27 @@ pub(super) async fn watch(waiting: Waiting) -> InTheWay {
     }
 }
 
+/// Tells of what is parked, beside the session: it is for approvers, and the client has its answer by then.
+pub(super) fn tell_alone(waiting: Waiting) {
+    tokio::spawn(async move {
+        // So that who sends a hundred of them opens no hundred connections.
+        let _turn = waiting.holds.turn().await;
+        let told = tokio::time::timeout(TELLING, open_and_tell(&waiting)).await;
+        let blast = told.unwrap_or(Err(CatalogueError::Timeout)).unwrap_or_else(|error| {
+            debug!(hold = waiting.id, %error, "no plan");
+            Blast { unknown: Some(error.to_string()), ..Blast::default() }
+        });
+        waiting.holds.describe(&waiting.id, blast);
+    });
+}
+
+async fn open_and_tell(waiting: &Waiting) -> Result<Blast, CatalogueError> {
+    let login = Startup { database: waiting.database.clone(), ..Startup::default() };
+    let path = Some(waiting.search_path.as_str());
+    let Opened { mut stream, mut rest, .. } = open(&waiting.backend, waiting.address, &login, path).await?;
+    tell(&mut Connection { stream: &mut stream, buffer: &mut rest }, waiting).await
+}
+
 async fn attend(waiting: &Waiting) -> Result<InTheWay, CatalogueError> {
     let login = Startup { database: waiting.database.clone(), ..Startup::default() };
     let path = Some(waiting.search_path.as_str());

@@ -1,5 +1,6 @@
 //! Answers the machine's questions: what is asked in words, policy's decision on it, and the record of both.
 
+mod hold;
 mod reading;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::machine::{Asked, Question, Terms};
 use super::mask::Masks;
 use crate::gate::{
-    Admission, Gate, Held, HoldInfo, Lease, Loaded, Need, Permit, Place, Staged, Ticket, approvals, connect,
+    Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, approvals, connect,
 };
 use crate::protocol::Admitted;
 use crate::record::event::{self, Event, Identity, Step, Workload};
@@ -32,6 +33,8 @@ pub(super) struct Decider {
     principal: policy::Principal,
     identity: Identity,
     owner: Option<String>,
+    /// It sends again what needs an approval, instead of waiting.
+    retry: bool,
     workload: Workload,
     /// What the session lives on; it ends with the session.
     lease: Lease,
@@ -68,6 +71,7 @@ impl Decider {
             principal: admission.principal,
             lease: admission.lease,
             owner: admitted.owner.clone(),
+            retry: admitted.retry,
             workload: admitted.workload.clone(),
             account: policy::account(&target.name, &target.env, user),
             session: admitted.id.clone(),
@@ -174,9 +178,10 @@ impl Decider {
                     None => Answer::Deny("no permit was made".to_owned()),
                 }
             }
-            Effect::Hold if approved.is_none() && question.what.can_wait() => {
-                self.held(question, &reading, &decision, binding, staged)
-            }
+            Effect::Hold if approved.is_none() && question.what.can_wait() => match self.retry {
+                true => self.retried(question, &reading, &decision, binding, staged),
+                false => self.held(question, &reading, &decision, binding, staged),
+            },
             Effect::Hold | Effect::Deny => {
                 let mut why = decision.reason.clone();
                 if decision.effect == Effect::Hold {
@@ -243,89 +248,6 @@ impl Decider {
             })
             .collect();
         policy::combine(decisions)
-    }
-
-    fn held(
-        &self,
-        question: &Question,
-        reading: &Reading<'_>,
-        decision: &Decision,
-        binding: String,
-        staged: &mut Staged,
-    ) -> Answer {
-        let random = uuid::Uuid::now_v7().simple().to_string();
-        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
-        let event = self.event(
-            question,
-            reading,
-            event::Verdict::Hold,
-            decision.policies.clone(),
-            Some(decision.reason.clone()),
-            Some(id.clone()),
-        );
-        self.gate.admit(event, staged);
-        let needs = &decision.obligations.approvals;
-        let most = self.gate.hold_timeout();
-        let timeout = needs.iter().map(|need| need.ttl).min().map_or(most, |ttl| ttl.min(most));
-        let mut groups: Vec<String> = needs.iter().flat_map(|need| need.groups.iter().cloned()).collect();
-        groups.sort();
-        groups.dedup();
-        let notice = format!(
-            "held for approval, request {id}: {} (by {}; waits {} s at most)",
-            decision.reason,
-            groups.join(" or "),
-            timeout.as_secs()
-        );
-        let info = HoldInfo {
-            id,
-            what: Held::Statement,
-            session: self.session.clone(),
-            op: question.op,
-            identity: self.identity.clone(),
-            owner: self.owner.clone(),
-            workload: Some(self.workload.clone()),
-            target: self.target.clone(),
-            env: self.env.clone(),
-            database: self.user.clone(),
-            host: true,
-            sql: reading.text.clone(),
-            binds: Vec::new(),
-            binding,
-            policies: decision.policies.clone(),
-            reason: Some(decision.reason.clone()),
-            needs: needs.iter().map(Need::from).collect(),
-            given: Vec::new(),
-            blast: None,
-            in_the_way: None,
-            created_unix_s: 0,
-            expires_unix_s: 0,
-        };
-        Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice)
-    }
-
-    /// What an approval is bound to: exact bytes, who, where, and which moment.
-    fn binding(&self, question: &Question, text: &str) -> String {
-        let mut hash = Sha256::new();
-        let op = question.op.to_string();
-        let raw: &[u8] = match &question.what {
-            Asked::Exec(bytes) => bytes,
-            _ => &[],
-        };
-        let parts: [&[u8]; 8] = [
-            b"chaperone approval v2",
-            self.identity.name.as_bytes(),
-            self.target.as_bytes(),
-            self.user.as_bytes(),
-            self.session.as_bytes(),
-            op.as_bytes(),
-            text.as_bytes(),
-            raw,
-        ];
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        crate::hex(&hash.finalize())
     }
 
     fn event(

@@ -20,6 +20,11 @@ pub(super) fn retries(world: &mut World) -> Result<()> {
     );
     let again = mail_bot(world, "retries").psql(&[delete])?;
     ensure!(again.stderr.contains(&id) && waiting(world)?.len() == 1, "the same is another request: {again}");
+    // Whoever decides sees as much as where somebody waits.
+    wait_for("what it would touch", Duration::from_secs(10), || {
+        let blast = waiting(world)?[0]["blast"].clone();
+        Ok((blast["rows"] == 1 && blast["tables"] == json!(["public.orders"])).then_some(()))
+    })?;
     approve(world, &id, "anna", &[])?.ok()?;
     // One byte more is not what was approved, and neither is somebody else's.
     let other = mail_bot(world, "retries-other").psql(&["delete from orders where id = 22 "])?;
@@ -35,6 +40,29 @@ pub(super) fn retries(world: &mut World) -> Result<()> {
     let once = mail_bot(world, "retries-once").psql(&[delete])?;
     ensure!(once.stderr.contains("pending approval"), "an approval was used twice: {once}");
     wait_for("the requests' end", Duration::from_secs(10), || Ok(waiting(world)?.is_empty().then_some(())))
+}
+
+/// Nobody waits for it and nobody answers: its end is recorded all the same, with what it was.
+pub(super) fn unanswered(world: &mut World) -> Result<()> {
+    let delete = "delete from orders where id = 24";
+    mail_bot(world, "unanswered").psql(&[delete])?;
+    let id = request(world)?;
+    let resolved = |trail: &Trail| trail.first("hold_resolved").is_ok();
+    let limit = Duration::from_secs(30);
+    wait_for("its end", limit, || Ok(waiting(world)?.is_empty().then_some(())))?;
+    let trail = Trail::when(&world.agent, "unanswered", resolved)?;
+    holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "expired"}))?;
+    let op = trail.statement(delete)?["op"].clone();
+    let told = world.agent.command(&["why", &format!("{}/{op}", trail.session)])?.ok()?;
+    ensure!(told.contains("held, and approved by nobody in time; it did not run"), "{told}");
+    // The agent's end is the end of what it keeps.
+    mail_bot(world, "unanswered-end").psql(&[delete])?;
+    let id = request(world)?;
+    world.agent.stop()?;
+    world.start_agent()?;
+    let trail = Trail::when(&world.agent, "unanswered-end", resolved)?;
+    holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "withdrawn"}))?;
+    nothing_waits(world)
 }
 
 pub(super) fn retries_access(world: &mut World) -> Result<()> {

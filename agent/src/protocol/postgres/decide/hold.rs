@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::plan_of::Facts;
 use super::{Answer, Decider, binds};
 use crate::gate::{Held, HoldInfo, InTheWay, Need, Staged, approvals};
-use crate::protocol::postgres::blast::Waiting;
+use crate::protocol::postgres::blast::{self, Waiting};
 use crate::protocol::postgres::machine::Question;
 use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
 use crate::protocol::postgres::relay::End;
@@ -85,12 +85,17 @@ impl Decider {
             if self.released(&plan, &info) {
                 return self.permitted(question, sql, step, plan, Some(id), staged);
             }
+            // Whoever said yes to what is not enough any more says so again.
+            info.given = Vec::new();
         }
         let timeout = self.gate.hold_timeout();
         let ttl = info.needs.iter().map(|need| need.ttl_s).min().unwrap_or_default();
         let groups: Vec<String> = info.needs.iter().map(|need| need.groups.join(" or ")).collect();
         let report = match self.gate.holds().park(info, timeout) {
-            Ok((id, _)) => {
+            Ok((id, new)) => {
+                if new {
+                    blast::tell_alone(self.waiting(&id, sql, &plan));
+                }
                 let event = self.event(question, sql, step, &plan, event::Verdict::Hold, Some(id.clone()));
                 self.gate.admit(event, staged);
                 let seconds = timeout.as_secs();
