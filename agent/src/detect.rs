@@ -59,10 +59,15 @@ impl Kind {
 /// Longer texts are looked at so far.
 pub const LOOKED_AT: usize = 64 << 10;
 
-/// The first thing that is recognised in `text`.
+/// The first thing that is recognised in `text`, as far as it is looked at.
 #[must_use]
 pub fn look(text: &[u8]) -> Option<Kind> {
-    let text = text.get(..LOOKED_AT).unwrap_or(text);
+    find(text.get(..LOOKED_AT).unwrap_or(text))
+}
+
+/// The first thing that is recognised in all of `text`.
+#[must_use]
+pub fn find(text: &[u8]) -> Option<Kind> {
     let mut at = 0;
     let mut before = b' ';
     while let Some(&byte) = text.get(at) {
@@ -244,6 +249,10 @@ const TOKENS: &[(&[u8], usize)] = &[
 /// How these and web tokens begin.
 const BEGINNINGS: &[&[u8]] = &[b"AK", b"AS", b"gh", b"gi", b"gl", b"xo", b"sk", b"rk", b"AI", b"np", b"ey"];
 
+/// Longest first part of a web token, and of its second, that is gone through.
+const HEAD_MAX: usize = 512;
+const BODY_MAX: usize = 4 << 10;
+
 /// A word that begins here: a web token, a token of a service, an IBAN.
 fn word(rest: &[u8]) -> Option<Kind> {
     // Most words are neither.
@@ -252,24 +261,24 @@ fn word(rest: &[u8]) -> Option<Kind> {
     }
     if rest.starts_with(b"eyJ") {
         let url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let length = rest.iter().take_while(|byte| url(byte) || **byte == b'.').count();
-        let mut parts = rest.get(..length).unwrap_or_default().split(|byte| *byte == b'.');
-        let long = |part: Option<&[u8]>, least| part.is_some_and(|part: &[u8]| part.len() >= least);
-        let (head, body, mark) = (parts.next(), parts.next(), parts.next());
-        if long(head, 10)
-            && long(body, 10)
-            && body.is_some_and(|body| body.starts_with(b"eyJ"))
-            && mark.is_some()
-        {
-            return Some(Kind::Jwt);
+        // A part of them is looked at, so that many beginnings in a long text do not each cost the rest of it.
+        let length = |text: &[u8], most| text.iter().take(most).take_while(|byte| url(byte)).count();
+        let head = length(rest, HEAD_MAX);
+        let body = rest.get(head..).and_then(|rest| rest.strip_prefix(b"."));
+        if let Some(body) = body.filter(|body| head >= 10 && body.starts_with(b"eyJ")) {
+            let length = length(body, BODY_MAX);
+            if length == BODY_MAX || length >= 10 && body.get(length) == Some(&b'.') {
+                return Some(Kind::Jwt);
+            }
         }
     }
     let first = rest.first().copied().unwrap_or_default();
     for (prefix, least) in TOKENS.iter().filter(|(prefix, _)| prefix.first() == Some(&first)) {
         if let Some(behind) = rest.strip_prefix(*prefix) {
-            let length =
-                behind.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-            if length.count() >= *least {
+            let letters = behind.iter().take(*least);
+            let letters =
+                letters.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+            if letters.count() == *least {
                 return Some(Kind::Token);
             }
         }

@@ -211,6 +211,8 @@ pub enum Detect {
     Off,
     /// What looks like personal data or a secret is recorded, once for each column.
     Report,
+    /// And replaced.
+    Mask,
 }
 
 /// What a target of protocol `ssh` has besides.

@@ -3,14 +3,18 @@
 //! The server sends one CopyData per row (manual, "COPY Operations"); a row that has another number of fields
 //! than the plan has columns is refused, so a wrong split cannot serve anything.
 
+mod fields;
+
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
+use self::fields::{csv_fields, put_escaped, put_quoted, text_fields, unescaped, unquoted};
 use super::codec::{Fields, put};
 use super::plan::{CopyFormat, Mask};
 use super::rows::Mismatch;
 use super::style::REDACTED;
+use crate::detect::{self, Kind};
 
 /// First bytes of a binary COPY: signature, flags, extension length.
 const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -23,6 +27,9 @@ pub struct CopyMasker {
     header_pending: bool,
     /// Where the fields of a row end; kept between rows for its memory.
     ends: Vec<usize>,
+    /// Fields without a mask are looked at: what looks like something is replaced by NULL, because nobody knows its type.
+    looking: bool,
+    found: Option<Kind>,
 }
 
 impl CopyMasker {
@@ -32,7 +39,18 @@ impl CopyMasker {
             CopyFormat::Text { header, .. } | CopyFormat::Csv { header, .. } => *header,
             CopyFormat::Binary { .. } => true,
         };
-        Self { format, masks, header_pending, ends: Vec::new() }
+        Self { format, masks, header_pending, ends: Vec::new(), looking: false, found: None }
+    }
+
+    /// The same, which also replaces what looks like personal data or a secret.
+    #[must_use]
+    pub fn looking(self, looking: bool) -> Self {
+        Self { looking, ..self }
+    }
+
+    /// What was recognised, and replaced, since this was last asked.
+    pub fn take_found(&mut self) -> Option<Kind> {
+        self.found.take()
     }
 
     /// Whether its rows are not text.
@@ -47,10 +65,12 @@ impl CopyMasker {
     /// When the row does not have the planned number of fields.
     pub fn put(&mut self, out: &mut BytesMut, row: &[u8]) -> Result<u64, Mismatch> {
         let header = std::mem::take(&mut self.header_pending);
-        let Self { format, masks, ends, .. } = self;
+        let Self { format, masks, ends, looking, found, .. } = self;
         ends.clear();
         match format {
-            CopyFormat::Binary { table } => put_binary(masks, out, row, header, *table),
+            CopyFormat::Binary { table } => {
+                put_binary(masks, out, row, header, *table, looking.then_some(found))
+            }
             CopyFormat::Text { .. } | CopyFormat::Csv { .. } if header => {
                 put(out, b'd', |out| out.put_slice(row));
                 Ok(0)
@@ -63,7 +83,8 @@ impl CopyMasker {
                     Some(value) => put_escaped(out, &value, *delimiter),
                 };
                 text_fields(row, *delimiter, ends);
-                put_fields(masks, out, row, ends, write)
+                let more = looking.then(|| look(masks, row, ends, unescaped, found)).flatten();
+                put_fields(more.as_ref().unwrap_or(masks), out, row, ends, write)
             }
             CopyFormat::Csv { delimiter, quote, escape, null, .. } => {
                 let write = |mask: &Mask, field: &[u8], out: &mut BytesMut| match replacement(mask, || {
@@ -73,10 +94,38 @@ impl CopyMasker {
                     Some(value) => put_quoted(out, &value, *delimiter, *quote, *escape, null.as_bytes()),
                 };
                 csv_fields(row, *delimiter, *quote, *escape, ends);
-                put_fields(masks, out, row, ends, write)
+                let value = |field| unquoted(field, *quote, *escape);
+                let more = looking.then(|| look(masks, row, ends, value, found)).flatten();
+                put_fields(more.as_ref().unwrap_or(masks), out, row, ends, write)
             }
         }
     }
+}
+
+/// The masks of a row in which something looks like personal data or a secret; none for all others.
+fn look<'a>(
+    masks: &[Option<Mask>],
+    row: &'a [u8],
+    ends: &[usize],
+    value: impl Fn(&'a [u8]) -> Cow<'a, [u8]>,
+    found: &mut Option<Kind>,
+) -> Option<Vec<Option<Mask>>> {
+    let mut more: Option<Vec<Option<Mask>>> = None;
+    let mut start = 0;
+    for (column, (end, mask)) in ends.iter().zip(masks).enumerate() {
+        let field = row.get(start..*end).unwrap_or_default();
+        start = end + 1;
+        if mask.is_some() {
+            continue;
+        }
+        if let Some(kind) = detect::find(&value(field)) {
+            found.get_or_insert(kind);
+            if let Some(place) = more.get_or_insert_with(|| masks.to_vec()).get_mut(column) {
+                *place = Some(Mask::Null);
+            }
+        }
+    }
+    more
 }
 
 /// The row with its masked fields replaced. What stands between two of them goes out in one piece, delimiters and all.
@@ -116,6 +165,7 @@ fn put_binary(
     row: &[u8],
     header: bool,
     table: bool,
+    mut found: Option<&mut Option<Kind>>,
 ) -> Result<u64, Mismatch> {
     let mut rest = row;
     if header {
@@ -183,6 +233,12 @@ fn put_binary(
                 }
                 (Ok(None), None) => out.put_i32(-1),
                 (Ok(Some(value)), None) => {
+                    if let (Some(found), Some(kind)) = (&mut found, detect::find(value)) {
+                        found.get_or_insert(kind);
+                        replaced += 1;
+                        out.put_i32(-1);
+                        continue;
+                    }
                     out.put_i32(i32::try_from(value.len()).unwrap_or(0));
                     out.put_slice(value);
                 }
@@ -204,109 +260,6 @@ fn replacement<'a>(mask: &Mask, value: impl FnOnce() -> Option<Cow<'a, [u8]>>) -
             change.apply(*type_oid, false, value().as_deref()).map(Cow::Owned)
         }
     }
-}
-
-/// A field of a text row as the value it stands for (manual, "COPY", "Text Format"). The server writes no numbers.
-fn unescaped(field: &[u8]) -> Cow<'_, [u8]> {
-    if !field.contains(&b'\\') {
-        return Cow::Borrowed(field);
-    }
-    let mut value = Vec::with_capacity(field.len());
-    let mut bytes = field.iter().copied();
-    while let Some(byte) = bytes.next() {
-        value.push(match byte {
-            b'\\' => match bytes.next() {
-                Some(b'b') => 8,
-                Some(b'f') => 12,
-                Some(b'n') => b'\n',
-                Some(b'r') => b'\r',
-                Some(b't') => b'\t',
-                Some(b'v') => 11,
-                Some(other) => other,
-                None => b'\\',
-            },
-            byte => byte,
-        });
-    }
-    Cow::Owned(value)
-}
-
-/// A replacement in a text row: printable, so only what would end the field needs a backslash.
-fn put_escaped(out: &mut BytesMut, value: &[u8], delimiter: u8) {
-    if memchr::memchr2(delimiter, b'\\', value).is_none() {
-        out.put_slice(value);
-        return;
-    }
-    for byte in value {
-        if matches!(*byte, b'\\') || *byte == delimiter {
-            out.put_u8(b'\\');
-        }
-        out.put_u8(*byte);
-    }
-}
-
-fn unquoted(field: &[u8], quote: u8, escape: u8) -> Cow<'_, [u8]> {
-    let inner = field.strip_prefix(&[quote]).and_then(|rest| rest.strip_suffix(&[quote]));
-    let Some(inner) = inner else { return Cow::Borrowed(field) };
-    let mut value = Vec::with_capacity(inner.len());
-    let mut bytes = inner.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        let escapes = byte == escape && bytes.peek().is_some_and(|next| *next == quote || *next == escape);
-        value.push(if escapes { bytes.next().unwrap_or(byte) } else { byte });
-    }
-    Cow::Owned(value)
-}
-
-fn put_quoted(out: &mut BytesMut, value: &[u8], delimiter: u8, quote: u8, escape: u8, null: &[u8]) {
-    if value != null && !value.iter().any(|byte| [delimiter, quote, b'\n', b'\r'].contains(byte)) {
-        out.put_slice(value);
-        return;
-    }
-    out.put_u8(quote);
-    for byte in value {
-        if *byte == quote || *byte == escape {
-            out.put_u8(escape);
-        }
-        out.put_u8(*byte);
-    }
-    out.put_u8(quote);
-}
-
-/// Ends of the fields of a text row: the server escapes every delimiter inside a value with a backslash.
-fn text_fields(row: &[u8], delimiter: u8, ends: &mut Vec<usize>) {
-    let body = row.strip_suffix(b"\n").unwrap_or(row);
-    let mut position = 0;
-    while let Some(offset) = memchr::memchr2(delimiter, b'\\', body.get(position..).unwrap_or_default()) {
-        let at = position + offset;
-        if body.get(at) == Some(&b'\\') {
-            position = (at + 2).min(body.len());
-        } else {
-            ends.push(at);
-            position = at + 1;
-        }
-    }
-    ends.push(body.len());
-}
-
-/// Ends of the fields of a CSV row: delimiters count outside quotes only.
-fn csv_fields(row: &[u8], delimiter: u8, quote: u8, escape: u8, ends: &mut Vec<usize>) {
-    let body = row.strip_suffix(b"\n").unwrap_or(row);
-    let mut quoted = false;
-    let mut position = 0;
-    while let Some(&byte) = body.get(position) {
-        if quoted
-            && byte == escape
-            && body.get(position + 1).is_some_and(|next| *next == quote || *next == escape)
-        {
-            position += 1;
-        } else if byte == quote {
-            quoted = !quoted;
-        } else if byte == delimiter && !quoted {
-            ends.push(position);
-        }
-        position += 1;
-    }
-    ends.push(body.len());
 }
 
 #[cfg(test)]

@@ -47,11 +47,20 @@ pub(super) enum Answer {
 
 /// Which columns are masked for this session, by the server's own numbering.
 #[derive(Clone)]
-pub(super) struct MaskedOrigins(Arc<View>);
+pub(super) struct MaskedOrigins {
+    masked: Arc<View>,
+    /// As if nothing labelled were shown to the principal; only where unlabelled values are looked at.
+    labelled: Option<Arc<View>>,
+}
 
 impl Origins for MaskedOrigins {
     fn masked(&self, table: u32, attribute: i16) -> bool {
-        !matches!(self.0.origin(table, attribute), Origin::Clean)
+        !matches!(self.masked.origin(table, attribute), Origin::Clean)
+    }
+
+    fn labelled(&self, table: u32, attribute: i16) -> bool {
+        let labelled = self.labelled.as_ref().unwrap_or(&self.masked);
+        !matches!(labelled.origin(table, attribute), Origin::Clean)
     }
 }
 
@@ -75,6 +84,7 @@ pub(super) struct Decider {
     /// The server's process of this session.
     server_pid: Option<i32>,
     view: Arc<View>,
+    labelled: Option<Arc<View>>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
     /// Something ran that was not analysed.
     unseen: bool,
@@ -122,6 +132,7 @@ impl Decider {
             database: policy::Database::new(&target.name, &target.env, database),
             database_name: database.to_owned(),
             view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
+            labelled: None,
             plans: HashMap::new(),
             unseen: false,
             free: false,
@@ -161,7 +172,8 @@ impl Decider {
 
     /// The masked columns as the machine needs them, and whether there are any.
     pub(super) fn origins(&self) -> (MaskedOrigins, bool) {
-        (MaskedOrigins(Arc::clone(&self.view)), self.guarded())
+        let origins = MaskedOrigins { masked: Arc::clone(&self.view), labelled: self.labelled.clone() };
+        (origins, self.guarded())
     }
 
     /// Whether what is served is recorded where no policy says.

@@ -169,9 +169,13 @@ where
     ) -> Self {
         let (origins, guarded) = decider.origins();
         let watch = decider.watches().then(Watch::default);
+        let mut machine = Machine::new(origins, guarded, decider.rows_recorded());
+        if decider.masks_detected() {
+            machine.look();
+        }
         Self {
             wire,
-            machine: Machine::new(origins, guarded, decider.rows_recorded()),
+            machine,
             synced: decider.synced(),
             decider,
             journal,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::{BufMut, BytesMut};
 
 use super::codec::{CodecError, Fields, put, put_c_str};
+use crate::detect::{self, Kind};
 
 /// SQLSTATEs used for what the agent itself says (manual, appendix "PostgreSQL Error Codes").
 pub mod sqlstate {
@@ -86,6 +87,42 @@ pub fn put_notification(out: &mut BytesMut, pid: i32, channel: &[u8]) {
         put_c_str(out, channel);
         put_c_str(out, b"");
     });
+}
+
+/// Copies an ErrorResponse or NoticeResponse with every text withheld that looks like it holds personal data or a secret;
+/// says what was recognised first, and writes nothing when nothing was.
+///
+/// # Errors
+/// When the body is not a list of fields.
+pub fn put_looked(out: &mut BytesMut, tag: u8, mut fields: Fields<'_>) -> Result<Option<Kind>, CodecError> {
+    let (mut texts, mut found) = (Vec::new(), None);
+    loop {
+        let field = match fields.u8()? {
+            0 => break,
+            field => field,
+        };
+        let text = fields.c_bytes()?;
+        texts.push(match detect::find(text) {
+            Some(kind) => {
+                found.get_or_insert(kind);
+                (
+                    field,
+                    Cow::Owned(format!("(withheld: it looks like it holds: {})", kind.as_str()).into_bytes()),
+                )
+            }
+            None => (field, Cow::Borrowed(text)),
+        });
+    }
+    if found.is_some() {
+        put(out, tag, |out| {
+            for (field, text) in &texts {
+                out.put_u8(*field);
+                put_c_str(out, text);
+            }
+            out.put_u8(0);
+        });
+    }
+    Ok(found)
 }
 
 /// The SQLSTATE and severity of an ErrorResponse body.

@@ -6,6 +6,8 @@ use super::codec::{CodecError, Fields, put};
 use super::plan::{Mask, Output};
 use super::style::{REDACTED, Style};
 use super::value::Change;
+use super::watch::{Place, holds_text};
+use crate::detect;
 use crate::record::raw::Value;
 
 /// Where an output column comes from, as the server says: table OID and attribute number, 0 for an expression.
@@ -13,6 +15,11 @@ pub trait Origins {
     /// True when this column of this table is masked for the session's principal. Attribute 0 of a table is its
     /// whole row.
     fn masked(&self, table: u32, attribute: i16) -> bool;
+
+    /// True when it has a label, whether it is masked or shown: then that is what decides, and not what it looks like.
+    fn labelled(&self, table: u32, attribute: i16) -> bool {
+        self.masked(table, attribute)
+    }
 }
 
 /// The server contradicts the plan: something was understood wrongly, so nothing of it may be served.
@@ -41,6 +48,63 @@ pub enum Cell {
         type_oid: u32,
         binary: bool,
     },
+    /// Kept, unless it looks like personal data or a secret.
+    Looked {
+        place: Place,
+        /// `***` is a value of its type; otherwise only NULL is.
+        text: bool,
+    },
+}
+
+impl Cell {
+    /// What is recognised in a value that is looked at.
+    fn finds(&self, value: Option<&[u8]>) -> Option<detect::Kind> {
+        matches!(self, Self::Looked { .. }).then(|| detect::find(value?))?
+    }
+}
+
+/// Reads a RowDescription and says which cells are to be looked at: those of types that hold text and have no label.
+///
+/// # Errors
+/// When it is not one.
+pub fn looked_at(mut body: Fields<'_>, origins: &impl Origins) -> Result<Vec<Cell>, Mismatch> {
+    let count = usize::try_from(body.i16()?).unwrap_or(0);
+    let mut cells = Vec::with_capacity(count);
+    for column in 1..=count {
+        body.c_bytes()?;
+        let (table, attribute) = (body.i32()?.cast_unsigned(), body.i16()?);
+        let type_oid = body.i32()?.cast_unsigned();
+        body.bytes(2 + 4 + 2)?;
+        let labelled = table != 0 && origins.labelled(table, attribute);
+        cells.push(match !labelled && holds_text(type_oid) {
+            true => Cell::Looked { place: Place::of(table, attribute, column), text: is_text(type_oid) },
+            false => Cell::Keep,
+        });
+    }
+    body.end()?;
+    Ok(cells)
+}
+
+/// Cells of a row whose types are not known: all of them are looked at.
+#[must_use]
+pub fn undescribed(count: usize) -> Vec<Cell> {
+    (1..=count).map(|column| Cell::Looked { place: Place::Position(column), text: false }).collect()
+}
+
+/// Where a row holds what looks like personal data or a secret.
+///
+/// # Errors
+/// When the row does not have the columns that were described.
+pub fn found(mut body: Fields<'_>, cells: &[Cell]) -> Result<Vec<(Place, detect::Kind)>, Mismatch> {
+    body.i16()?;
+    let mut found = Vec::new();
+    for cell in cells {
+        let value = body.value()?;
+        if let (Cell::Looked { place, .. }, Some(kind)) = (cell, cell.finds(value)) {
+            found.push((place.clone(), kind));
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a RowDescription, checks it against the plan and says what to do with each cell.
@@ -140,8 +204,13 @@ pub fn put_masked(
                     changed = change.apply(*type_oid, binary, value);
                     changed.as_deref()
                 }
+                Cell::Looked { text, .. } if cell.finds(value).is_some() => {
+                    replaced += 1;
+                    text.then_some(REDACTED)
+                }
+                Cell::Looked { .. } => value,
             };
-            replaced += u64::from(*cell != Cell::Keep);
+            replaced += u64::from(!matches!(cell, Cell::Keep | Cell::Looked { .. }));
             match value {
                 None => out.put_i32(-1),
                 Some(value) => {
@@ -170,7 +239,12 @@ pub fn taken(
     for (column, cell) in cells.iter().enumerate() {
         let value = body.value()?;
         let described = matches!(cell, Cell::Changed { binary: true, .. });
-        if *cell != Cell::Keep {
+        let kept = match cell {
+            Cell::Keep => true,
+            Cell::Looked { .. } => cell.finds(value).is_none(),
+            Cell::Redact | Cell::Null | Cell::Styled(_) | Cell::Changed { .. } => false,
+        };
+        if !kept {
             let binary = formats.map_or(described, |formats| is_binary(formats, column));
             taken.push((column + 1, Value::of(value, binary)));
         }

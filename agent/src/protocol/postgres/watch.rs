@@ -32,6 +32,13 @@ pub enum Place {
     Notification,
 }
 
+impl Place {
+    /// Of an output column that comes from there, by the server's word.
+    pub(super) fn of(table: u32, number: i16, position: usize) -> Self {
+        if table == 0 || number == 0 { Self::Position(position) } else { Self::Column(table, number) }
+    }
+}
+
 /// Something that holds what looks like `kind`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
@@ -146,17 +153,16 @@ fn described(mut body: Fields<'_>) -> Result<Vec<Described>, codec::CodecError> 
         let (table, number) = (body.i32()?.cast_unsigned(), body.i16()?);
         let type_oid = body.i32()?.cast_unsigned();
         body.bytes(2 + 4 + 2)?;
-        let place =
-            if table == 0 || number == 0 { Place::Position(index + 1) } else { Place::Column(table, number) };
-        columns.push(Described { place, text: holds_text(type_oid) });
+        columns.push(Described { place: Place::of(table, number, index + 1), text: holds_text(type_oid) });
     }
     Ok(columns)
 }
 
-/// Types whose values can be read without knowing the format, in text and binary: text, varchar, bpchar, json, xml;
-/// jsonb has one byte in front. Types of a database's own (citext, domains) are taken for text.
-fn holds_text(type_oid: u32) -> bool {
-    matches!(type_oid, 25 | 1043 | 1042 | 114 | 142 | 3802 | 705) || type_oid >= 16384
+/// Types whose values can be read without knowing the format, in text and binary: text, varchar, bpchar, json, xml,
+/// arrays of them and records; jsonb has one byte in front. Types of a database's own (citext, domains) are taken for text.
+pub(super) fn holds_text(type_oid: u32) -> bool {
+    let scalar = matches!(type_oid, 25 | 1043 | 1042 | 114 | 142 | 3802 | 705);
+    scalar || matches!(type_oid, 1009 | 1015 | 1014 | 199 | 143 | 3807 | 2249 | 2287) || type_oid >= 16384
 }
 
 #[cfg(test)]

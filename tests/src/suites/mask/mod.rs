@@ -31,6 +31,7 @@ const CASES: &[Case<World>] = &[
         name: "columns that hold personal data without a label are told, once, with a label",
         run: seen::cases,
     },
+    Case { name: "where they are to be masked, they are, by the types of their columns", run: seen::masked },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
 ];
@@ -54,6 +55,8 @@ const TOOLS: &str = "create table public.pgbench_accounts(aid int, bid int, abal
 const POLICY: &str = r#"
 @id("bots-use-everything")
 permit(principal in Group::"ai-agents", action in [Action::"connect", Action::"sql:all"], resource in Env::"prod");
+@id("mail-is-shown")
+permit(principal in Group::"mail-readers", action == Action::"unmask", resource in Tag::"mail");
 @id("no-code")
 forbid(principal, action in [Action::"sql:call", Action::"sql:admin"], resource);
 @id("no-ddl")
@@ -85,7 +88,9 @@ pub(crate) fn on_demand(args: &[&str]) -> Result<()> {
 }
 
 fn prepare() -> Result<World> {
-    let mut world = World::prepare("mask", Wishes { quiet_server: true, ..Wishes::default() })?;
+    let line = ("shop-trust", "detect = \"mask\"");
+    let mut world =
+        World::prepare("mask", Wishes { quiet_server: true, target: vec![line], ..Wishes::default() })?;
     let [a, b] = TEMPLATES;
     let postgres = &world.postgres;
     postgres.admin(&format!("create database {a}"))?;

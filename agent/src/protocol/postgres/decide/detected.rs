@@ -11,6 +11,11 @@ impl Decider {
         self.backend.target.detect == Detect::Report
     }
 
+    /// Whether what is recognised there is replaced.
+    pub(in crate::protocol::postgres) fn masks_detected(&self) -> bool {
+        self.backend.target.detect == Detect::Mask
+    }
+
     /// The record of a sighting; none when it is no news, or of a column that is labelled and shown by policy.
     pub(in crate::protocol::postgres) fn detected(&self, seen: &Sighting) -> Option<Event> {
         let (place, column) = match seen.place {

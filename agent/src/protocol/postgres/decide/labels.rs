@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chaperone_sql::{ColumnPath, Rule, View};
+use chaperone_sql::{ColumnPath, MaskKind, Rule, View};
 
 use super::Decider;
 use crate::protocol::postgres::response::{Report, sqlstate};
@@ -11,7 +11,7 @@ use crate::protocol::postgres::response::{Report, sqlstate};
 impl Decider {
     /// Works out which columns are masked for this principal: labelled, and no policy permits to unmask.
     pub(super) fn rebuild(&mut self) -> Result<(), Report> {
-        let mut masked = BTreeMap::new();
+        let (mut masked, mut labelled) = (BTreeMap::new(), BTreeMap::new());
         self.maskers.changes.clear();
         for label in &self.backend.target.labels {
             if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
@@ -24,6 +24,7 @@ impl Decider {
             };
             let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
             let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
+            labelled.insert(path.clone(), Rule { kind: MaskKind::Redact, knobs: label.knobs });
             if !self.policies.set.unmask(&self.principal, &column) {
                 let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &path);
                 if let Some(change) = change {
@@ -40,6 +41,9 @@ impl Decider {
             ));
         }
         self.view = Arc::new(view);
+        self.labelled = self
+            .masks_detected()
+            .then(|| Arc::new(View::with_rules(Arc::clone(&self.snapshot.catalog), &labelled)));
         Ok(())
     }
 

@@ -8,12 +8,14 @@ use super::super::codec::{Fields, Header};
 use super::super::copy::CopyMasker;
 use super::super::plan::{Copy, Output};
 use super::super::rows::{Mismatch, Origins};
+use super::super::watch::Place;
 use super::server::Act;
 use super::{CopyIn, Expect, Fatal, Machine};
 use crate::record::raw::{Line, Value};
 
 impl<O: Origins> Machine<O> {
     pub(super) fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
+        let looking = self.looking.is_some();
         let run = self.running().ok_or(Fatal::OutOfTurn(tag))?;
         let plan = Arc::clone(&run.plan);
         let statement = plan.statement(run.index).ok_or(Mismatch::Unexpected)?;
@@ -22,14 +24,15 @@ impl<O: Origins> Machine<O> {
             (Some(Copy::Out(format)), b'H') => {
                 fields.u8().map_err(Fatal::Upstream)?;
                 let count = usize::try_from(fields.i16().map_err(Fatal::Upstream)?).unwrap_or(0);
-                if let Output::Columns(masks) = &statement.output {
-                    if masks.len() != count {
+                let masks = match &statement.output {
+                    Output::Columns(masks) if masks.len() != count => {
                         return Err(Mismatch::Count { described: count, planned: masks.len() }.into());
                     }
-                    if masks.iter().any(Option::is_some) {
-                        let masker = CopyMasker::new(format.clone(), masks.clone());
-                        run.copy = Some(masker);
-                    }
+                    Output::Columns(masks) => masks.clone(),
+                    Output::Nothing | Output::Opaque | Output::OfName => vec![None; count],
+                };
+                if looking || masks.iter().any(Option::is_some) {
+                    run.copy = Some(CopyMasker::new(format.clone(), masks).looking(looking));
                 }
                 run.copying_out = true;
             }
@@ -70,12 +73,16 @@ impl<O: Origins> Machine<O> {
         let Some(body) = body else { return Ok(Act::Incomplete) };
         let Some(masker) = &mut run.copy else { return Ok(Act::Incomplete) };
         let masked = masker.put(out, body)?;
+        let found = masker.take_found();
         run.masked_cells += masked;
         run.bytes += out.len() as u64;
         if run.plan.seals && masked > 0 {
             let copy = Value::of(Some(body), masker.is_binary());
             let line = Line::Copied { op: run.op, part: run.index, row: run.rows, copy };
             line.put(&mut self.raw);
+        }
+        if let (Some(looking), Some(kind)) = (&mut self.looking, found) {
+            looking.tell(Place::Copy, kind);
         }
         Ok(Act::Replaced)
     }

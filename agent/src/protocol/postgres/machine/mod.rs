@@ -8,6 +8,7 @@
 mod client;
 mod copying;
 mod limit;
+mod looking;
 mod named;
 mod names;
 mod run;
@@ -54,7 +55,7 @@ pub enum Fatal {
     OutOfTurn(u8),
     #[error("upstream: {0}")]
     Parameter(#[from] LoginError),
-    #[error("a row of {0} bytes with a masked column is longer than the agent holds in memory")]
+    #[error("a row of {0} bytes that has to be masked is longer than the agent holds in memory")]
     RowTooLong(usize),
     #[error("{0}")]
     Limit(Limit),
@@ -81,6 +82,8 @@ pub struct Prepared {
     pub part: Option<usize>,
     /// What to do with each cell, once the server has described it.
     cells: OnceLock<Arc<[Cell]>>,
+    /// The same where nothing is masked and values are only looked at.
+    looked: OnceLock<Arc<[Cell]>>,
 }
 
 /// A portal: a prepared statement with its values.
@@ -234,6 +237,8 @@ pub struct Machine<O> {
     cancel_due: bool,
     /// A statement that was cut completed all the same: the server still has to fail it.
     owed: Option<limit::Owed>,
+    /// Values without a label are looked at, and replaced where they look like something.
+    looking: Option<looking::Looking>,
 }
 
 impl<O: Origins> Machine<O> {
@@ -265,6 +270,7 @@ impl<O: Origins> Machine<O> {
             catalogue_due: false,
             cancel_due: false,
             owed: None,
+            looking: None,
         }
     }
 
@@ -330,13 +336,13 @@ impl<O: Origins> Machine<O> {
         match waiting {
             Waiting::Query { op, sql, bytes } => {
                 let defines = self.define(op, &sql, &plan);
-                let run = Run { defines, ..Run::new(op, plan, None) };
+                let run = Run { defines, ..Run::new(op, plan, None, None) };
                 self.expect.push_back(Expect::Query { run, failed: false });
                 self.group += 1;
                 staged.permitted(permit, &bytes);
             }
             Waiting::Parse { op, name, sql, bytes } => {
-                let statement = Arc::new(Prepared { op, sql, plan, part: None, cells: OnceLock::new() });
+                let statement = Arc::new(Prepared::new(op, sql, plan, None));
                 self.statements.define(name.clone(), self.group, Arc::clone(&statement));
                 self.expect.push_back(Expect::Parse { name, statement });
                 staged.permitted(permit, &bytes);
@@ -344,18 +350,19 @@ impl<O: Origins> Machine<O> {
             Waiting::Execute { op, portal, bytes, portal_name } => {
                 let run = if plan.linked {
                     self.describe_linked(&portal_name, &plan, staged);
-                    Run::new(op, plan, None)
+                    Run::new(op, plan, None, None)
                 } else {
                     self.describe_if_needed(&portal, &portal_name, &plan, staged);
                     let defines = self.define(op, &portal.statement.sql, &plan);
-                    let statement = Some(Arc::clone(&portal.statement));
-                    Run { defines, portal: Some(portal), ..Run::new(op, plan, statement) }
+                    let statement = Arc::clone(&portal.statement);
+                    let cells = self.cells_of(&statement);
+                    Run { defines, portal: Some(portal), ..Run::new(op, plan, Some(statement), cells) }
                 };
                 self.expect.push_back(Expect::Execute(run));
                 staged.permitted(permit, &bytes);
             }
             Waiting::Call { op, bytes } => {
-                let run = Run { call: true, ..Run::new(op, plan, None) };
+                let run = Run { call: true, ..Run::new(op, plan, None, None) };
                 self.expect.push_back(Expect::Query { run, failed: false });
                 self.group += 1;
                 staged.permitted(permit, &bytes);
@@ -399,7 +406,7 @@ impl<O: Origins> Machine<O> {
 
     /// Rows are only served when the server has described them: asks on the client's behalf if it does not.
     fn describe_if_needed(&mut self, portal: &Arc<Portal>, name: &Bytes, plan: &Plan, staged: &mut Staged) {
-        if !self.guarded || !returns_rows(plan) || portal.statement.cells.get().is_some() {
+        if !self.reads_rows() || !returns_rows(plan) || self.cells_of(&portal.statement).is_some() {
             return;
         }
         let asked = self.expect.iter().rev().any(|expect| match expect {
@@ -418,7 +425,7 @@ impl<O: Origins> Machine<O> {
 
     /// What EXECUTE and FETCH return is what their names stand for now, so each execution is described anew.
     fn describe_linked(&mut self, name: &Bytes, plan: &Arc<Plan>, staged: &mut Staged) {
-        if self.guarded && returns_rows(plan) {
+        if self.reads_rows() && returns_rows(plan) {
             put_describe(name, staged);
             self.expect.push_back(Expect::DescribeLinked(Arc::clone(plan)));
         }

@@ -1,7 +1,7 @@
 //! Names that SQL defines and uses: PREPARE, DEALLOCATE, DECLARE, CLOSE, EXECUTE, FETCH. The server keeps them where it
 //! keeps the protocol's own, and so does the machine: pending until the statement that defines them completed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -40,7 +40,7 @@ impl<O: Origins> Machine<O> {
         for (index, statement) in plan.statements.iter().enumerate() {
             let prepared = |of: &Arc<Plan>| {
                 let (sql, plan) = (Arc::clone(sql), Arc::clone(of));
-                Arc::new(Prepared { op, sql, plan, part: Some(index), cells: OnceLock::new() })
+                Arc::new(Prepared::new(op, sql, plan, Some(index)))
             };
             let definition = match &statement.names {
                 Effect::Prepare(name, of) => {

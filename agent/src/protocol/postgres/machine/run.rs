@@ -35,8 +35,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(op: u64, plan: Arc<Plan>, statement: Option<Arc<Prepared>>) -> Self {
-        let cells = statement.as_ref().and_then(|statement| statement.cells.get().cloned());
+    pub(super) fn new(
+        op: u64,
+        plan: Arc<Plan>,
+        statement: Option<Arc<Prepared>>,
+        cells: Option<Arc<[Cell]>>,
+    ) -> Self {
         Self {
             op,
             plan,

@@ -69,7 +69,8 @@ impl<O: Origins> Machine<O> {
             let body = rest.get(HEADER..header.total);
             replaced.clear();
             let before = outcomes.len();
-            match self.server_message(header, body, &mut replaced, outcomes)? {
+            let act = self.server_message(header, body, &mut replaced, outcomes)?;
+            match self.look_at(header, body, act, &mut replaced)? {
                 Act::Pass => {
                     let here = header.total.min(rest.len());
                     self.server_rest = header.total - here;
@@ -193,11 +194,16 @@ impl<O: Origins> Machine<O> {
 
     fn data_row(&mut self, header: Header, body: Option<&[u8]>, out: &mut BytesMut) -> Result<Act, Fatal> {
         let guarded = self.guarded;
+        let looking = self.looking.is_some();
         let run = self.running().ok_or(Fatal::OutOfTurn(b'D'))?;
         if run.cells.is_none() && guarded {
             return Err(Mismatch::Unexpected.into());
         }
+        if looking {
+            run.look_undescribed(body)?;
+        }
         let masks = run.cells.as_ref().is_some_and(|cells| cells.iter().any(|cell| *cell != Cell::Keep));
+        let masks = masks || looking && run.cells.is_none();
         if masks && body.is_none() && run.cut.is_none() {
             return Ok(Act::Incomplete);
         }
@@ -211,12 +217,20 @@ impl<O: Origins> Machine<O> {
             (Some(cells), _) if cells.iter().any(|cell| *cell != Cell::Keep) => {
                 let Some(body) = body else { return Ok(Act::Incomplete) };
                 let formats = run.portal.as_ref().map(|portal| &*portal.formats);
-                run.masked_cells += rows::put_masked(out, Fields::new(b'D', body), cells, formats)?;
+                let masked = rows::put_masked(out, Fields::new(b'D', body), cells, formats)?;
+                run.masked_cells += masked;
                 run.bytes += out.len() as u64;
+                let found = match looking && masked > 0 {
+                    true => rows::found(Fields::new(b'D', body), cells)?,
+                    false => Vec::new(),
+                };
                 if run.plan.seals {
                     let cells = rows::taken(Fields::new(b'D', body), cells, formats)?;
                     let line = Line::Row { op: run.op, part: run.index, row: run.rows, cells };
                     line.put(&mut self.raw);
+                }
+                if let Some(looking) = &mut self.looking {
+                    looking.row(found);
                 }
                 Ok(Act::Replaced)
             }
@@ -242,23 +256,22 @@ impl<O: Origins> Machine<O> {
     fn described(&mut self, tag: u8, fields: Fields<'_>, statement: &Arc<Prepared>) -> Result<(), Fatal> {
         let shape = shape(&statement.plan.statements);
         // What a name returns is checked when it is executed, and its rows are not served before that.
-        if tag == b'T' && self.guarded && *shape != Output::OfName {
-            let cells = rows::check(fields, shape, &self.origins)?;
-            let _ = statement.cells.set(cells.into());
+        if tag == b'T' && *shape != Output::OfName {
+            self.keep_cells(fields, shape, statement)?;
         }
+        let cells = self.cells_of(statement);
         for expect in &mut self.expect {
             if let Expect::Execute(run) = expect
                 && run.cells.is_none()
                 && run.statement.as_ref().is_some_and(|of| Arc::ptr_eq(of, statement))
             {
-                run.cells = statement.cells.get().cloned();
+                run.cells.clone_from(&cells);
             }
         }
         Ok(())
     }
 
     fn description(&mut self, tag: u8, fields: Fields<'_>) -> Result<Act, Fatal> {
-        let guarded = self.guarded;
         match self.expect.front_mut() {
             Some(Expect::DescribeStatement { parameters_seen: seen @ false, .. }) if tag == b't' => {
                 *seen = true;
@@ -280,21 +293,23 @@ impl<O: Origins> Machine<O> {
                 let plan = Arc::clone(plan);
                 self.expect.pop_front();
                 if tag == b'T' {
-                    let cells: Arc<[Cell]> =
-                        rows::check(fields, shape(&plan.statements), &self.origins)?.into();
+                    let cells = self.read_cells(fields, shape(&plan.statements))?;
                     let runs = self.expect.iter_mut().filter_map(|expect| match expect {
                         Expect::Execute(run) if Arc::ptr_eq(&run.plan, &plan) => Some(run),
                         _ => None,
                     });
-                    runs.for_each(|run| run.cells = Some(Arc::clone(&cells)));
+                    runs.for_each(|run| run.cells.clone_from(&cells));
                 }
                 return Ok(Act::Replaced);
             }
             Some(Expect::Query { run, failed: false }) if tag == b'T' => {
-                if guarded {
-                    let plan = Arc::clone(&run.plan);
-                    let statement = plan.statement(run.index).ok_or(Mismatch::Unexpected)?;
-                    run.cells = Some(rows::check(fields, &statement.output, &self.origins)?.into());
+                let (plan, index) = (Arc::clone(&run.plan), run.index);
+                if self.reads_rows() {
+                    let statement = plan.statement(index).ok_or(Mismatch::Unexpected)?;
+                    let cells = self.read_cells(fields, &statement.output)?;
+                    if let Some(run) = self.running() {
+                        run.cells = cells;
+                    }
                 }
                 return Ok(Act::Pass);
             }
@@ -411,7 +426,7 @@ impl<O: Origins> Machine<O> {
 
     /// True when what the server says right now can quote values of a masked relation. Binding and describing
     /// plan the statement, and planning evaluates: it is not only the running statement that can.
-    fn strict(&self) -> bool {
+    pub(super) fn strict(&self) -> bool {
         let any = |statements: &[StatementPlan]| statements.iter().any(|statement| statement.strict);
         // Deferred constraints and held cursors are checked and filled when the transaction ends.
         let late = |statements: &[StatementPlan]| {
@@ -449,28 +464,6 @@ impl<O: Origins> Machine<O> {
         }
         // The Sync has not been sent yet: what comes before it is dropped here, as the server would.
         self.skipping = true;
-    }
-
-    fn notice(&mut self, fields: Fields<'_>, out: &mut BytesMut) -> Result<Act, Fatal> {
-        if !self.strict() {
-            return Ok(Act::Pass);
-        }
-        response::put_scrubbed(out, b'N', fields).map_err(Fatal::Upstream)?;
-        Ok(Act::Replaced)
-    }
-
-    /// Other sessions write what a notification carries, triggers on masked relations among them; the agent has not
-    /// seen it. Where something is masked, the client learns that it was notified, and looks for itself.
-    fn notification(&mut self, mut fields: Fields<'_>, out: &mut BytesMut) -> Result<Act, Fatal> {
-        let pid = fields.i32().map_err(Fatal::Upstream)?;
-        let channel = fields.c_bytes().map_err(Fatal::Upstream)?;
-        let payload = fields.c_bytes().map_err(Fatal::Upstream)?;
-        fields.end().map_err(Fatal::Upstream)?;
-        if !self.guarded || payload.is_empty() {
-            return Ok(Act::Pass);
-        }
-        response::put_notification(out, pid, channel);
-        Ok(Act::Replaced)
     }
 
     fn ready(&mut self, mut fields: Fields<'_>) -> Result<Act, Fatal> {

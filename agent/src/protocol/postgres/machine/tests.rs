@@ -7,6 +7,7 @@ use super::super::response::{read, sqlstate};
 use super::*;
 
 mod limits;
+mod looking;
 mod names;
 mod raw;
 

@@ -76,6 +76,8 @@ where
             watch.feed(&self.served);
             self.events.extend(watch.take().iter().filter_map(|seen| self.decider.detected(seen)));
         }
+        let replaced = self.machine.take_sightings();
+        self.events.extend(replaced.iter().filter_map(|seen| self.decider.detected(seen)));
         let raw = self.machine.take_raw();
         let raw_burst = Burst { session: self.session, offset: self.sealed, bytes: &raw };
         let written = self.journal.append_served(burst, raw_burst, &self.events);
