@@ -198,15 +198,21 @@ pub enum Event {
         /// Names of the patterns that were hidden in what it printed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         masked: Vec<String>,
+        /// The program transferred files, and why some of them may not be listed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unlisted: Option<String>,
     },
-    /// What was read from or written to a file, written when it is closed.
+    /// What was read from or written to a file, written when it is closed, or has gone through.
     FileContent {
         session: String,
-        /// The operation that opened it.
+        /// The operation that opened it, or transferred it.
         op: u64,
+        /// Which of those it transferred, as it said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
         read_bytes: u64,
         written_bytes: u64,
-        /// Of what was transferred, when that went from front to back.
+        /// Of what was transferred, when that went from front to back; of the whole of it, when it was one of several.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sha256: Option<String>,
     },

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, HostFacts, RecordMode};
 use sha2::{Digest, Sha256};
 
+use super::exec::Template;
 use super::machine::{Asked, Question, Terms};
 use super::mask::Masks;
+use super::rsync::How;
 use crate::gate::{
     Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, approvals, connect,
 };
@@ -202,14 +204,18 @@ impl Decider {
     fn terms(&self, reading: &Reading<'_>, modes: &BTreeSet<RecordMode>) -> Terms {
         let transfer = reading.asks.iter().any(|ask| !ask.facts.via.is_empty());
         if transfer || !matches!(reading.step, Step::Exec | Step::Shell) {
-            return Terms::default();
+            let Some(Template::Rsync { sends, options, .. }) = reading.analysis.template() else {
+                return Terms::default();
+            };
+            return Terms { rsync: Some(How::new(sends, &options)), ..Terms::default() };
         }
         // Where policies differ, the record holds more.
         let asked = modes.contains(&RecordMode::Asciicast) || modes.contains(&RecordMode::Rows);
         let output = asked || (self.records && !modes.contains(&RecordMode::Meta));
         let shown = |mask: &str| self.permits(Action::Reveal, mask);
         let masks = self.masks.as_ref().and_then(|masks| masks.without(shown)).map(Arc::new);
-        Terms { output, input: output && self.records_input, seals: modes.contains(&RecordMode::Raw), masks }
+        let (input, seals) = (output && self.records_input, modes.contains(&RecordMode::Raw));
+        Terms { output, input, seals, masks, rsync: None }
     }
 
     fn denial(&self, rule: &str, why: &str, hint: Option<&str>, question: &Question) -> String {

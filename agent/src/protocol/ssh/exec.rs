@@ -24,7 +24,7 @@ pub(super) struct Analysis {
 /// A command that is known to serve a file transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Template {
-    Rsync { sends: bool, path: String },
+    Rsync { sends: bool, path: String, options: Vec<String> },
     Git { writes: bool, repository: String },
 }
 
@@ -98,8 +98,12 @@ fn rsync(rest: &[&str]) -> Option<Template> {
                     && !how.contains(['s', 'R'])
             })
     };
-    (options.iter().all(harmless) && !path.starts_with('-'))
-        .then(|| Template::Rsync { sends, path: (*path).to_owned() })
+    let options_of = || options.iter().map(|option| (*option).to_owned()).collect();
+    (options.iter().all(harmless) && !path.starts_with('-')).then(|| Template::Rsync {
+        sends,
+        path: (*path).to_owned(),
+        options: options_of(),
+    })
 }
 
 /// Reads a command line.

@@ -25,6 +25,9 @@ pub struct Output {
 pub struct Content {
     /// `read`, `written`, or the name of a stream.
     pub what: &'static str,
+    /// Which file, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     pub bytes: u64,
     pub sha256: Option<String>,
 }

@@ -83,6 +83,9 @@ pub struct Operation {
     /// What the program printed, where it is recorded; what went through it, or into a file and out of it.
     pub output: Option<Output>,
     pub contents: Vec<Content>,
+    /// Why files may be missing in that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlisted: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -301,6 +304,7 @@ impl Builder {
                     table: None,
                     output: None,
                     contents: Vec::new(),
+                    unlisted: None,
                 });
             }
             Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
@@ -333,24 +337,26 @@ impl Builder {
                 stderr_bytes,
                 stderr_sha256,
                 masked,
+                unlisted,
                 ..
             } => {
                 if let Some(operation) = self.operation(op) {
                     operation.masked.extend(masked);
+                    operation.unlisted = unlisted;
                     for (what, bytes, sha256) in [
                         ("stdin", stdin_bytes, stdin_sha256),
                         ("stdout", stdout_bytes, stdout_sha256),
                         ("stderr", stderr_bytes, stderr_sha256),
                     ] {
-                        operation.contents.push(Content { what, bytes, sha256: Some(sha256) });
+                        operation.contents.push(Content { what, path: None, bytes, sha256: Some(sha256) });
                     }
                 }
             }
-            Event::FileContent { op, read_bytes, written_bytes, sha256, .. } => {
+            Event::FileContent { op, path, read_bytes, written_bytes, sha256, .. } => {
                 if let Some(operation) = self.operation(op) {
                     let (what, bytes) =
                         if written_bytes > 0 { ("written", written_bytes) } else { ("read", read_bytes) };
-                    operation.contents.push(Content { what, bytes, sha256 });
+                    operation.contents.push(Content { what, path, bytes, sha256 });
                 }
             }
             Event::GrantUsed(used) => match used.op {
@@ -423,6 +429,7 @@ impl Builder {
             table: None,
             output: None,
             contents: Vec::new(),
+            unlisted: None,
         });
     }
 

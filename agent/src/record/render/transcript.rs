@@ -112,7 +112,11 @@ pub(super) fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn 
     operation.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
     operation.table.as_ref().map_or(Ok(()), |table| rows_text(table, out))?;
     operation.output.as_ref().map_or(Ok(()), |output| output_text(output, out))?;
-    operation.contents.iter().filter(|content| content.bytes > 0).try_for_each(|it| content_text(it, out))?;
+    let told = |content: &&Content| content.bytes > 0 || content.path.is_some();
+    operation.contents.iter().filter(told).try_for_each(|it| content_text(it, out))?;
+    if let Some(why) = &operation.unlisted {
+        line(out, "unlisted", &format!("files may be missing above: {}", visible(why)))?;
+    }
     operation.outcome.as_ref().map_or(Ok(()), |outcome| outcome_text(outcome, paint, out))
 }
 
@@ -148,8 +152,13 @@ fn output_text(output: &Output, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn content_text(content: &Content, out: &mut dyn Write) -> io::Result<()> {
-    let digest = content.sha256.as_deref().map(|digest| format!(", sha256 {}", visible(digest)));
-    line(out, content.what, &format!("{} bytes{}", content.bytes, digest.unwrap_or_default()))
+    let digest = match (&content.sha256, &content.path) {
+        (Some(digest), _) => format!(", sha256 {}", visible(digest)),
+        (None, Some(_)) => " of it on the wire, in pieces or packed".to_owned(),
+        (None, None) => String::new(),
+    };
+    let path = content.path.as_deref().map(|path| format!("{}, ", visible(path))).unwrap_or_default();
+    line(out, content.what, &format!("{path}{} bytes{digest}", content.bytes))
 }
 
 fn cell_text(cell: Option<&str>) -> String {

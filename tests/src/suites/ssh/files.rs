@@ -1,4 +1,4 @@
-//! File transfers: sftp, scp, rsync and git, and what tries to lead them astray.
+//! File transfers: sftp, scp and git, and what tries to lead them astray.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,7 +18,6 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "no path leads out of where transfers are permitted", run: astray },
     Case { name: "sftp lists, renames and removes where it may", run: sftp },
     Case { name: "scp's old protocol is denied with a hint", run: old_scp },
-    Case { name: "rsync pushes and pulls by path", run: rsync },
     Case { name: "git clones and pushes by repository", run: git },
 ];
 
@@ -153,31 +152,6 @@ fn old_scp(stage: &mut Stage) -> Result<()> {
         .args(["-O".as_ref(), remote.as_ref(), stage.home("old").as_os_str()])
         .run()?;
     ensure!(output.code != Some(0) && output.stderr.contains("scp without -O"), "{output}");
-    Ok(())
-}
-
-fn rsync(stage: &mut Stage) -> Result<()> {
-    let shell = format!("ssh {} -p {}", TRUSTING.join(" "), stage.sshd.port);
-    let local = stage.home("tree");
-    fs::create_dir_all(&local)?;
-    fs::write(local.join("a"), "a\n")?;
-    let inside = stage.files("in/tree/");
-    let run = |args: &[&str]| stage.client("/usr/bin/rsync")?.args(["-a", "-e", &shell]).args(args).run();
-    let from = format!("{}/", local.display());
-    run(&[&from, &format!("rsync@127.0.0.1:{inside}")])?.ok()?;
-    ensure!(fs::read_to_string(stage.files("in/tree/a"))? == "a\n");
-    holds(
-        stage.trail("rsync")?.all("statement").first().context("nothing on record")?,
-        &json!({"verdict": "permit", "step": "exec", "policies": ["bots-files"]}),
-    )?;
-    let back = format!("{}/", stage.home("back").display());
-    run(&["--delete", &format!("rsync@127.0.0.1:{inside}"), &back])?.ok()?;
-    ensure!(fs::read_to_string(stage.home("back/a"))? == "a\n");
-    for path in [stage.files("closed/"), stage.files("in/../closed/"), "/etc/".to_owned()] {
-        let output = run(&[&from, &format!("rsync-out@127.0.0.1:{path}")])?;
-        ensure!(output.code != Some(0) && output.stderr.contains("chaperone: denied"), "{path}: {output}");
-    }
-    ensure!(fs::read_dir(stage.files("closed"))?.count() == 1, "something was made in the closed folder");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod hostile;
 mod mask;
 mod reach;
 mod record;
+mod rsync;
 mod streams;
 mod tools;
 mod trust;
@@ -50,6 +51,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         mask::CASES,
         streams::CASES,
         files::CASES,
+        rsync::CASES,
         tools::CASES,
         hold::CASES,
         certificate::CASES,

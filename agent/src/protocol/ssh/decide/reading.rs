@@ -110,8 +110,8 @@ fn read_command<'a>(command: &'a str, reading: &mut Reading<'a>) {
     let template = reading.analysis.template();
     let transfer = |action, path: &str, via| (action, path.to_owned(), via);
     let known = match &template {
-        Some(Template::Rsync { sends: true, path }) => transfer(Action::FileRead, path, "rsync"),
-        Some(Template::Rsync { sends: false, path }) => transfer(Action::FileWrite, path, "rsync"),
+        Some(Template::Rsync { sends: true, path, .. }) => transfer(Action::FileRead, path, "rsync"),
+        Some(Template::Rsync { sends: false, path, .. }) => transfer(Action::FileWrite, path, "rsync"),
         Some(Template::Git { writes: false, repository }) => transfer(Action::FileRead, repository, "git"),
         Some(Template::Git { writes: true, repository }) => transfer(Action::FileWrite, repository, "git"),
         None => {

@@ -9,6 +9,7 @@ use ring::digest;
 use super::super::codec::{msg, put_string};
 use super::super::flow::Flow;
 use super::super::mask::{Filter, Masks};
+use super::super::rsync::{How, Transfer};
 use super::super::sftp::Sftp;
 use super::tunnel::Tunnel;
 
@@ -77,6 +78,8 @@ pub(in super::super) struct Terms {
     pub(in super::super) seals: bool,
     /// What is hidden in what it prints.
     pub(in super::super) masks: Option<Arc<Masks>>,
+    /// It is rsync, and how it talks, or why that is not known.
+    pub(in super::super) rsync: Option<Result<How, &'static str>>,
 }
 
 /// A program with its streams.
@@ -86,6 +89,7 @@ pub(super) struct Running {
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
     pub(super) sftp: Option<Sftp>,
+    pub(super) transfer: Option<Box<Transfer>>,
     pub(super) terms: Terms,
     /// Of standard output and standard error.
     pub(super) filters: Option<Box<[Filter; 2]>>,
@@ -118,7 +122,9 @@ impl Running {
         let sftp = sftp.then(Sftp::default);
         let filter = |masks: &Arc<Masks>| Filter::new(Arc::clone(masks));
         let filters = terms.masks.as_ref().map(|masks| Box::new([filter(masks), filter(masks)]));
-        Self { op, stdin: Stream::new(), stdout: Stream::new(), stderr: Stream::new(), sftp, terms, filters }
+        let transfer = terms.rsync.as_ref().map(|how| Box::new(Transfer::new(op, how)));
+        let [stdin, stdout, stderr] = [Stream::new(), Stream::new(), Stream::new()];
+        Self { op, stdin, stdout, stderr, sftp, transfer, terms, filters }
     }
 
     /// What is hidden in a stream of the program.

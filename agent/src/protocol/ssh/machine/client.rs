@@ -160,6 +160,9 @@ impl Machine {
         let Stage::Running(running) = &mut channel.stage else { return Ok(None) };
         channel.to_upstream.received(bytes.len()).map_err(|source| Fatal::Flow { side: CLIENT, source })?;
         running.stdin.add(bytes);
+        if let Some(transfer) = &mut running.transfer {
+            transfer.client(bytes);
+        }
         if running.terms.input && running.sftp.is_none() {
             output::put(&mut self.said, running.op, Kind::In, bytes);
         }

@@ -141,6 +141,8 @@ pub(super) struct Outcome {
     pub(super) exit: String,
     pub(super) streams: [(u64, String); 3],
     pub(super) files: Vec<super::sftp::FileDone>,
+    /// Why some of its files may be missing.
+    pub(super) unlisted: Option<&'static str>,
     /// How often each pattern was hidden in what it printed.
     pub(super) masked: Vec<(String, u64)>,
 }
@@ -227,10 +229,9 @@ impl Machine {
     pub(super) fn take_files(&mut self) -> Vec<super::sftp::FileDone> {
         let mut done = Vec::new();
         for channel in self.channels.values_mut() {
-            if let Stage::Running(running) = &mut channel.stage
-                && let Some(sftp) = &mut running.sftp
-            {
-                done.append(&mut sftp.take_done());
+            if let Stage::Running(running) = &mut channel.stage {
+                running.sftp.iter_mut().for_each(|sftp| done.append(&mut sftp.take_done()));
+                running.transfer.iter_mut().for_each(|transfer| done.append(&mut transfer.take_done()));
             }
         }
         done
@@ -442,6 +443,11 @@ fn outcome(channel: &mut Channel, otherwise: &str) -> Option<Outcome> {
         masked: masked.into_iter().collect(),
         exit,
         streams: streams.map(|stream| (stream.bytes, stream.sha256())),
-        files: running.sftp.as_mut().map(super::sftp::Sftp::finish).unwrap_or_default(),
+        unlisted: running.transfer.as_ref().and_then(|transfer| transfer.lost()),
+        files: match (&mut running.sftp, &mut running.transfer) {
+            (Some(sftp), _) => sftp.finish(),
+            (None, Some(transfer)) => transfer.take_done(),
+            (None, None) => Vec::new(),
+        },
     })
 }

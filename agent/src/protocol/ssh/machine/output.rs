@@ -98,6 +98,9 @@ impl Machine {
                     Some(_) => (&mut running.stderr, Kind::Err),
                 };
                 stream.add(bytes);
+                if let (Kind::Out, Some(transfer)) = (kind, &mut running.transfer) {
+                    transfer.server(bytes);
+                }
                 if running.terms.output {
                     output::put(&mut self.said, running.op, kind, bytes);
                 }

@@ -95,6 +95,7 @@ where
                 stderr_bytes: stderr.0,
                 stderr_sha256: stderr.1,
                 masked: outcome.masked.into_iter().map(|(name, _)| name).collect(),
+                unlisted: outcome.unlisted.map(str::to_owned),
             });
             self.staged.record(Event::Result {
                 session: self.session.to_owned(),
@@ -113,6 +114,7 @@ where
         self.staged.record(Event::FileContent {
             session: self.session.to_owned(),
             op: done.op,
+            path: done.path,
             read_bytes: done.read,
             written_bytes: done.written,
             sha256: done.sha256,

@@ -92,6 +92,6 @@ impl File {
         let sha256 = content
             .filter(|content| content.in_order && content.bytes > 0)
             .map(|content| crate::hex(content.hash.finish().as_ref()));
-        FileDone { op: self.op, read, written, sha256 }
+        FileDone { op: self.op, path: None, read, written, sha256 }
     }
 }

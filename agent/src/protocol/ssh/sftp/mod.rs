@@ -105,6 +105,8 @@ pub(super) struct FileOp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileDone {
     pub(super) op: u64,
+    /// Where the operation is about more than one.
+    pub(super) path: Option<String>,
     pub(super) read: u64,
     pub(super) written: u64,
     /// Of what was read or written, when it went from front to back.
