@@ -146,6 +146,10 @@ impl Mapper {
             Event::Streams { session, .. } | Event::FileContent { session, .. } => {
                 self.activity(out, session, Some(Step::File), ("Other", 99), ("Traffic", 6));
             }
+            Event::CommandSeen { session, text, .. } => {
+                self.activity(out, session, Some(Step::Shell), ("Other", 99), ("Traffic", 6));
+                put(out, "message", json!(format!("typed, by a guess: {text}")));
+            }
             Event::SessionRefused {
                 client,
                 original_destination,

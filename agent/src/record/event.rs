@@ -216,6 +216,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sha256: Option<String>,
     },
+    /// A command line that was read off the screen of a terminal. A guess: nothing was decided on it.
+    CommandSeen {
+        session: String,
+        /// The program the terminal belongs to.
+        op: u64,
+        text: String,
+        /// Always true.
+        heuristic: bool,
+    },
     SessionEnd {
         session: String,
         reason: String,
@@ -323,6 +332,7 @@ impl Event {
             | Self::Result { session, .. }
             | Self::Streams { session, .. }
             | Self::FileContent { session, .. }
+            | Self::CommandSeen { session, .. }
             | Self::SessionEnd { session, .. }
             | Self::Detected { session, .. }
             | Self::ForeignCredential { session, .. } => Some(session),

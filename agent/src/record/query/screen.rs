@@ -43,6 +43,11 @@ pub enum Scene<'a> {
         text: &'a str,
     },
     Shows(output::Part<'a>),
+    /// A command line that was read off the screen, which is a guess.
+    Seen {
+        op: u64,
+        text: &'a str,
+    },
 }
 
 /// Calls `each` with what the session showed whose id is, or alone begins with, `id`, and how many milliseconds after
@@ -62,6 +67,11 @@ pub fn screen(dir: &Path, id: &str, mut each: impl FnMut(u64, Scene<'_>)) -> Res
             Event::Statement { op, sql, verdict: Verdict::Permit | Verdict::Hold, .. } => {
                 if let Some((start, _)) = &parts {
                     each(millis(time, *start), Scene::Begins { op: *op, text: sql });
+                }
+            }
+            Event::CommandSeen { op, text, .. } => {
+                if let Some((start, _)) = &parts {
+                    each(millis(time, *start), Scene::Seen { op: *op, text });
                 }
             }
             _ => {}

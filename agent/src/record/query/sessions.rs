@@ -303,6 +303,7 @@ impl Row {
             | Event::OldConnections { .. }
             | Event::Streams { .. }
             | Event::FileContent { .. }
+            | Event::CommandSeen { .. }
             | Event::Control { .. } => {}
         }
     }

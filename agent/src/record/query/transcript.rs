@@ -83,9 +83,19 @@ pub struct Operation {
     /// What the program printed, where it is recorded; what went through it, or into a file and out of it.
     pub output: Option<Output>,
     pub contents: Vec<Content>,
+    /// Command lines that were read off its terminal, which is a guess.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<Seen>,
     /// Why files may be missing in that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unlisted: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// After the session's start.
+    pub offset_ms: u64,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -305,6 +315,7 @@ impl Builder {
                     output: None,
                     contents: Vec::new(),
                     unlisted: None,
+                    seen: Vec::new(),
                 });
             }
             Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
@@ -357,6 +368,12 @@ impl Builder {
                     let (what, bytes) =
                         if written_bytes > 0 { ("written", written_bytes) } else { ("read", read_bytes) };
                     operation.contents.push(Content { what, path, bytes, sha256 });
+                }
+            }
+            Event::CommandSeen { op, text, .. } => {
+                let offset_ms = millis(time, *self.begin.get_or_insert(time));
+                if let Some(operation) = self.operation(op) {
+                    operation.seen.push(Seen { offset_ms, text });
                 }
             }
             Event::GrantUsed(used) => match used.op {
@@ -430,6 +447,7 @@ impl Builder {
             output: None,
             contents: Vec::new(),
             unlisted: None,
+            seen: Vec::new(),
         });
     }
 

@@ -71,6 +71,14 @@ impl<'a> Cast<'a> {
             }
             Scene::Begins { op, .. } if self.only.is_some_and(|only| only != *op) => Ok(()),
             Scene::Shows(part) if self.only.is_some_and(|only| only != part.op) => Ok(()),
+            Scene::Seen { op, .. } if self.only.is_some_and(|only| only != *op) => Ok(()),
+            Scene::Seen { text, .. } => {
+                if self.begun {
+                    self.line(at_ms, "m", &format!("heuristic: {text}"))
+                } else {
+                    Ok(())
+                }
+            }
             Scene::Begins { op, text } => {
                 // The size of the terminal comes behind it, and belongs into the first line.
                 if self.begun { self.line(at_ms, "m", &format!("#{op} {text}")) } else { Ok(()) }
@@ -141,7 +149,8 @@ impl Player {
             Scene::Begins { op, text } if self.only.is_none_or(|only| only == *op) => {
                 format!("\x1b[0;7m #{op} {} \x1b[0m\r\n", super::visible(text))
             }
-            Scene::Begins { .. } | Scene::Shows(_) | Scene::Starts(_) => String::new(),
+            // What was typed is on the screen that is played; a word of ours would stand in its way.
+            Scene::Begins { .. } | Scene::Shows(_) | Scene::Seen { .. } | Scene::Starts(_) => String::new(),
         }
     }
 }

@@ -112,6 +112,11 @@ pub(super) fn operation_text(operation: &Operation, paint: Paint, out: &mut dyn 
     operation.hold.as_ref().map_or(Ok(()), |hold| hold_text(hold, paint, out))?;
     operation.table.as_ref().map_or(Ok(()), |table| rows_text(table, out))?;
     operation.output.as_ref().map_or(Ok(()), |output| output_text(output, out))?;
+    for seen in &operation.seen {
+        let text =
+            format!("+{} {} (a guess, read off the screen)", seconds(seen.offset_ms), visible(&seen.text));
+        line(out, "command", &text)?;
+    }
     let told = |content: &&Content| content.bytes > 0 || content.path.is_some();
     operation.contents.iter().filter(told).try_for_each(|it| content_text(it, out))?;
     if let Some(why) = &operation.unlisted {

@@ -15,6 +15,7 @@ use crate::harness::trail::{Trail, holds};
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "what a command prints is on record, and is shown, played and exported", run: commands },
     Case { name: "a terminal is on record with its size and its times", run: terminal },
+    Case { name: "commands typed into a terminal are told as guesses, and passwords are not", run: seen },
     Case { name: "what is typed is on record only where that is asked for", run: typed },
     Case { name: "a target, or a rule, leaves the output out of the record", run: meta },
     Case { name: "whatever a client got is on record when the agent is killed", run: killed },
@@ -90,6 +91,65 @@ fn terminal(stage: &mut Stage) -> Result<()> {
     };
     let apart = at("later")? - at("31 101")?;
     ensure!((0.4..5.0).contains(&apart), "{apart} s between what was half a second apart");
+    Ok(())
+}
+
+/// Types as a person does: when the prompt is there, and on when the answer is.
+const TYPIST: &str = r#"
+import sys, paramiko
+c = paramiko.SSHClient()
+c.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+c.connect("127.0.0.1", int(sys.argv[1]), "rec-seen", password="x", allow_agent=False, look_for_keys=False)
+shell = c.invoke_shell(width=60, height=20)
+seen = ""
+def until(text):
+    global seen
+    while text not in seen:
+        more = shell.recv(4096).decode()
+        assert more, seen
+        seen += more
+    seen = seen.split(text, 1)[1]
+shell.send("PS1='rea''dy$ '\r")
+until("ready$ ")
+for line, answer in [
+    ("echo ans$((20+22))wer", "ans42wer"),
+    ("stty -echo; echo go$((0+1))o; read word; stty echo; echo ba$((1+1))ck", "go1o"),
+    ("hunter2", "ba2ck"),
+    ("echo " + "long " * 20 + "$((1+1))end", "2end"),
+    ("echo wron\x7fng-$((3+4))", "wrong-7"),
+]:
+    shell.send(line + "\r")
+    until(answer)
+    if line != "stty -echo; echo go$((0+1))o; read word; stty echo; echo ba$((1+1))ck":
+        until("ready$ ")
+shell.send("exit\r")
+while shell.recv(4096): pass
+print("ok")
+"#;
+
+fn seen(stage: &mut Stage) -> Result<()> {
+    let python = stage.client_in(&stage.world.places.mail_bot, "/usr/bin/python3")?;
+    let output = python.args(["-c", TYPIST, &stage.sshd.port.to_string()]).run()?;
+    ensure!(output.stdout == "ok\n", "{output}");
+    let trail = stage.trail("rec-seen")?;
+    let seen = trail.all("command_seen");
+    ensure!(seen.iter().all(|event| event["heuristic"] == true && event["op"] == 2), "{seen:?}");
+    let texts: Vec<&str> = seen.iter().filter_map(|event| event["text"].as_str()).collect();
+    let long = format!("echo {}$((1+1))end", "long ".repeat(20));
+    let expect = [
+        "echo ans$((20+22))wer",
+        "stty -echo; echo go$((0+1))o; read word; stty echo; echo ba$((1+1))ck",
+        &long,
+        "echo wrong-$((3+4))",
+        "exit",
+    ];
+    ensure!(texts.ends_with(&expect), "{texts:?}");
+    let text = stage.replay("rec-seen", &[])?;
+    ensure!(text.contains(" echo wrong-$((3+4)) (a guess, read off the screen)"), "{text}");
+    ensure!(!text.contains("hunter2"), "a password is on record: {text}");
+    let cast = stage.cast("rec-seen", &[])?;
+    let marked = |line: &Value| line[1] == "m" && line[2] == "heuristic: echo wrong-$((3+4))";
+    ensure!(cast.iter().any(marked), "{cast:?}");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use super::super::flow::Flow;
 use super::super::mask::{Filter, Masks};
 use super::super::rsync::{How, Transfer};
 use super::super::sftp::Sftp;
+use super::super::typed::Typed;
 use super::tunnel::Tunnel;
 
 /// Variables and the terminal of a channel, as they were asked for.
@@ -90,6 +91,8 @@ pub(super) struct Running {
     pub(super) stderr: Stream,
     pub(super) sftp: Option<Sftp>,
     pub(super) transfer: Option<Box<Transfer>>,
+    /// Of a terminal whose output is recorded.
+    pub(super) typed: Option<Box<Typed>>,
     pub(super) terms: Terms,
     /// Of standard output and standard error.
     pub(super) filters: Option<Box<[Filter; 2]>>,
@@ -124,7 +127,7 @@ impl Running {
         let filters = terms.masks.as_ref().map(|masks| Box::new([filter(masks), filter(masks)]));
         let transfer = terms.rsync.as_ref().map(|how| Box::new(Transfer::new(op, how)));
         let [stdin, stdout, stderr] = [Stream::new(), Stream::new(), Stream::new()];
-        Self { op, stdin, stdout, stderr, sftp, transfer, terms, filters }
+        Self { op, stdin, stdout, stderr, sftp, transfer, typed: None, terms, filters }
     }
 
     /// What is hidden in a stream of the program.

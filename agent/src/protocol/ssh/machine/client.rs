@@ -163,6 +163,9 @@ impl Machine {
         if let Some(transfer) = &mut running.transfer {
             transfer.client(bytes);
         }
+        if let Some(typed) = &mut running.typed {
+            typed.client(bytes);
+        }
         if running.terms.input && running.sftp.is_none() {
             output::put(&mut self.said, running.op, Kind::In, bytes);
         }

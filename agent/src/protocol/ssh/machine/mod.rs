@@ -164,6 +164,8 @@ pub(super) struct Machine {
     pub(super) said: Vec<u8>,
     /// What the target sent of what is masked, as lines; only of programs where it is to be sealed.
     pub(super) raw: Vec<u8>,
+    /// Commands that were read off terminals, with the operation each belongs to.
+    pub(super) typed: Vec<(u64, String)>,
     pub(super) outcomes: Vec<Outcome>,
     /// Channels whose held request the client gave up.
     pub(super) withdrawn: Vec<u32>,

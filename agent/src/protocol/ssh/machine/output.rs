@@ -1,6 +1,7 @@
 //! What programs print, on its way to the client: masked, counted, and put down for the record as it goes out.
 
 use super::super::flow::FlowError;
+use super::super::typed::Typed;
 use super::channel::{Stage, adjust, data};
 use super::{Fatal, Machine, STDERR, UPSTREAM, framed_on, put_frame};
 use crate::gate::Staged;
@@ -74,14 +75,18 @@ impl Machine {
         }
     }
 
-    /// The size of the terminal, for whoever plays the record.
+    /// The size of the terminal, for whoever plays the record, and for what is read off it.
     pub(super) fn say_size(&mut self, id: u32) {
-        let Some(channel) = self.channels.get(&id) else { return };
-        let (Stage::Running(running), Some((columns, rows))) = (&channel.stage, channel.terminal) else {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let (Stage::Running(running), Some(size)) = (&mut channel.stage, channel.terminal) else {
             return;
         };
         if running.terms.output {
-            let size = [columns, rows].map(u32::to_be_bytes).concat();
+            match &mut running.typed {
+                Some(typed) => typed.resize(size),
+                None => running.typed = Some(Box::new(Typed::new(size))),
+            }
+            let size = [size.0, size.1].map(u32::to_be_bytes).concat();
             output::put(&mut self.said, running.op, Kind::Size, &size);
         }
     }
@@ -100,6 +105,9 @@ impl Machine {
                 stream.add(bytes);
                 if let (Kind::Out, Some(transfer)) = (kind, &mut running.transfer) {
                     transfer.server(bytes);
+                }
+                if let (Kind::Out, Some(typed)) = (kind, &mut running.typed) {
+                    self.typed.extend(typed.shown(bytes).into_iter().map(|text| (running.op, text)));
                 }
                 if running.terms.output {
                     output::put(&mut self.said, running.op, kind, bytes);

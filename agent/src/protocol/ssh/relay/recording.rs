@@ -63,6 +63,10 @@ where
         for done in self.machine.take_files() {
             self.stage_file(done);
         }
+        for (op, text) in std::mem::take(&mut self.machine.typed) {
+            let session = self.session.to_owned();
+            self.staged.record(Event::CommandSeen { session, op, text, heuristic: true });
+        }
         self.commit()?;
         while let Some((connection, message)) = take_framed(&mut self.released) {
             if connection == MAIN {
