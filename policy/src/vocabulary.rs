@@ -70,6 +70,8 @@ closed_list!(
         Call = "sql:call",
         Admin = "sql:admin",
         Listen = "sql:listen",
+        /// Streams of whole tables as they are stored: backups and changes.
+        Replicate = "sql:replicate",
         /// To see a column in clear.
         Unmask = "unmask",
         Exec = "ssh:exec",
@@ -121,7 +123,8 @@ impl Action {
             | Action::Ddl
             | Action::Call
             | Action::Admin
-            | Action::Listen => ContextOf::Statement,
+            | Action::Listen
+            | Action::Replicate => ContextOf::Statement,
         }
     }
 
@@ -142,6 +145,7 @@ impl Action {
                 | Action::Delete
                 | Action::Merge
                 | Action::Call
+                | Action::Replicate
         )
     }
 }

@@ -64,6 +64,8 @@ pub enum Verb {
     Admin,
     Session,
     Listen,
+    /// A command of a replication connection; no SQL, so never said of a text that was analysed.
+    Replicate,
 }
 
 /// One thing done to one relation, or to none in particular.

@@ -105,6 +105,11 @@ impl<'a> Client<'a> {
         self.program(path, args)
     }
 
+    /// A program that is told where to connect, and no database.
+    pub(crate) fn bare_tool(&self, path: &str, args: &[&str]) -> Result<Program> {
+        Ok(self.prepare(path)?.args(self.where_to()).args(args))
+    }
+
     /// psql as PostgreSQL's own regression suite runs it.
     pub(crate) fn regress(&self, text: Vec<u8>) -> Result<Output> {
         let flags = ["-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on"];

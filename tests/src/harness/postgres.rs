@@ -52,6 +52,7 @@ hostssl all shop_cert  all cert
 host    all shop_scram all scram-sha-256
 host    all shop_md5   all md5
 host    all shop_trust all trust
+host    replication shop_trust all trust
 host    all shop_bench all trust
 host    all all        all reject
 ";
@@ -159,7 +160,7 @@ impl Postgres {
             folder = self.folder.display(),
         );
         if self.statements_logged {
-            settings += "log_disconnections = on\nlog_statement = all\n";
+            settings += "log_disconnections = on\nlog_statement = all\nwal_level = logical\n";
         } else {
             settings += "log_connections = off\nautovacuum = off\nshared_buffers = 512MB\n";
         }

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::harness::client::Client;
 use crate::harness::report::{self, Case};
-use crate::harness::trail::holds;
+use crate::harness::spawn::Program;
+use crate::harness::trail::{self, holds};
 use crate::harness::world::{Wishes, World};
 
 const CASES: &[Case<World>] = &[
@@ -21,7 +22,10 @@ const CASES: &[Case<World>] = &[
     Case { name: "a cursor WITH HOLD outlives its transaction", run: held_cursor },
     Case { name: "binary COPY goes out and in again", run: binary_copy },
     Case { name: "PA14: a notification arrives with what it carries, within a second", run: notified },
-    Case { name: "replication connections are refused", run: replication },
+    Case { name: "a base backup is taken by who may, and is sound", run: base_backup },
+    Case { name: "pg_receivewal and pg_recvlogical receive", run: receivers },
+    Case { name: "replication is denied where anything is masked, and to who may not", run: no_replication },
+    Case { name: "a stream is cut off at its limit", run: limited_stream },
 ];
 
 /// The target without labels.
@@ -34,7 +38,12 @@ permit(principal, action, resource) unless { action == Action::"unmask" && resou
 
 @id("idle-reads")
 @reason("only reading")
-forbid(principal, action in [Action::"sql:admin", Action::"sql:call"], resource) when { principal in Group::"mail-readers" };
+forbid(principal, action in [Action::"sql:admin", Action::"sql:call", Action::"sql:replicate"], resource)
+when { principal in Group::"mail-readers" };
+
+@id("small-streams")
+@max_bytes("100000")
+permit(principal == NonHumanIdentity::"idle-bot", action == Action::"sql:replicate", resource);
 "#;
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
@@ -183,8 +192,96 @@ fn notified(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn replication(world: &mut World) -> Result<()> {
-    let output = through(world).database("replication=database dbname=shop").psql(&["select 1"])?;
-    ensure!(output.code != Some(0) && output.stderr.contains("replication"), "{output}");
+fn base_backup(world: &mut World) -> Result<()> {
+    let folder = world.scratch.folder("backup", 0o777)?.join("base");
+    let to = folder.to_string_lossy();
+    let program = world.postgres.program("pg_basebackup").to_string_lossy().into_owned();
+    let args = ["--no-password", "--no-sync", "--checkpoint=fast", "--wal-method=stream", "-D", &to];
+    world.client_at(FREE, DBA).limit(60).bare_tool(&program, &args)?.run()?.ok()?;
+    let verify = world.postgres.program("pg_verifybackup");
+    let output = Program::new(verify).args(["-n", &to]).user("nobody")?.limit(60).run()?.ok()?;
+    ensure!(output.contains("successfully verified"), "{output}");
+    // The two connections say they are the same client: one of them took the backup.
+    let sessions = trail::sessions(&world.agent)?;
+    let mine: Vec<_> = sessions.iter().filter(|session| session["database"] == "replication").collect();
+    ensure!(mine.len() == 2, "{mine:?}");
+    let (command, result) = base_backups(world)?.pop().context("no BASE_BACKUP in the record")?;
+    holds(&command, &json!({"verdict": "permit", "policies": ["anything"]}))?;
+    // Counted, and not kept: it is the database itself.
+    let number = |field: &str| result[field].as_u64().unwrap_or_default();
+    ensure!(number("bytes") > 10_000_000 && number("served_to") < 100_000, "{result}");
+    Ok(())
+}
+
+/// The commands of that name in the record, each with the largest of its results.
+fn base_backups(world: &World) -> Result<Vec<(Value, Value)>> {
+    let events = trail::everything(&world.agent)?;
+    let is_command = |event: &&Value| event["sql"].as_str().is_some_and(|sql| sql.starts_with("BASE_BACKUP"));
+    let result = |command: &Value| {
+        let of = |event: &&Value| {
+            event["event"] == "result"
+                && ["session", "op"].iter().all(|field| event[*field] == command[*field])
+        };
+        events.iter().filter(of).max_by_key(|event| event["bytes"].as_u64()).cloned()
+    };
+    Ok(events.iter().filter(is_command).filter_map(|it| Some((it.clone(), result(it)?))).collect())
+}
+
+fn receivers(world: &mut World) -> Result<()> {
+    let folder = world.scratch.folder("received", 0o777)?;
+    let to = folder.to_string_lossy();
+    let program = |name| world.postgres.program(name).to_string_lossy().into_owned();
+    // The end is where the log is now; what is written behind it lets a receiver see that it is there.
+    let here = || -> Result<String> {
+        let end = world.postgres.admin("select pg_current_wal_flush_lsn()")?;
+        world.postgres.admin("insert into scratch (word) values ('behind')")?;
+        Ok(end)
+    };
+    world.postgres.admin("insert into scratch (word) values ('received')")?;
+    let args = ["--no-password", "--no-loop", "--endpos", &here()?, "-D", &to];
+    through(world).bare_tool(&program("pg_receivewal"), &args)?.run()?.ok()?;
+    ensure!(std::fs::read_dir(&folder)?.count() > 0, "no log was received");
+    let logical = |args: &[&str]| -> Result<String> {
+        let args = [&["--no-password", "-d", "shop", "-S", "chaperone_test"], args].concat();
+        through(world).bare_tool(&program("pg_recvlogical"), &args)?.run()?.ok()
+    };
+    logical(&["--create-slot", "-P", "test_decoding"])?;
+    world.postgres.admin("insert into scratch (word) values ('decoded')")?;
+    let end = here()?;
+    let said = logical(&["--start", "--no-loop", "--endpos", &end, "-f", "-"])?;
+    ensure!(said.contains("table public.scratch: INSERT") && said.contains("'decoded'"), "{said}");
+    logical(&["--drop-slot"])?;
+    // SQL on such a connection is SQL, and decided as that.
+    let reader = world.client_at(FREE, "logical").database("replication=database dbname=shop");
+    let output = reader.script("IDENTIFY_SYSTEM;\nselect count(*) from customers;\n")?.ok()?;
+    ensure!(output.ends_with("|shop\n5\n"), "{output}");
+    holds(world.trail("logical")?.statement("select count(*) from customers")?, &json!({"verdict": "permit"}))
+}
+
+fn no_replication(world: &mut World) -> Result<()> {
+    for kind in ["database", "true"] {
+        let database = format!("replication={kind} dbname=shop");
+        let labelled = world.client("no-replication").database(&database).psql(&["IDENTIFY_SYSTEM"])?;
+        ensure!(labelled.code == Some(2), "{labelled}");
+        ensure!(labelled.stderr.contains("where something is masked"), "{labelled}");
+        let reader = world.client_in(&world.places.mail_bot, FREE, "reader").database(&database);
+        let output = reader.psql(&["IDENTIFY_SYSTEM"])?;
+        ensure!(output.code == Some(2) && output.stderr.contains("only reading"), "{output}");
+    }
+    Ok(())
+}
+
+fn limited_stream(world: &mut World) -> Result<()> {
+    let to = world.scratch.folder("limited", 0o777)?.join("base");
+    let program = world.postgres.program("pg_basebackup").to_string_lossy().into_owned();
+    let args =
+        ["--no-password", "--no-sync", "--checkpoint=fast", "--wal-method=none", "-D", &to.to_string_lossy()];
+    let client = world.client_in(&world.places.idle_bot, FREE, DBA).limit(60);
+    let output = client.bare_tool(&program, &args)?.run()?;
+    ensure!(output.code == Some(1) && output.stderr.contains("ended before last file"), "{output}");
+    // pg_basebackup does not say why; the record does.
+    let (_, result) = base_backups(world)?.pop().context("no second backup in the record")?;
+    holds(&result, &json!({"sqlstate": "54000"}))?;
+    ensure!(result["bytes"].as_u64().is_some_and(|bytes| bytes <= 100_000), "{result}");
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::statement::{ColumnPath, RelName};
 pub(crate) type RelId = u32;
 
 /// A server's catalogue at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Catalog {
     pub(crate) version: u32,
     pub(crate) schemas: Vec<Schema>,

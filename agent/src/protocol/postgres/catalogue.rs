@@ -107,6 +107,19 @@ impl Catalogue {
         }
     }
 
+    /// Of no database: nothing is in it, and it is never read.
+    #[must_use]
+    pub(super) fn nowhere() -> Arc<Snapshot> {
+        let catalog = Arc::new(Catalog::default());
+        Arc::new(Snapshot {
+            epoch: 0,
+            catalog,
+            search_path: String::new(),
+            powers: Vec::new(),
+            read_at: Instant::now(),
+        })
+    }
+
     /// Whether what the account may do has not been told in these words.
     pub(super) fn is_news(&self, powers: &[String]) -> bool {
         let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -7,6 +7,7 @@ mod hold;
 mod labels;
 mod link;
 mod plan_of;
+mod replication;
 mod unread;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use super::plan::{Plan, Verdict, Version};
 use super::relay::End;
 use super::response::{Report, sqlstate};
 use super::rows::Origins;
+use super::startup::Replication;
 use super::style::PseudonymKey;
 use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, connect};
 use crate::protocol::Admitted;
@@ -97,6 +99,8 @@ pub(super) struct Decider {
     /// The session's open transaction changed the catalogue: its locks would keep a reading waiting for itself.
     busy: bool,
     decisions: HashMap<Facts, policy::Decision>,
+    /// Set for a replication connection.
+    replication: Option<Replication>,
 }
 
 impl Decider {
@@ -141,6 +145,7 @@ impl Decider {
             busy: false,
             decisions: HashMap::new(),
             server_pid: None,
+            replication: None,
             gate,
             backend,
             catalogue,
@@ -318,6 +323,9 @@ impl Decider {
 
     /// The plan of a text, decided now or before under the same policy and catalogue.
     async fn plan(&mut self, sql: &Arc<str>) -> Result<Arc<Plan>, End> {
+        if self.replication.is_some_and(|kind| replication::is_command(kind, sql)) {
+            return Ok(Arc::new(self.replication_plan()));
+        }
         if self.misread {
             return Ok(Arc::new(self.unread_text()));
         }
@@ -426,6 +434,7 @@ impl Decider {
         self.plans.clear();
         self.rebuild().map_err(|report| report.message)?;
         self.still_sound()?;
+        self.still_replicates()?;
         let target = &self.backend.target;
         let place =
             Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };

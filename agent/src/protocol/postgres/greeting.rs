@@ -58,7 +58,7 @@ impl LoginFailure {
                 Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string()))
             }
             Self::Slow => Some(Report::new(sqlstate::PROTOCOL_VIOLATION, self.to_string())),
-            Self::Startup(StartupError::Version { .. } | StartupError::Replication) => {
+            Self::Startup(StartupError::Version { .. }) => {
                 Some(Report::new(sqlstate::FEATURE_NOT_SUPPORTED, self.to_string()))
             }
             Self::Startup(StartupError::Options(error)) => {

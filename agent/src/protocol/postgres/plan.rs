@@ -55,6 +55,16 @@ impl Plan {
         self.unread || self.analysis.iter().any(|statement| statement.flags.iter().any(unseen))
     }
 
+    /// True for a command of a replication connection.
+    #[must_use]
+    pub fn replicates(&self) -> bool {
+        use chaperone_sql::Verb;
+        let command = |statement: &chaperone_sql::Statement| {
+            statement.accesses.iter().any(|access| access.action == Verb::Replicate)
+        };
+        self.unread && self.analysis.iter().any(command)
+    }
+
     /// True when what the text does hangs on names that mean something only when it runs.
     #[must_use]
     pub fn uses_names(&self) -> bool {

@@ -18,7 +18,7 @@ use super::greeting::{Client, LoginFailure};
 use super::powers::Powers;
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
-use super::startup::{self, CancelKey, Opening, Startup};
+use super::startup::{self, CancelKey, Opening, Replication, Startup};
 use super::{codec, open};
 use crate::config::LeastPrivilege;
 use crate::gate::{Admission, Gate, Place};
@@ -166,7 +166,8 @@ impl Postgres {
             }
         };
         let address = admitted.destination;
-        let search_path = decider.pins_settings().then_some(&*search_path);
+        // In no database there is nothing to look up.
+        let search_path = (decider.pins_settings() && !search_path.is_empty()).then_some(&*search_path);
         let opened = match open::open(&admitted.backend, address, &startup, search_path).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -234,6 +235,20 @@ impl Postgres {
         startup: &Startup,
     ) -> Result<(Decider, String), (LoginFailure, Vec<String>)> {
         let refused = |report: Report| LoginFailure::Refused(Box::new(report));
+        if startup.replication == Some(Replication::Physical) {
+            let nowhere = Arc::new(Catalogue::new(&startup.database, admitted.destination));
+            let mut decider = Decider::new(
+                Arc::clone(gate),
+                admitted,
+                admission,
+                &startup.database,
+                nowhere,
+                Catalogue::nowhere(),
+            )
+            .map_err(|report| (refused(report), Vec::new()))?;
+            decider.replicate(Replication::Physical).map_err(|report| (refused(report), Vec::new()))?;
+            return Ok((decider, String::new()));
+        }
         let catalogue = {
             let mut catalogues = lock(&self.shared.catalogues);
             let made = || Arc::new(Catalogue::new(&startup.database, admitted.destination));
@@ -263,9 +278,12 @@ impl Postgres {
         let powers = Powers { target: &backend.target, database: &startup.database };
         powers.tell(&catalogue, &snapshot, journal).map_err(|report| (refused(report), Vec::new()))?;
         let search_path = snapshot.search_path.clone();
-        let decider =
+        let mut decider =
             Decider::new(Arc::clone(gate), admitted, admission, &startup.database, catalogue, snapshot)
                 .map_err(|report| (refused(report), Vec::new()))?;
+        if let Some(kind) = startup.replication {
+            decider.replicate(kind).map_err(|report| (refused(report), Vec::new()))?;
+        }
         Ok((decider, search_path))
     }
 

@@ -24,7 +24,7 @@ pub enum StartupError {
     Version { major: u16, minor: u16 },
     #[error("startup message names no user")]
     NoUser,
-    #[error("replication connections are not supported")]
+    #[error("parameter replication is neither a truth value nor \"database\"")]
     Replication,
     #[error(transparent)]
     Options(#[from] OptionsError),
@@ -48,6 +48,18 @@ pub struct CancelKey {
     pub secret: Bytes,
 }
 
+/// What kind of replication connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// Of the server, in no database.
+    Physical,
+    /// Of one database; it understands SQL, too.
+    Logical,
+}
+
+/// What a physical replication connection names as its database, as in `pg_hba.conf`: it is in none.
+const NO_DATABASE: &str = "replication";
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Startup {
     pub user: String,
@@ -57,6 +69,8 @@ pub struct Startup {
     pub parameters: Vec<(String, String)>,
     /// The minor version that is spoken with it.
     pub minor: u16,
+    /// Set for a replication connection.
+    pub replication: Option<Replication>,
     /// Set when the client wants a newer minor version or protocol options.
     pub negotiate: Option<Vec<String>>,
 }
@@ -106,11 +120,7 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
         match key {
             "user" => value.clone_into(&mut startup.user),
             "database" => value.clone_into(&mut startup.database),
-            "replication" => {
-                if !matches!(value, "false" | "off" | "no" | "0") {
-                    return Err(StartupError::Replication);
-                }
-            }
+            "replication" => startup.replication = replication(value)?,
             key if key.starts_with("_pq_.") => unknown_options.push(key.to_owned()),
             // The last one counts, as it does for the server.
             "options" => switches = options::switches(value)?,
@@ -129,6 +139,10 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
         }
         startup.parameters.push(setting);
     }
+    if startup.replication == Some(Replication::Physical) {
+        // Whatever it says, so that a permit for one database is not one for all.
+        NO_DATABASE.clone_into(&mut startup.database);
+    }
     if startup.database.is_empty() {
         startup.database.clone_from(&startup.user);
     }
@@ -137,6 +151,16 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
         startup.negotiate = Some(unknown_options);
     }
     Ok(startup)
+}
+
+/// The server takes truth values in any case, and their beginnings; so short ones are for nobody.
+fn replication(value: &str) -> Result<Option<Replication>, StartupError> {
+    match value {
+        "database" => Ok(Some(Replication::Logical)),
+        "true" | "on" | "yes" | "1" => Ok(Some(Replication::Physical)),
+        "false" | "off" | "no" | "0" => Ok(None),
+        _ => Err(StartupError::Replication),
+    }
 }
 
 /// What the agent sends to open its own connection to the target.
@@ -152,8 +176,12 @@ pub fn put_startup(
         let pinned = [("user", user), ("database", database), ("client_encoding", "UTF8")];
         let lexer = [("standard_conforming_strings", "on")];
         let path = search_path.map(|path| ("search_path", path));
+        let replication = client.replication.map(|kind| match kind {
+            Replication::Physical => ("replication", "true"),
+            Replication::Logical => ("replication", "database"),
+        });
         let asked = client.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        for (key, value) in pinned.into_iter().chain(lexer).chain(path).chain(asked) {
+        for (key, value) in pinned.into_iter().chain(lexer).chain(path).chain(replication).chain(asked) {
             put_c_str(out, key.as_bytes());
             put_c_str(out, value.as_bytes());
         }
@@ -267,11 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn replication_is_told_apart_and_physical_is_in_no_database() {
+        let check = |value, kind, database| {
+            let got =
+                startup(196_608, &[("user", "a"), ("database", "crm"), ("replication", value)]).unwrap();
+            assert_eq!((got.replication, got.database.as_str()), (kind, database), "{value}");
+        };
+        check("true", Some(Replication::Physical), "replication");
+        check("database", Some(Replication::Logical), "crm");
+        check("no", None, "crm");
+    }
+
+    #[test]
     fn openings_that_are_not_protocol_3_logins_are_refused() {
         assert!(matches!(startup(131_072, &[("user", "a")]), Err(StartupError::Version { major: 2, .. })));
         assert!(matches!(startup(196_608, &[]), Err(StartupError::NoUser)));
-        let replication = [("user", "a"), ("replication", "database")];
-        assert!(matches!(startup(196_608, &replication), Err(StartupError::Replication)));
+        for odd in ["", "t", "TRUE", "databas", "2"] {
+            let replication = [("user", "a"), ("replication", odd)];
+            assert!(matches!(startup(196_608, &replication), Err(StartupError::Replication)), "{odd}");
+        }
         for length in [0u32, 7, 10_001, u32::MAX] {
             let mut bytes = BytesMut::from(&length.to_be_bytes()[..]);
             assert!(matches!(take_opening(&mut bytes), Err(StartupError::Length(_))), "{length}");

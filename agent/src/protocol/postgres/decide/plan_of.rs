@@ -97,6 +97,7 @@ fn action(verb: Verb) -> Action {
         Verb::Admin => Action::Admin,
         Verb::Session => Action::Session,
         Verb::Listen => Action::Listen,
+        Verb::Replicate => Action::Replicate,
     }
 }
 

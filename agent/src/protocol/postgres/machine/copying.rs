@@ -51,6 +51,14 @@ impl<O: Origins> Machine<O> {
         Ok(Act::Pass)
     }
 
+    /// A stream of replication: rows one way, the client's word of how far it is the other way.
+    pub(super) fn copy_both_begins(&mut self) -> Result<Act, Fatal> {
+        let run = self.running().filter(|run| run.plan.replicates()).ok_or(Fatal::OutOfTurn(b'W'))?;
+        run.copying_out = true;
+        self.copy_in = CopyIn::Open;
+        Ok(Act::Pass)
+    }
+
     pub(super) fn copy_data(
         &mut self,
         header: Header,

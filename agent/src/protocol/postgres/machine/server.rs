@@ -171,7 +171,7 @@ impl<O: Origins> Machine<O> {
             }
             b'A' => self.notification(fields, out),
             b'V' => self.function_result(outcomes),
-            b'W' => Err(Fatal::Unsupported("replication streaming")),
+            b'W' => self.copy_both_begins(),
             tag => Err(Fatal::OutOfTurn(tag)),
         }
     }
