@@ -88,6 +88,11 @@ impl PolicySet {
         &self.digest
     }
 
+    /// Whether there is a policy of that source: one without any may have been cut short.
+    pub fn has_any_of(&self, source: &str) -> bool {
+        self.rules.iter().any(|rule| rule.place.file == source)
+    }
+
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(|rule| rule.id.as_str())
     }

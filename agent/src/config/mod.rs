@@ -20,11 +20,14 @@ mod ssh;
 mod tls;
 mod unix;
 mod webhooks;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use whole::{Stamp, changing, read_whole};
 
 pub use authorities::{Authorities, Kubelet};
 pub use command::Command;
@@ -339,8 +342,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read, is not TOML of the documented shape, or says something that cannot be meant.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = read_whole(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &text)
     }
 

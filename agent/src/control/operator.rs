@@ -9,7 +9,9 @@ use super::caller::{Caller, Callers};
 use super::voice::{Bearer, Voice, WhoLoggedIn};
 use super::{GrantInfo, Request, Response, Status};
 use crate::gate::approvers::{SignatureError, Statement};
-use crate::gate::{Gate, Granting, Held, HoldInfo, Now, Place, Resolution, Terms, Vote, Voted, issued_event};
+use crate::gate::{
+    Gate, Granting, Held, HoldInfo, Now, Place, Resolution, Revoked, Terms, Vote, Voted, issued_event,
+};
 use crate::record::event::{self, Event, GrantIssued, HoldOutcome, Signature};
 use crate::record::{Journal, RecordError, Wanted};
 use crate::registry::{Command, Registry};
@@ -307,15 +309,21 @@ impl Operator {
     fn revoke(&self, voice: &Voice<'_>, id: &str, reason: &str) -> Response {
         // Its end counts whether it can be recorded or not; the warden ends the sessions.
         match self.gate.grants().revoke(id, &format!("revoked: {reason}")) {
-            Ok(grant) => {
+            Ok(Revoked { grant, unstored }) => {
                 let ended = Event::GrantEnded {
                     grant: grant.id,
                     identity: grant.identity,
                     why: format!("revoked by {}: {reason}", voice.describe()),
                 };
-                match self.journal.append(&[ended]) {
-                    Ok(_) => Response::Done { what: format!("revoked {id}") },
-                    Err(error) => {
+                match (self.journal.append(&[ended]), unstored) {
+                    (Ok(_), None) => Response::Done { what: format!("revoked {id}") },
+                    (Ok(_), Some(error)) => Response::Refused {
+                        why: format!(
+                            "revoked {id}, but that cannot be stored yet: {error}; it is tried again every second, and a \
+                             restart before then would put the grant back in force"
+                        ),
+                    },
+                    (Err(error), _) => {
                         Response::Refused { why: format!("revoked {id}, but cannot record: {error}") }
                     }
                 }

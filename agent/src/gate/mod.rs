@@ -10,6 +10,7 @@ mod holds;
 mod staged;
 mod yes;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use approvers::Approvers;
 pub use enter::{Admission, Entry, Place, approvals, connect};
-pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Swept, Terms};
+pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Revoked, Swept, Terms};
 pub use holds::{
     AccessTerms, Blast, Held, HoldInfo, Holds, InTheWay, Need, Resolution, Ticket, TooMany, Vote, VoteError,
     Voted,
@@ -28,7 +29,7 @@ pub use holds::{
 pub use staged::{Permit, Staged};
 pub use yes::Granting;
 
-use crate::config::{Approver, LockAction};
+use crate::config::{Approver, LockAction, Stamp, changing, read_whole};
 use crate::record::event::{Event, GrantIssued, Verdict};
 
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,10 @@ pub enum GateError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path} holds no *.cedar file, so everything would be denied")]
     Empty { path: PathBuf },
+    #[error(
+        "{file}:1:1: there is no policy in it; if it was not cut short, remove it, or give it another ending than .cedar"
+    )]
+    NoPolicy { file: String },
     #[error("{0}")]
     Policy(#[from] LoadErrors),
 }
@@ -194,22 +199,38 @@ pub fn issued_event(grant: &Grant) -> GrantIssued {
 /// Reads every `*.cedar` file of a directory, in the order of their names.
 ///
 /// # Errors
-/// When the directory or a file cannot be read, holds no policy, or a policy is not valid.
+/// When the directory or a file cannot be read, holds no policy, changes meanwhile, or a policy is not valid.
 pub fn load(dir: &Path) -> Result<PolicySet, GateError> {
-    let failed = |source| GateError::Read { path: dir.to_owned(), source };
+    let before = survey(dir)?;
     let mut sources = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "cedar") {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| GateError::Read { path: path.clone(), source })?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            sources.push(Source { name, text });
-        }
+    for path in before.keys() {
+        let text = read_whole(path).map_err(|source| GateError::Read { path: path.clone(), source })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        sources.push(Source { name, text });
     }
     if sources.is_empty() {
         return Err(GateError::Empty { path: dir.to_owned() });
     }
-    sources.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(PolicySet::load(&sources)?)
+    let set = PolicySet::load(&sources)?;
+    if let Some(source) = sources.iter().find(|source| !set.has_any_of(&source.name)) {
+        return Err(GateError::NoPolicy { file: source.name.clone() });
+    }
+    // Each file was whole; together they are what somebody meant only if none came, went or changed meanwhile.
+    if survey(dir)? != before {
+        return Err(GateError::Read { path: dir.to_owned(), source: changing() });
+    }
+    Ok(set)
+}
+
+fn survey(dir: &Path) -> Result<BTreeMap<PathBuf, Stamp>, GateError> {
+    let failed = |path: &Path, source| GateError::Read { path: path.to_owned(), source };
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(|error| failed(dir, error))? {
+        let path = entry.map_err(|error| failed(dir, error))?.path();
+        if path.extension().is_some_and(|extension| extension == "cedar") {
+            let stamp = Stamp::of(&path).map_err(|error| failed(&path, error))?;
+            found.insert(path, stamp);
+        }
+    }
+    Ok(found)
 }

@@ -402,3 +402,29 @@ fn a_file_that_ends_inside_a_rule_is_refused() {
     }
     assert!(refused > 20, "{refused}");
 }
+
+/// As a writer leaves it that was stopped: whatever is taken is whole rules, and everything else is refused with its place.
+#[test]
+fn half_a_file_is_refused_unless_it_is_whole_rules() {
+    let text = include_str!("../../starter/ai-agents.cedar");
+    let whole = PolicySet::load(&[Source::new("p.cedar", text)]).unwrap();
+    let ids: Vec<&str> = whole.ids().collect();
+    let mut taken = 0;
+    for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(61) {
+        match PolicySet::load(&[Source::new("p.cedar", &text[..end])]) {
+            Ok(set) => {
+                let some: Vec<&str> = set.ids().collect();
+                assert!(ids.starts_with(&some), "{end}: {some:?}");
+                taken += 1;
+            }
+            Err(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                assert!(errors.iter().all(|error| error.starts_with("p.cedar:")), "{end}: {errors:?}");
+            }
+        }
+    }
+    assert!(taken > 0);
+    let some = [Source::new("p.cedar", text), Source::new("empty.cedar", "// later\n")];
+    let set = PolicySet::load(&some).unwrap();
+    assert!(set.has_any_of("p.cedar") && !set.has_any_of("empty.cedar"));
+}

@@ -2,6 +2,7 @@
 
 mod apart;
 mod ended;
+mod full;
 mod yes;
 
 use std::fs;
@@ -101,6 +102,10 @@ const CASES: &[Case<World>] = &[
     },
     Case { name: "an identity that changes ends its live sessions", run: ended::identity_changes },
     Case { name: "somebody else's login name gives no right of theirs, and is recorded", run: foreign },
+    Case {
+        name: "where the disk is full nothing is granted or used, and what ended has ended",
+        run: full::full,
+    },
     Case { name: "grants are there after a restart, and a damaged file is refused", run: restart },
 ];
 

@@ -1,6 +1,8 @@
 //! Changing policy and configuration under way: what is wrong is refused and the last good stays in force.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +24,11 @@ const CASES: &[Case<World>] = &[
     Case { name: "check refuses an unknown key in the configuration", run: check_key },
     Case { name: "a policy with a typo is refused and the last good kept", run: typo },
     Case { name: "a configuration with a typo is refused and the last good kept", run: config_typo },
+    Case { name: "half a file is refused with its place, and the last good kept", run: half },
+    Case {
+        name: "files that are replaced or written while they are read are taken whole or not at all",
+        run: meanwhile,
+    },
     Case { name: "a mended policy is applied by SIGHUP, to running sessions too", run: mended },
     Case { name: "an agent does not start with a policy that has a typo", run: start_refused },
     Case { name: "doctor and status answer", run: doctor },
@@ -92,6 +99,94 @@ fn config_typo(world: &mut World) -> Result<()> {
     world.write_config()?;
     log?;
     world.client("config-typo").psql(&["select 1"])?.ok().map(drop)
+}
+
+/// Where the policies can be cut so that no rule ends there.
+fn in_a_rule() -> Result<usize> {
+    let rule = "forbid(principal, action == Action::\"sql:delete\"";
+    Ok(POLICY.find(rule).context("no such rule")? + rule.len())
+}
+
+/// What a writer left half-written: cut in the middle of a rule, or not a byte there yet.
+fn half(world: &mut World) -> Result<()> {
+    let cut = in_a_rule()?;
+    let line = POLICY[..cut].lines().count();
+    let good = fs::read_to_string(&world.agent.config)?;
+    let in_policy = |text: &str, words: &str| -> Result<()> {
+        let mark = world.agent.log().len();
+        world.write_policy(text)?;
+        world.agent.reload()?;
+        let log = wait_for_log(world, mark, words);
+        world.write_policy(POLICY)?;
+        log
+    };
+    in_policy(&POLICY[..cut], &format!("shop.cedar:{line}:"))?;
+    in_policy("", "shop.cedar:1:1: there is no policy in it")?;
+    in_policy("// not yet\n", "shop.cedar:1:1: there is no policy in it")?;
+    let mark = world.agent.log().len();
+    let at = good.find("listen_port").context("no such key")? + "listen_po".len();
+    fs::write(&world.agent.config, &good[..at])?;
+    world.agent.reload()?;
+    let log = wait_for_log(world, mark, &format!("line {}", good[..at].lines().count()));
+    world.write_config()?;
+    log?;
+    let denied = world.client("half").psql(&["drop table orders"])?;
+    ensure!(denied.stderr.contains("denied by policy \"no-ddl\""), "the last good is not in force: {denied}");
+    world.client("half").psql(&["select 1"])?.ok().map(drop)
+}
+
+/// Somebody replaces the file and writes into it as fast as they can, while it is read again and again.
+fn meanwhile(world: &mut World) -> Result<()> {
+    let digest = |world: &World| -> Result<String> {
+        let status = world.agent.status()?.context("no agent answers")?;
+        status["policy_sha256"].as_str().context("no digest").map(str::to_owned)
+    };
+    let reload = |world: &World| -> Result<()> {
+        let mark = world.agent.log().len();
+        world.agent.reload()?;
+        wait_for("a reload", Duration::from_secs(10), || {
+            let log = world.agent.log_since(mark);
+            Ok((log.contains(" reloaded ") || log.contains("reload refused")).then_some(()))
+        })
+    };
+    let other = format!("{POLICY}\n// The same, in another version.\n");
+    let mut known = Vec::new();
+    for text in [&other, POLICY] {
+        world.write_policy(text)?;
+        reload(world)?;
+        known.push(digest(world)?);
+    }
+    ensure!(known[0] != known[1]);
+    let (path, stop) = (world.agent.policy.join("shop.cedar"), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let cut = in_a_rule()?;
+    let writer = std::thread::spawn(move || -> std::io::Result<u64> {
+        let mut times = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            for text in [&*other, POLICY] {
+                let new = path.with_extension("new");
+                fs::write(&new, text)?;
+                fs::rename(&new, &path)?;
+                fs::write(&path, &text[..cut])?;
+                fs::write(&path, text)?;
+                times += 1;
+            }
+        }
+        Ok(times)
+    });
+    let outcome = (0..40).try_for_each(|_| {
+        reload(world)?;
+        let now = digest(world)?;
+        ensure!(known.contains(&now), "a policy nobody wrote is in force");
+        Ok(())
+    });
+    stop.store(true, Ordering::Relaxed);
+    let times = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    world.write_policy(POLICY)?;
+    reload(world)?;
+    outcome?;
+    ensure!(times > 0 && digest(world)? == known[1], "the last one written is not in force");
+    Ok(())
 }
 
 fn wait_for_log(world: &World, mark: usize, word: &str) -> Result<()> {

@@ -27,6 +27,9 @@ use crate::record::event::{Event, GrantUsed};
 /// How far the stored reading of the wall clock may lag behind.
 const LATEST_EVERY_MS: i64 = 10_000;
 
+/// What could not be stored is tried again after so long.
+const AGAIN_AFTER_MS: i64 = 1_000;
+
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
     #[error("grants in {path}: {source}")]
@@ -133,6 +136,8 @@ struct Inner {
     store: Store,
     live: BTreeMap<String, Live>,
     latest_ms: i64,
+    /// When something could not be stored last, since boot.
+    failed_ms: Option<i64>,
 }
 
 /// A grant in force, or one that has just ended and whose sessions are still to go.
@@ -141,6 +146,16 @@ struct Live {
     grant: Grant,
     sessions: BTreeSet<String>,
     rows_to_store: bool,
+    /// It has ended, and the file does not say so yet.
+    end_to_store: bool,
+}
+
+/// A grant that was ended by somebody's word.
+#[derive(Debug)]
+pub struct Revoked {
+    pub grant: Grant,
+    /// Why the file does not say so yet. It is tried again; a restart before that would put the grant back in force.
+    pub unstored: Option<GrantError>,
 }
 
 /// What a sweep found.
@@ -161,7 +176,7 @@ impl Grants {
         let store = Store::open(&dir.join("grants.sqlite"))?;
         let live = store.list(false)?.into_iter().map(|grant| (grant.id.clone(), Live::of(grant))).collect();
         let latest_ms = store.latest_ms()?;
-        let inner = Mutex::new(Inner { store, live, latest_ms });
+        let inner = Mutex::new(Inner { store, live, latest_ms, failed_ms: None });
         Ok(Self { inner, version: watch::Sender::new(0) })
     }
 
@@ -173,10 +188,7 @@ impl Grants {
     pub fn release(&self) -> Result<(), GrantError> {
         let mut inner = self.lock();
         let Inner { store, live, .. } = &mut *inner;
-        for (id, one) in live.iter_mut().filter(|(_, one)| one.rows_to_store) {
-            one.rows_to_store = false;
-            store.set_rows(id, one.grant.rows)?;
-        }
+        live.values_mut().try_for_each(|one| one.store(store))?;
         store.release();
         Ok(())
     }
@@ -236,17 +248,19 @@ impl Grants {
     /// Ends a grant by somebody's word. Its sessions go with the next sweep.
     ///
     /// # Errors
-    /// When it is not in force, or its end cannot be stored; then it has ended all the same until a restart.
-    pub fn revoke(&self, id: &str, why: &str) -> Result<Grant, GrantError> {
+    /// When it is not in force.
+    pub fn revoke(&self, id: &str, why: &str) -> Result<Revoked, GrantError> {
         let mut inner = self.lock();
-        let live = inner.live.get_mut(id).filter(|live| live.grant.ended.is_none());
-        let live = live.ok_or_else(|| GrantError::Unknown(id.to_owned()))?;
-        live.grant.ended = Some(why.to_owned());
-        let grant = live.grant.clone();
-        let stored = if inner.store.is_released() { Ok(true) } else { inner.store.end(id, why) };
+        let Inner { store, live, .. } = &mut *inner;
+        let one = live.get_mut(id).filter(|one| one.grant.ended.is_none());
+        let one = one.ok_or_else(|| GrantError::Unknown(id.to_owned()))?;
+        one.grant.ended = Some(why.to_owned());
+        one.end_to_store = !store.is_released();
+        let unstored = one.store(store).err();
+        let grant = one.grant.clone();
         drop(inner);
         self.changed();
-        stored.map(|_| grant)
+        Ok(Revoked { grant, unstored })
     }
 
     /// Grants in force, or all there ever were.
@@ -297,17 +311,18 @@ impl Grants {
         let mut swept = Swept::default();
         let mut failed = None;
         let mut inner = self.lock();
-        let Inner { store, live, latest_ms } = &mut *inner;
+        let Inner { store, live, latest_ms, failed_ms } = &mut *inner;
         // What ends in the hands of another agent is stored and recorded there.
         let ours = !store.is_released();
+        // A disk that is full now is full in a tenth of a second.
+        let again = failed_ms.is_none_or(|failed| now.boot_ms.saturating_sub(failed) >= AGAIN_AFTER_MS);
         if ours && now.wall_ms.saturating_sub(*latest_ms) >= LATEST_EVERY_MS {
             *latest_ms = now.wall_ms;
             failed = store.set_latest_ms(now.wall_ms).err();
         }
         for (id, one) in live.iter_mut() {
-            if ours && one.rows_to_store {
-                one.rows_to_store = false;
-                failed = store.set_rows(id, one.grant.rows).err().or(failed);
+            if ours && again {
+                failed = one.store(store).err().or(failed);
             }
             let Some(why) = one.grant.not_now(now, *latest_ms) else { continue };
             // Hours come round again; everything else is an end.
@@ -315,7 +330,8 @@ impl Grants {
             if one.grant.ended.is_none() && (is_end || one.grant.deadline.has_passed(now, *latest_ms)) {
                 one.grant.ended = Some(why.clone());
                 if ours {
-                    failed = store.end(id, &why).err().or(failed);
+                    one.end_to_store = true;
+                    failed = one.store(store).err().or(failed);
                     swept.ended.push(one.grant.clone());
                 }
             }
@@ -323,7 +339,10 @@ impl Grants {
                 .cut
                 .extend(one.sessions.iter().map(|session| (session.clone(), format!("grant {id}: {why}"))));
         }
-        live.retain(|_, one| one.grant.ended.is_none() || !one.sessions.is_empty());
+        live.retain(|_, one| one.grant.ended.is_none() || !one.sessions.is_empty() || one.end_to_store);
+        if failed.is_some() {
+            *failed_ms = Some(now.boot_ms);
+        }
         drop(inner);
         if !swept.ended.is_empty() {
             self.changed();
@@ -368,7 +387,20 @@ impl Inner {
 
 impl Live {
     fn of(grant: Grant) -> Self {
-        Self { grant, sessions: BTreeSet::new(), rows_to_store: false }
+        Self { grant, sessions: BTreeSet::new(), rows_to_store: false, end_to_store: false }
+    }
+
+    /// Brings the file up to date; what cannot be stored stays to be.
+    fn store(&mut self, store: &Store) -> Result<(), GrantError> {
+        if self.rows_to_store {
+            store.set_rows(&self.grant.id, self.grant.rows)?;
+            self.rows_to_store = false;
+        }
+        if self.end_to_store {
+            store.end(&self.grant.id, self.grant.ended.as_deref().unwrap_or_default())?;
+            self.end_to_store = false;
+        }
+        Ok(())
     }
 }
 

@@ -176,6 +176,11 @@ impl Store {
         self.connection().unwrap().pragma_update(None, "query_only", true).unwrap();
     }
 
+    #[cfg(test)]
+    pub(super) fn accept_writes_for_test(&self) {
+        self.connection().unwrap().pragma_update(None, "query_only", false).unwrap();
+    }
+
     fn execute(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<usize, GrantError> {
         self.connection()?.execute(sql, values).map_err(|source| self.failed(source))
     }

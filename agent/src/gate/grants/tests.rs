@@ -161,8 +161,17 @@ fn a_use_that_cannot_be_stored_is_no_use() {
     ));
     assert!(matches!(grants.issue(&now(1), terms(), given()), Err(GrantError::Store { .. })));
     // Revoking counts even so.
-    assert!(grants.revoke(&grant.id, "revoked").is_err());
+    assert!(grants.revoke(&grant.id, "revoked").unwrap().unstored.is_some());
     assert!(grants.matching(&now(1), "ci", "shop", "crm").is_empty());
+    let (swept, failed) = grants.sweep(&now(2));
+    assert!(swept.ended.is_empty() && failed.is_some(), "{swept:?}");
+    // What is full now is full in a moment, too: it is tried again after a second, and then the file says it.
+    grants.lock().store.accept_writes_for_test();
+    let soon = Now { boot_ms: now(2).boot_ms + 500, ..now(2) };
+    assert!(grants.sweep(&soon).1.is_none() && grants.lock().live[&grant.id].end_to_store);
+    assert!(grants.sweep(&now(3)).1.is_none() && grants.lock().live.is_empty());
+    drop(grants);
+    assert!(opened(dir.path()).matching(&now(4), "ci", "shop", "crm").is_empty());
 }
 
 #[test]
