@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
-use chaperone_policy::{Action, Approval, Database, Flag, PolicySet, Principal, Request, STARTER, Source};
+use chaperone_policy::{
+    Action, Approval, Database, Flag, Kept, PolicySet, Principal, Request, STARTER, Source,
+};
 
 const ROUNDS: usize = 15;
 
@@ -30,6 +32,10 @@ fn main() {
     let select = Request { tables: &tables, ..Request::new(&bot, Action::Select, &table) };
     let update = Request { action: Action::Update, statement_hash: "hash", ..select };
 
+    // As a session keeps them: by what a statement touches and its flags.
+    let mut kept = Kept::default();
+    let facts = || (Action::Select, "public".to_owned(), "customers".to_owned(), Vec::<Flag>::new());
+    row(&sets, "select, decided before", |set| kept.decision(facts(), |_| set.decide(&select)));
     row(&sets, "select, permitted by scope alone", |set| set.decide(&select));
     row(&sets, "update, held; one condition evaluated", |set| set.decide(&update));
     row(&sets, "update, approved", |set| set.decide(&Request { approvals: &approvals, ..update }));
@@ -78,12 +84,12 @@ fn load(starter: &[Source], more: usize) -> PolicySet {
     policies
 }
 
-fn row<T>(sets: &[PolicySet], name: &str, call: impl Fn(&PolicySet) -> T) {
-    let costs: Vec<String> = sets.iter().map(|set| format!("{:>12}", median(set, &call))).collect();
+fn row<T>(sets: &[PolicySet], name: &str, mut call: impl FnMut(&PolicySet) -> T) {
+    let costs: Vec<String> = sets.iter().map(|set| format!("{:>12}", median(set, &mut call))).collect();
     println!("{name:<44} {}", costs.join(" "));
 }
 
-fn median<T>(set: &PolicySet, call: impl Fn(&PolicySet) -> T) -> u128 {
+fn median<T>(set: &PolicySet, mut call: impl FnMut(&PolicySet) -> T) -> u128 {
     let calls = 2_000;
     let mut rounds: Vec<u128> = (0..ROUNDS)
         .map(|_| {

@@ -14,6 +14,7 @@
 //! context      what is known of a request -> Cedar's context
 //! index        which rules can apply     by action, principal and resource, so that 10,000 rules stay fast
 //! decide       Request -> Decision       forbid over hold over permit, and nothing without a permit
+//! kept         decisions by their facts  what was decided is not decided again
 //! combine      several decisions -> one  a statement that touches several tables
 //! world        rules that never match    names nobody defines
 //! ```
@@ -28,6 +29,7 @@ mod decide;
 mod entity;
 mod hints;
 mod index;
+mod kept;
 mod load;
 mod position;
 mod problem;
@@ -40,6 +42,7 @@ pub use annotation::ApprovalNeed;
 pub use combine::combine;
 pub use decide::{Approval, Approving, Cause, Decision, Effect, Forward, HostFacts, Obligations, Request};
 pub use entity::{Database, Kind, Principal, Resource, account};
+pub use kept::Kept;
 pub use load::{PolicySet, Source};
 pub use problem::{LoadError, LoadErrors, Problem};
 pub use vocabulary::{Action, Flag, MaskWith, RecordMode, UnknownName};

@@ -385,15 +385,15 @@ async fn drain(registry: &Registry) {
 }
 
 fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
-    let shared = Arc::clone(&agent.shared);
-    let [known, sited, people] = std::array::from_fn(|_| Arc::clone(&agent.shared));
+    let [shared, exempting, known, sited, people] = std::array::from_fn(|_| Arc::clone(&agent.shared));
     let identified = move |cgroup: &str| shared.world().identities.claimed(cgroup);
+    let bypassed = move |cgroup: &str| is_bypassed(&exempting.world().config, cgroup);
     let [stats, draining, take_over, upgrade, reload] = std::array::from_fn(|_| Arc::clone(agent));
     Operator {
         gate: Arc::clone(&agent.shared.gate),
         journal: Arc::clone(&agent.shared.journal),
         registry: Arc::clone(&agent.shared.registry),
-        callers: callers(config, own, Box::new(identified)),
+        callers: callers(config, own, Box::new(identified), Box::new(bypassed)),
         known: Box::new(move |name| {
             let world = known.world();
             let owner = world.identities.owner(name).map(str::to_owned);
@@ -420,14 +420,15 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn callers(config: &Config, own: String, identified: Box<dyn Fn(&str) -> bool + Send + Sync>) -> Callers {
-    Callers {
-        governed: config.intercept.cgroup.clone(),
-        bypass: config.intercept.bypass.clone(),
-        operators: config.intercept.operators.clone(),
-        own,
-        identified,
-    }
+type Test = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+fn callers(config: &Config, own: String, identified: Test, bypassed: Test) -> Callers {
+    let (governed, operators) = (config.intercept.cgroup.clone(), config.intercept.operators.clone());
+    Callers { governed, bypassed, operators, own, identified }
+}
+
+fn is_bypassed(config: &Config, cgroup: &str) -> bool {
+    config.intercept.bypass.iter().any(|root| control::below(cgroup, root))
 }
 
 /// Whether this process may do what an operator does without asking a running agent: let go of the kernel.
@@ -444,7 +445,9 @@ pub fn require_operator(config: &Config) -> Result<()> {
     let own = own_cgroup()?;
     let identities = Identities::new(config.identities.clone());
     let identified = move |cgroup: &str| identities.claimed(cgroup);
-    let allowed = callers(config, own.clone(), Box::new(identified)).allows(&own);
+    let exempting = config.clone();
+    let bypassed = move |cgroup: &str| is_bypassed(&exempting, cgroup);
+    let allowed = callers(config, own.clone(), Box::new(identified), Box::new(bypassed)).allows(&own);
     ensure!(allowed, "cgroup {own} is governed; use a shell outside of it");
     Ok(())
 }

@@ -9,7 +9,8 @@ use tokio::net::UnixStream;
 /// Which cgroups may ask. Paths are below the cgroup2 mount.
 pub struct Callers {
     pub governed: String,
-    pub bypass: Vec<String>,
+    /// True for a cgroup that is exempt. Asked each time: a reload can take that away.
+    pub bypassed: Box<dyn Fn(&str) -> bool + Send + Sync>,
     pub operators: Vec<String>,
     /// The agent's own, in which its successor is.
     pub own: String,
@@ -23,13 +24,15 @@ impl Callers {
     #[must_use]
     pub fn allows(&self, cgroup: &str) -> bool {
         let any = |roots: &[String]| roots.iter().any(|root| below(cgroup, root));
-        let outside = !below(cgroup, &self.governed) || any(&self.bypass);
+        let outside = !below(cgroup, &self.governed) || (self.bypassed)(cgroup);
         let operator = self.governed == "/" && (cgroup == "/" || any(&self.operators));
         (outside || operator) && !(self.identified)(cgroup)
     }
 }
 
-pub(super) fn below(path: &str, root: &str) -> bool {
+/// Whether a cgroup is another or in it.
+#[must_use]
+pub fn below(path: &str, root: &str) -> bool {
     root == "/" || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -56,6 +59,10 @@ impl Caller {
             .find(|group| group.hierarchy == 0)
             .map(|group| group.pathname)
             .ok_or("the caller has no cgroup in the unified hierarchy")?;
+        // What is left of a process whose cgroup was removed: its path is no cgroup's any more, so it is below none.
+        if cgroup.ends_with(" (deleted)") {
+            return Err("the caller's cgroup was removed".into());
+        }
         let exe = process.exe().map_or_else(|_| "?".to_owned(), |path| path.display().to_string());
         if let Some(handle) = handle
             && pid_of(&handle) != Some(pid)
@@ -85,7 +92,7 @@ mod tests {
         let check = |governed: &str, cgroup: &str, expect: bool| {
             let callers = Callers {
                 governed: governed.into(),
-                bypass: vec!["/agents/bypassed".into()],
+                bypassed: Box::new(|cgroup| below(cgroup, "/agents/bypassed")),
                 operators: vec!["/user.slice".into()],
                 own: "/chaperone.slice/chaperone.service".into(),
                 identified: Box::new(|cgroup| {

@@ -12,7 +12,7 @@ mod voice;
 
 use serde::{Deserialize, Serialize};
 
-pub use caller::Callers;
+pub use caller::{Callers, below};
 pub use client::{ClientError, call, call_draining};
 pub use hosts::{HOSTS_SOCKET, HostBook, KeysOf, serve_hosts};
 pub use operator::{Known, Operator, Site, Successor};

@@ -111,11 +111,14 @@ fn access_for_a_time(world: &mut World, story: &mut Story) -> Result<()> {
     let (shown, _) = ci_job()?;
     let (job, request) = wait_for("the job's request", Duration::from_secs(15), || {
         // Until the reload has been taken up, the job is refused outright.
-        let job = ci_job()?.1.start()?;
-        std::thread::sleep(Duration::from_millis(300));
-        let waits: serde_json::Value =
-            serde_json::from_str(&world.agent.command(&["approvals", "--json"])?.ok()?)?;
-        Ok(waits[0]["id"].as_str().map(|id| (job, id.to_owned())))
+        let mut job = ci_job()?.1.start()?;
+        let request = wait_for("its request or its end", Duration::from_secs(10), || {
+            let waits: serde_json::Value =
+                serde_json::from_str(&world.agent.command(&["approvals", "--json"])?.ok()?)?;
+            let request = waits[0]["id"].as_str().map(|id| Some(id.to_owned()));
+            Ok(if request.is_none() && job.exited()? { Some(None) } else { request })
+        })?;
+        Ok(request.map(|request| (job, request)))
     })?;
     let listed = world.agent.command(&["approvals"])?.ok()?;
     ensure!(listed.contains("asks for   a connection") && listed.contains("psql"), "{listed}");

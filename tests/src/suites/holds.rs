@@ -53,6 +53,10 @@ const CASES: &[Case<World>] = &[
     },
     Case { name: "a grant that is revoked cuts the session off, within a second", run: ended::revoked },
     Case { name: "a session that is killed is cut off in mid-query, within a second", run: ended::killed },
+    Case {
+        name: "a client that reads nothing any more is cut off as soon, and the server stops",
+        run: ended::stalled,
+    },
     Case { name: "access that is denied or that nobody grants is refused with the reason", run: not_granted },
     Case { name: "a client that hangs up takes its request with it", run: hung_up },
     Case { name: "a grant is good for its uses and no more", run: uses },

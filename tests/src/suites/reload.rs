@@ -30,6 +30,7 @@ const CASES: &[Case<World>] = &[
         run: meanwhile,
     },
     Case { name: "a mended policy is applied by SIGHUP, to running sessions too", run: mended },
+    Case { name: "who is exempt no more may not operate it any more either", run: exempt_no_more },
     Case { name: "an agent does not start with a policy that has a typo", run: start_refused },
     Case { name: "doctor and status answer", run: doctor },
 ];
@@ -218,6 +219,26 @@ fn mended(world: &mut World) -> Result<()> {
     wait_for("the old policy back in force", Duration::from_secs(10), || {
         Ok((world.client("mended-back").psql(&["select count(*) from orders"])?.stdout == "40\n")
             .then_some(()))
+    })
+}
+
+fn exempt_no_more(world: &mut World) -> Result<()> {
+    let asked = |world: &World| world.agent.program(&["approvals"]).inside(&world.places.bypassed)?.run();
+    asked(world)?.ok()?;
+    let good = fs::read_to_string(&world.agent.config)?;
+    let list = format!("bypass = [{:?}]", world.places.bypassed.name());
+    ensure!(good.contains(&list), "the configuration is not what the case thinks:\n{good}");
+    fs::write(&world.agent.config, good.replace(&list, "bypass = []"))?;
+    world.agent.reload()?;
+    let refused = wait_for("the caller being refused", Duration::from_secs(10), || {
+        let output = asked(world)?;
+        Ok((output.code == Some(1)).then_some(output))
+    });
+    fs::write(&world.agent.config, good)?;
+    world.agent.reload()?;
+    ensure!(refused?.stderr.contains("is governed"));
+    wait_for("the caller being let in again", Duration::from_secs(10), || {
+        Ok((asked(world)?.code == Some(0)).then_some(()))
     })
 }
 

@@ -34,7 +34,7 @@ use crate::upstream::Backend;
 /// Texts longer than this are decided each time, not kept.
 const CACHED_TEXT_MAX: usize = 16 << 10;
 
-/// Most texts and most decisions kept per session.
+/// Most texts kept per session.
 const CACHED_MAX: usize = 1024;
 
 /// What to do with a statement.
@@ -98,7 +98,7 @@ pub(super) struct Decider {
     behind: bool,
     /// The session's open transaction changed the catalogue: its locks would keep a reading waiting for itself.
     busy: bool,
-    decisions: HashMap<Facts, policy::Decision>,
+    decisions: policy::Kept<Facts>,
     /// Set for a replication connection.
     replication: Option<Replication>,
 }
@@ -143,7 +143,7 @@ impl Decider {
             misread: false,
             behind: false,
             busy: false,
-            decisions: HashMap::new(),
+            decisions: policy::Kept::default(),
             server_pid: None,
             replication: None,
             gate,
@@ -409,15 +409,8 @@ impl Decider {
     }
 
     fn decision(&mut self, facts: Facts) -> policy::Decision {
-        if let Some(decision) = self.decisions.get(&facts) {
-            return decision.clone();
-        }
-        let decision = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
-        if self.decisions.len() >= CACHED_MAX {
-            self.decisions.clear();
-        }
-        self.decisions.insert(facts, decision.clone());
-        decision
+        let Self { decisions, policies, principal, database, .. } = self;
+        decisions.decision(facts, |facts| facts.decide(&policies.set, principal, database, &[], ""))
     }
 
     fn version(&self) -> Version {
@@ -430,7 +423,7 @@ impl Decider {
     /// When the session may not be any more; the text says why.
     pub(super) async fn recheck(&mut self) -> Result<(), String> {
         self.policies = self.gate.policies();
-        self.decisions.clear();
+        self.decisions.forget();
         self.plans.clear();
         self.rebuild().map_err(|report| report.message)?;
         self.still_sound()?;

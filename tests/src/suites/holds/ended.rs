@@ -114,3 +114,38 @@ pub(super) fn identity_changes(world: &mut World) -> Result<()> {
     ensure!(took < Duration::from_millis(1500), "{took:?} with the reload");
     ended(world, "changes", "identity idle-bot was changed")
 }
+
+/// Nobody can make a session last by not listening.
+pub(super) fn stalled(world: &mut World) -> Result<()> {
+    revoke_all(world)?;
+    let id = grant(world, &["idle-bot", "--for", "60s"])?;
+    let query = "select repeat('x', 1000) from generate_series(1, 3000000) as g(n)";
+    let client = idle(world, "stalled").start_script(&format!("{query};\n"))?;
+    Trail::when(&world.agent, "stalled", |trail| trail.statement(query).is_ok())?;
+    client.signal(Signal::SIGSTOP)?;
+    let active = || {
+        world.postgres.admin(
+            "select count(*) from pg_stat_activity where state = 'active' and query like '%repeat(''x'', 1000)%' \
+             and pid <> pg_backend_pid()",
+        )
+    };
+    wait_for("the server waiting for its client", Duration::from_secs(20), || {
+        let waits = world.postgres.admin(
+            "select count(*) from pg_stat_activity where wait_event = 'ClientWrite' and query like '%repeat%'",
+        )?;
+        Ok((waits == "1").then_some(()))
+    })?;
+    ensure!(active()? == "1", "it does not run");
+    world.agent.command(&["revoke", &id, "--reason", "stalled"])?.ok()?;
+    let started = Instant::now();
+    let gone = wait_for("the server having stopped the query", Duration::from_secs(20), || {
+        Ok((active()? == "0").then_some(()))
+    });
+    let took = started.elapsed();
+    client.signal(Signal::SIGCONT)?;
+    let output = finish(client)?;
+    gone?;
+    ensure!(took < Duration::from_millis(1500), "the server worked on for {took:?}");
+    ensure!(output.code != Some(0), "{output}");
+    ended(world, "stalled", &format!("grant {id}: revoked: stalled"))
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::Stage;
@@ -20,6 +21,10 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a policy that no longer lets in cuts off a running program", run: policy_closes },
     Case { name: "a session that is killed is told why, within a second", run: killed },
     Case { name: "an identity that changes cuts off a running program", run: identity_changes },
+    Case {
+        name: "a client that reads nothing any more is cut off as soon, and its program ends",
+        run: stalled,
+    },
     Case { name: "who does not wait is told the request, and the same passes once after it", run: retries },
 ];
 
@@ -127,6 +132,40 @@ fn identity_changes(stage: &mut Stage) -> Result<()> {
     stage.world.agent.command(&["revoke", &id])?.ok()?;
     took?;
     cut_off(stage, "ends-changed", &output?, "identity idle-bot was changed")
+}
+
+/// Nobody can make a session last by not listening.
+fn stalled(stage: &mut Stage) -> Result<()> {
+    let id = grant(stage, "60s")?;
+    // A number that no other program on this machine has among its arguments.
+    let bytes = format!("9000000{:07}", std::process::id());
+    let runs = || -> Result<bool> {
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+            if words.first() == Some(&&b"head"[..]) && words.contains(&bytes.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let client = client(stage, "ends-stalled")?.args([&format!("head -c {bytes} /dev/zero")]).count_output();
+    let client = client.start()?;
+    wait_for("the program", Duration::from_secs(10), || Ok(runs()?.then_some(())))?;
+    client.signal(Signal::SIGSTOP)?;
+    // Until nothing moves any more.
+    std::thread::sleep(Duration::from_secs(1));
+    stage.world.agent.command(&["revoke", &id, "--reason", "stalled"])?.ok()?;
+    let started = Instant::now();
+    let gone = wait_for("the program's end", Duration::from_secs(20), || Ok((!runs()?).then_some(())));
+    let took = started.elapsed();
+    client.signal(Signal::SIGCONT)?;
+    client.finish(Duration::from_secs(20))?;
+    gone?;
+    ensure!(took < SOON, "the program ran on for {took:?}");
+    let end = stage.trail("ends-stalled")?.first("session_end")?.clone();
+    ensure!(end["reason"] == format!("grant {id}: revoked: stalled"), "{end}");
+    Ok(())
 }
 
 /// `mail-bot` sends again instead of waiting.
