@@ -23,6 +23,7 @@ packages=(
     # Opens what was sealed, for the suites `sealed` and `ssh`.
     age
     openssh-server openssh-client rsync git python3-paramiko python3-asyncssh ansible-core dropbear-bin putty-tools
+    curl lftp sshfs fuse3 golang-go golang-golang-x-crypto-dev golang-github-pkg-sftp-dev
 )
 
 # Drivers that Debian has no packages of, or old ones.

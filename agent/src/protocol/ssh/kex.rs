@@ -55,8 +55,13 @@ const CIPHERS: &[&str] = &[
     "aes128-ctr",
 ];
 
-const MACS: &[(&str, Mac)] =
-    &[("hmac-sha2-256-etm@openssh.com", Mac::Sha256Etm), ("hmac-sha2-512-etm@openssh.com", Mac::Sha512Etm)];
+/// The last two are for clients of libssh2 before 1.11 (Debian 12's curl), and not said to targets.
+const MACS: &[(&str, Mac)] = &[
+    ("hmac-sha2-256-etm@openssh.com", Mac::Sha256Etm),
+    ("hmac-sha2-512-etm@openssh.com", Mac::Sha512Etm),
+    ("hmac-sha2-256", Mac::Sha256),
+    ("hmac-sha2-512", Mac::Sha512),
+];
 
 /// The lists of a KEXINIT, with the payload that goes into the exchange hash.
 #[derive(Debug, Clone)]
@@ -77,7 +82,8 @@ impl Proposal {
         if first {
             methods.push(strict_marker(role));
         }
-        let macs: Vec<&str> = MACS.iter().map(|(name, _)| *name).collect();
+        let said = |mac: &Mac| role == Role::Server || mac.encrypts_first();
+        let macs: Vec<&str> = MACS.iter().filter(|(_, mac)| said(mac)).map(|(name, _)| *name).collect();
         let mut payload = vec![msg::KEXINIT];
         let mut cookie = [0; 16];
         SystemRandom::new().fill(&mut cookie).map_err(|_| KexError::Randomness)?;

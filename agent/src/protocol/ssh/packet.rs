@@ -15,6 +15,7 @@ pub(super) const PACKET_MAX: usize = 256 << 10;
 const BODY_MIN: usize = 6;
 
 const TAG: usize = 16;
+const BLOCK: usize = 16;
 const LENGTH: usize = 4;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,15 +36,19 @@ pub(super) enum Suite {
     ChaCha20Poly1305,
     Aes256Gcm,
     Aes128Gcm,
-    /// AES in counter mode, HMAC-SHA-2 over the encrypted packet.
+    /// AES in counter mode with HMAC-SHA-2.
     Aes256Ctr(Mac),
     Aes128Ctr(Mac),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mac {
+    /// Over the packet as it is sent, whose length is in clear.
     Sha256Etm,
     Sha512Etm,
+    /// Over the packet before it is encrypted, its length with it (RFC 4253 section 6.4).
+    Sha256,
+    Sha512,
 }
 
 impl Suite {
@@ -62,15 +67,19 @@ impl Suite {
 impl Mac {
     fn size(self) -> usize {
         match self {
-            Self::Sha256Etm => 32,
-            Self::Sha512Etm => 64,
+            Self::Sha256Etm | Self::Sha256 => 32,
+            Self::Sha512Etm | Self::Sha512 => 64,
         }
+    }
+
+    pub(super) fn encrypts_first(self) -> bool {
+        matches!(self, Self::Sha256Etm | Self::Sha512Etm)
     }
 
     fn key(self, bytes: &[u8]) -> hmac::Key {
         match self {
-            Self::Sha256Etm => hmac::Key::new(hmac::HMAC_SHA256, bytes),
-            Self::Sha512Etm => hmac::Key::new(hmac::HMAC_SHA512, bytes),
+            Self::Sha256Etm | Self::Sha256 => hmac::Key::new(hmac::HMAC_SHA256, bytes),
+            Self::Sha512Etm | Self::Sha512 => hmac::Key::new(hmac::HMAC_SHA512, bytes),
         }
     }
 }
@@ -139,6 +148,7 @@ struct Ctr {
     keystream: Keystream,
     mac: hmac::Key,
     mac_size: usize,
+    encrypts_first: bool,
 }
 
 impl Ctr {
@@ -147,7 +157,8 @@ impl Ctr {
             32 => Keystream::Aes256(Box::new(ctr::Ctr128BE::new_from_slices(&keys.key, &keys.iv).ok()?)),
             _ => Keystream::Aes128(Box::new(ctr::Ctr128BE::new_from_slices(&keys.key, &keys.iv).ok()?)),
         };
-        Some(Self { keystream, mac: mac.key(&keys.mac), mac_size: mac.size() })
+        let (key, mac_size, encrypts_first) = (mac.key(&keys.mac), mac.size(), mac.encrypts_first());
+        Some(Self { keystream, mac: key, mac_size, encrypts_first })
     }
 
     fn apply(&mut self, bytes: &mut [u8]) {
@@ -157,7 +168,7 @@ impl Ctr {
         }
     }
 
-    /// Over the sequence number and the packet as it is sent (encrypt, then MAC).
+    /// Over the sequence number and the packet.
     fn context(&self, sequence: u32, packet: &[u8]) -> hmac::Context {
         let mut context = hmac::Context::with_key(&self.mac);
         context.update(&sequence.to_be_bytes());
@@ -206,10 +217,11 @@ impl Sealer {
     /// Appends a packet with this payload.
     pub(super) fn seal(&mut self, payload: &[u8], out: &mut BytesMut) -> Result<(), PacketError> {
         // Where the length is not encrypted with the rest, it does not count for the alignment either.
-        let (block, counted) = match self.how {
+        let (block, counted) = match &self.how {
             Seal::Plain => (8, LENGTH),
             Seal::ChaCha(_) => (8, 0),
-            Seal::Gcm(_) | Seal::Ctr(_) => (16, 0),
+            Seal::Ctr(ctr) if !ctr.encrypts_first => (BLOCK, LENGTH),
+            Seal::Gcm(_) | Seal::Ctr(_) => (BLOCK, 0),
         };
         let bare = counted + 1 + payload.len();
         let mut padding = block - bare % block;
@@ -250,6 +262,11 @@ impl Sealer {
                 let tag = gcm.key.seal_in_place_separate_tag(nonce, aad, body);
                 packet.put_slice(tag.map_err(|_| PacketError::Worn)?.as_ref());
             }
+            Seal::Ctr(ctr) if !ctr.encrypts_first => {
+                let tag = ctr.context(self.sequence, packet).sign();
+                ctr.apply(packet);
+                packet.put_slice(tag.as_ref());
+            }
             Seal::Ctr(ctr) => {
                 if let Some(body) = packet.get_mut(LENGTH..) {
                     ctr.apply(body);
@@ -265,6 +282,8 @@ impl Sealer {
 /// Packets to payloads, one direction.
 pub(super) struct Opener {
     how: Open,
+    /// The first block of what comes next is decrypted already, where the length is in it.
+    begun: bool,
     pub(super) sequence: u32,
     pub(super) packets: u64,
     pub(super) bytes: u64,
@@ -272,7 +291,7 @@ pub(super) struct Opener {
 
 impl Opener {
     pub(super) fn plain() -> Self {
-        Self { how: Open::Plain, sequence: 0, packets: 0, bytes: 0 }
+        Self { how: Open::Plain, begun: false, sequence: 0, packets: 0, bytes: 0 }
     }
 
     pub(super) fn rekey(&mut self, keys: &Keys, restart: bool) -> bool {
@@ -298,13 +317,23 @@ impl Opener {
 
     /// The payload of the next packet; none until it is whole. An error is final.
     pub(super) fn open(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, PacketError> {
+        if let Open::Ctr(ctr) = &mut self.how
+            && !ctr.encrypts_first
+            && !self.begun
+        {
+            let Some(block) = input.first_chunk_mut::<BLOCK>() else { return Ok(None) };
+            ctr.apply(block);
+            self.begun = true;
+        }
         let Some(length) = input.first_chunk::<LENGTH>() else { return Ok(None) };
         let length = match &self.how {
             Open::ChaCha(key) => key.decrypt_packet_length(self.sequence, *length),
             Open::Plain | Open::Gcm(_) | Open::Ctr(_) => *length,
         };
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if !(BODY_MIN..=PACKET_MAX).contains(&length) {
+        if !(BODY_MIN..=PACKET_MAX).contains(&length)
+            || (self.begun && !(LENGTH + length).is_multiple_of(BLOCK))
+        {
             return Err(PacketError::Length(length));
         }
         let tag_size = match &self.how {
@@ -319,6 +348,7 @@ impl Opener {
         let mut packet = input.split_to(whole);
         let tag = packet.split_off(LENGTH + length);
         self.decrypt(&mut packet, &tag)?;
+        self.begun = false;
         self.sequence = self.sequence.wrapping_add(1);
         self.packets += 1;
         self.bytes += whole as u64;
@@ -344,6 +374,13 @@ impl Opener {
                 let aad = aead::Aad::from(&*length);
                 let opened = gcm.key.open_in_place_separate_tag(nonce, aad, tag, body, 0..);
                 opened.map_err(|_| PacketError::Altered).map(drop)
+            }
+            Open::Ctr(ctr) if !ctr.encrypts_first => {
+                if let Some(body) = packet.get_mut(BLOCK..) {
+                    ctr.apply(body);
+                }
+                let expect = ctr.context(self.sequence, packet).sign();
+                if same(expect.as_ref(), tag) { Ok(()) } else { Err(PacketError::Altered) }
             }
             Open::Ctr(ctr) => {
                 let expect = ctr.context(self.sequence, packet).sign();
@@ -373,7 +410,7 @@ mod tests {
         Keys { suite, key: vec![7; key], iv: vec![9; iv], mac: vec![3; mac] }
     }
 
-    const SUITES: [Suite; 7] = [
+    const SUITES: [Suite; 9] = [
         Suite::ChaCha20Poly1305,
         Suite::Aes256Gcm,
         Suite::Aes128Gcm,
@@ -381,6 +418,8 @@ mod tests {
         Suite::Aes256Ctr(Mac::Sha512Etm),
         Suite::Aes128Ctr(Mac::Sha256Etm),
         Suite::Aes128Ctr(Mac::Sha512Etm),
+        Suite::Aes256Ctr(Mac::Sha256),
+        Suite::Aes128Ctr(Mac::Sha512),
     ];
 
     #[test]
@@ -416,6 +455,24 @@ mod tests {
                 altered[place] ^= 1;
                 assert_eq!(opener.open(&mut altered), Err(PacketError::Altered), "{suite:?} at {place}");
             }
+        }
+    }
+
+    #[test]
+    fn an_encrypted_length_is_refused_where_no_packet_can_be_so_long() {
+        for (length, ok) in
+            [(12u32, true), (28, true), (8, false), (13, false), (0, false), (PACKET_MAX as u32 + 12, false)]
+        {
+            let (mut sender, mut opener) = (keys(Suite::Aes256Ctr(Mac::Sha256)), Opener::plain());
+            assert!(opener.rekey(&sender, false));
+            let mut ctr = Ctr::new(&sender, Mac::Sha256).unwrap();
+            sender.mac.clear();
+            let mut block = [0; BLOCK];
+            block[..LENGTH].copy_from_slice(&length.to_be_bytes());
+            ctr.apply(&mut block);
+            let mut input = BytesMut::from(&block[..]);
+            let expect = if ok { Ok(None) } else { Err(PacketError::Length(length as usize)) };
+            assert_eq!(opener.open(&mut input), expect, "{length}");
         }
     }
 
