@@ -17,7 +17,10 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::HOSTS_SOCKET;
 
-const DROP_IN: &str = "10-chaperone.conf";
+pub(super) const DROP_IN: &str = "10-chaperone.conf";
+
+/// Where ssh_config(5) includes files from.
+pub(super) const DROP_INS: &str = "/etc/ssh/ssh_config.d";
 
 /// ssh waits for the answer, so no answer has to come soon.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,7 +30,7 @@ pub(super) enum Hosts {
     /// Let ssh on this host ask the agent for the keys of targets (OpenSSH 8.5 or newer).
     Install {
         /// Where ssh_config(5) includes files from.
-        #[arg(long, default_value = "/etc/ssh/ssh_config.d")]
+        #[arg(long, default_value = DROP_INS)]
         dir: PathBuf,
         /// Put the keys into the container of this process instead, where ssh cannot ask (Linux 5.2 or newer).
         #[arg(long, conflicts_with = "dir")]
@@ -35,7 +38,7 @@ pub(super) enum Hosts {
     },
     /// Take that away again.
     Remove {
-        #[arg(long, default_value = "/etc/ssh/ssh_config.d")]
+        #[arg(long, default_value = DROP_INS)]
         dir: PathBuf,
         /// Out of the container of this process.
         #[arg(long, conflicts_with = "dir")]
@@ -87,7 +90,7 @@ pub(super) fn hosts(config: &Path, what: &Hosts, out: &mut dyn Write) -> Result<
     }
 }
 
-fn install(config: &Config, dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn install(config: &Config, dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let program = std::env::current_exe()?;
     let socket = config.run_dir.join(HOSTS_SOCKET);
     for path in [&program, &socket] {
@@ -105,7 +108,7 @@ fn install(config: &Config, dir: &Path, out: &mut dyn Write) -> Result<(), Failu
         )));
     }
     let text = format!(
-        "# Written by `chaperone hosts install`, taken away by `chaperone hosts remove`.\n\
+        "# Written by `chaperone hosts install` or `trust install`, taken away by `remove`.\n\
          # Governed processes meet Chaperone at targets; ssh asks it for the keys to expect. Others get no answer.\n\
          KnownHostsCommand {} hosts known --socket {} --at [%h]:%p %H\n",
         program.display(),
@@ -117,7 +120,7 @@ fn install(config: &Config, dir: &Path, out: &mut dyn Write) -> Result<(), Failu
     Ok(())
 }
 
-fn remove(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn remove(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let path = dir.join(DROP_IN);
     fs::remove_file(&path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?;
     writeln!(out, "{} is gone", path.display())?;

@@ -170,7 +170,8 @@ enum Command {
         #[command(subcommand)]
         what: db::Db,
     },
-    /// The authority that clients know us by: show it, put it into the system's store, take it out.
+    /// How clients on this host come to trust what they meet at targets: the authority for databases in the system's store, and
+    /// ssh's question to the agent.
     Trust {
         #[command(subcommand)]
         what: trust::Trust,

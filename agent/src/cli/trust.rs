@@ -1,5 +1,6 @@
-//! `chaperone trust`: the host's certificate authority, in and out of the system's store, and what each kind of client
-//! needs to look there.
+//! `chaperone trust`: how clients on this host come to trust what governed processes meet at targets. For databases, the
+//! host's certificate authority, in and out of the system's store, and what each kind of client needs to look there; for
+//! hosts, what `chaperone hosts` does.
 
 use std::fs;
 use std::io::Write;
@@ -8,17 +9,18 @@ use std::process::Command;
 
 use clap::Subcommand;
 
-use super::Failure;
-use crate::config::Config;
+use super::{Failure, hosts};
+use crate::config::{Config, Protocol};
 use crate::trust::HostCa;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Trust {
     /// Show the authority, whether this host trusts it, and how clients are told to.
     Show,
-    /// Put it into the system's store; it is made if there is none.
+    /// Put it into the system's store (it is made if there is none), and let ssh ask the agent for the keys of targets: each where
+    /// there are targets it is for.
     Install,
-    /// Take it out again.
+    /// Take both out again.
     Remove,
 }
 
@@ -54,33 +56,48 @@ pub(super) fn trust(config: &Path, what: &Trust, out: &mut dyn Write) -> Result<
     let config = Config::load(config)?;
     let ca = HostCa::load_or_create(&config.state_dir).map_err(|error| Failure::Failed(error.to_string()))?;
     match what {
-        Trust::Show => show(&ca, out),
+        Trust::Show => show(&ca, out)?,
         Trust::Install => {
-            let store = store()?;
-            let file = store.path();
-            fs::write(&file, ca.pem()).map_err(|error| failed(&file, &error))?;
-            store.update()?;
-            writeln!(out, "this host trusts {} now", ca.fingerprint())?;
-            show(&ca, out)
+            let has = |protocol| config.targets.iter().any(|target| target.protocol == protocol);
+            if has(Protocol::Postgres) || !has(Protocol::Ssh) {
+                let store = store()?;
+                let file = store.path();
+                fs::write(&file, ca.pem()).map_err(|error| failed(&file, &error))?;
+                store.update()?;
+                writeln!(out, "this host trusts {} now", ca.fingerprint())?;
+                show(&ca, out)?;
+            }
+            match Path::new(hosts::DROP_INS) {
+                _ if !has(Protocol::Ssh) => {}
+                folder if has(Protocol::Postgres) && !folder.is_dir() => {
+                    writeln!(out, "{} does not exist: no ssh here to tell", folder.display())?;
+                }
+                folder => hosts::install(&config, folder, out)?,
+            }
         }
         Trust::Remove => {
-            let store = store()?;
-            let file = store.path();
-            match fs::remove_file(&file) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(Failure::Failed(format!(
-                        "{} does not exist: nothing to remove",
-                        file.display()
-                    )));
-                }
-                Err(error) => return Err(failed(&file, &error)),
+            let store = store();
+            let certificate = store.as_ref().is_ok_and(|store| store.path().exists());
+            let drop_in = Path::new(hosts::DROP_INS).join(hosts::DROP_IN).exists();
+            if !certificate && !drop_in {
+                let file = store?.path();
+                let text = format!("{} does not exist: nothing to remove", file.display());
+                return Err(Failure::Failed(text));
             }
-            store.update()?;
-            writeln!(out, "this host does not trust {} any more; the key is still there", ca.fingerprint())?;
-            Ok(())
+            if certificate {
+                let store = store?;
+                let file = store.path();
+                fs::remove_file(&file).map_err(|error| failed(&file, &error))?;
+                store.update()?;
+                let print = ca.fingerprint();
+                writeln!(out, "this host does not trust {print} any more; the key is still there")?;
+            }
+            if drop_in {
+                hosts::remove(Path::new(hosts::DROP_INS), out)?;
+            }
         }
     }
+    Ok(())
 }
 
 impl Store {

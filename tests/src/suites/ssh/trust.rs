@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a process that is not governed sees nothing of it", run: ungoverned },
     Case { name: "hosts that are no targets are not spoken for", run: others },
     Case { name: "what is removed is gone", run: removed },
+    Case { name: "`trust install` lets ssh ask the agent, `trust remove` leaves no trace", run: command },
     Case {
         name: "ssh in a container knows the targets with nothing changed in it, and forgets them",
         run: contained,
@@ -149,6 +150,35 @@ fn removed(stage: &mut Stage) -> Result<()> {
         "echo in",
     )?;
     ensure!(output.code == Some(255), "{output}");
+    Ok(())
+}
+
+fn command(stage: &mut Stage) -> Result<()> {
+    // A mount namespace of its own: the machine's files stay as they are.
+    let script = "set -e\n\
+        for folder in /etc/ssl/certs /usr/local/share/ca-certificates /etc/ssh/ssh_config.d; do\n\
+        \x20 copy=$(mktemp -d); cp -a $folder/. $copy; mount -t tmpfs none $folder; chmod 755 $folder\n\
+        \x20 cp -a $copy/. $folder; rm -rf $copy\n\
+        done\n\
+        all() { find /etc/ssh/ssh_config.d /usr/local/share/ca-certificates /etc/ssl/certs | sort; }\n\
+        ask() { (echo 0 > $GOVERNED/cgroup.procs; exec setpriv --reuid=nobody --regid=nogroup --clear-groups \
+        ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -p $PORT -l trust-command 127.0.0.1 echo in) 2>&1 || true; }\n\
+        before=$(all); ask | grep -o 'verification failed'\n\
+        $CHAPERONE --config $CONFIG trust install >/dev/null; ask\n\
+        $CHAPERONE --config $CONFIG trust remove >/dev/null; ask | grep -o 'verification failed'\n\
+        test \"$before\" = \"$(all)\" && echo no trace\n\
+        $CHAPERONE --config $CONFIG trust remove || echo nothing\n";
+    let world = &stage.world;
+    let output = Program::new("/usr/bin/unshare")
+        .args(["--mount", "--propagation", "private", "/bin/bash", "-c", script])
+        .env("GOVERNED", world.places.billing_bot.path())
+        .env("PORT", stage.sshd.port.to_string())
+        .env("CHAPERONE", world.agent.binary())
+        .env("CONFIG", &world.agent.config)
+        .limit(90)
+        .run()?;
+    let expect = "verification failed\nin\nverification failed\nno trace\nnothing\n";
+    ensure!(output.stdout == expect, "{output}");
     Ok(())
 }
 

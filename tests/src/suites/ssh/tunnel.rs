@@ -1,6 +1,8 @@
 //! Tunnels to other targets: they end at the agent, and each is a session of its own.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +21,10 @@ pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "a tunnel to PostgreSQL is a session with PostgreSQL", run: postgres },
     Case { name: "policy forbids tunnels, and has people asked about them", run: decided },
     Case { name: "16 MiB through a jump host arrive unchanged", run: bulk },
+    Case {
+        name: "tunnels fill the sessions there may be: the next is refused, the others go on",
+        run: filled,
+    },
     Case { name: "a session that is killed takes its tunnels with it", run: killed },
 ];
 
@@ -144,6 +150,64 @@ fn bulk(stage: &mut Stage) -> Result<()> {
     let back = stage.home("bulk");
     scp("bulk-down", &format!("bulk@127.0.0.7:{there}"), back.to_str().context("a path")?)?;
     ensure!(fs::read(&file)? == fs::read(&back)?, "the copy differs");
+    Ok(())
+}
+
+fn filled(stage: &mut Stage) -> Result<()> {
+    const SESSIONS: usize = 5;
+    let before = stage.world.wishes.more.clone();
+    stage.world.wishes.more = format!("{before}\n[limits]\nsessions = {SESSIONS}\n");
+    stage.world.write_config()?;
+    stage.world.agent.stop()?;
+    stage.world.start_agent()?;
+    let outcome = fill(stage, SESSIONS);
+    stage.world.wishes.more = before;
+    stage.world.write_config()?;
+    stage.world.agent.stop()?;
+    stage.world.start_agent()?;
+    outcome
+}
+
+fn fill(stage: &Stage, sessions: usize) -> Result<()> {
+    let port = free_port()?;
+    let forward = format!("{port}:127.0.0.6:{}", stage.sshd.port);
+    let master = stage.ssh("tunnel-full", "127.0.0.1")?.args(["-N", "-L", &forward]).start()?;
+    wait_for("the forwarded port", Duration::from_secs(10), || {
+        Ok(fs::read_to_string("/proc/net/tcp")?
+            .contains(&format!("0100007F:{port:04X} 00000000"))
+            .then_some(()))
+    })?;
+    // A tunnel that lives says its version; what is refused is closed.
+    let tunnel = || -> Result<Option<TcpStream>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut words = Vec::new();
+        (&mut stream).take(8).read_to_end(&mut words)?;
+        Ok((words == b"SSH-2.0-").then_some(stream))
+    };
+    let mut open = Vec::new();
+    for at in 1..sessions {
+        open.push(tunnel()?.with_context(|| format!("tunnel {at} was refused"))?);
+    }
+    ensure!(tunnel()?.is_none(), "there are more sessions than there may be");
+    for stream in &mut open {
+        stream.write_all(b"SSH-2.0-test\r\n")?;
+        let mut more = [0; 100];
+        stream.read_exact(&mut more).context("one that was there before does not go on")?;
+    }
+    drop(open.pop());
+    wait_for("a place that is free again", Duration::from_secs(10), || Ok(tunnel()?.map(drop)))?;
+    drop(open);
+    let to = format!("direct-tcpip to 127.0.0.6:{}", stage.sshd.port);
+    let why = format!(
+        "no tunnel to 127.0.0.6:{}: there are as many sessions as there may be at once",
+        stage.sshd.port
+    );
+    let told = |trail: &crate::harness::trail::Trail| {
+        trail.all("statement").iter().any(|event| event["sql"] == to && event["reason"] == why)
+    };
+    crate::harness::trail::Trail::when(&stage.world.agent, "tunnel-full", told)?;
+    drop(master);
     Ok(())
 }
 
