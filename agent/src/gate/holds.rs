@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use chaperone_policy::ApprovalNeed;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -39,7 +40,10 @@ pub struct HoldInfo {
     pub host: bool,
     pub sql: String,
     pub binds: Vec<Bind>,
-    /// SHA-256 over everything the approval is bound to, hex.
+    /// SHA-256 over what is asked for, by whom and where, hex. The same again, where nobody waits, is the same request.
+    #[serde(default)]
+    pub request: String,
+    /// SHA-256 over that and the deadline: what an approval is for. Made when it is registered.
     pub binding: String,
     pub policies: Vec<String>,
     pub reason: Option<String>,
@@ -213,7 +217,7 @@ impl Default for Turns {
 #[derive(Debug, Default)]
 struct Inner {
     pending: BTreeMap<String, Pending>,
-    /// By binding: what passes once, and until when.
+    /// By request: what passes once, and until when.
     ready: HashMap<String, Ready>,
     /// What nobody answered in time and nobody waited for: its end is still to be recorded.
     unanswered: Vec<HoldInfo>,
@@ -293,7 +297,7 @@ impl Holds {
     pub fn park(&self, mut info: HoldInfo, timeout: Duration) -> Result<(String, bool), TooMany> {
         let mut inner = self.lock();
         let parked = |pending: &&Pending| matches!(pending.waiter, Waiter::Nobody { .. });
-        if let Some(same) = inner.pending.values().filter(parked).find(|p| p.info.binding == info.binding) {
+        if let Some(same) = inner.pending.values().filter(parked).find(|p| p.info.request == info.request) {
             return Ok((same.info.id.clone(), false));
         }
         let own =
@@ -328,13 +332,13 @@ impl Holds {
     pub fn release(&self, info: &HoldInfo, given: Vec<Given>) {
         let ttl = info.needs.iter().map(|need| need.ttl_s).min().unwrap_or_default();
         let until = Instant::now() + Duration::from_secs(ttl);
-        self.lock().ready.insert(info.binding.clone(), Ready { id: info.id.clone(), given, until });
+        self.lock().ready.insert(info.request.clone(), Ready { id: info.id.clone(), given, until });
     }
 
     /// The approval of exactly this, if there is one; it is used up.
     #[must_use]
-    pub fn take_ready(&self, binding: &str) -> Option<(String, Vec<Given>)> {
-        self.lock().ready.remove(binding).map(|ready| (ready.id, ready.given))
+    pub fn take_ready(&self, request: &str) -> Option<(String, Vec<Given>)> {
+        self.lock().ready.remove(request).map(|ready| (ready.id, ready.given))
     }
 
     /// How many connections of an identity wait for access.
@@ -436,6 +440,8 @@ fn stamp(info: &mut HoldInfo, timeout: Duration) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     info.created_unix_s = now.as_secs();
     info.expires_unix_s = (now + timeout).as_secs();
+    let deadline = info.expires_unix_s.to_be_bytes();
+    info.binding = crate::hex(&Sha256::digest([info.request.as_bytes(), &deadline].concat()));
 }
 
 fn may_approve(info: &HoldInfo, given: &Given) -> Result<(), VoteError> {

@@ -247,7 +247,8 @@ impl Asking<'_> {
             hash.update(part);
         }
         HoldInfo {
-            binding: crate::hex(&hash.finalize()),
+            request: crate::hex(&hash.finalize()),
+            binding: String::new(),
             id,
             what: Held::Access,
             session: admitted.id.clone(),

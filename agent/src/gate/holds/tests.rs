@@ -16,7 +16,8 @@ fn info(id: &str, quorum: u32) -> HoldInfo {
         host: false,
         sql: "DELETE FROM t".into(),
         binds: vec![],
-        binding: "b".into(),
+        request: "b".into(),
+        binding: String::new(),
         policies: vec![],
         reason: None,
         needs: vec![need],
@@ -60,7 +61,11 @@ async fn a_quorum_counts_people_of_the_right_groups_each_once() {
     let groups = "dba, oncall".to_owned();
     check("max", &["sales"], None, VoteError::WrongGroup { by: "max".into(), groups });
     check("anna", &["dba"], Some("other"), VoteError::Changed("a".into()));
-    let first = holds.vote("a", vote("anna", Some(&["dba"])), Some("b")).unwrap();
+    // A yes is for this request until this deadline.
+    let later = holds.open(info("later", 2), Duration::from_secs(50)).info.binding.clone();
+    check("anna", &["dba"], Some(&later), VoteError::Changed("a".into()));
+    let seen = ticket.info.binding.clone();
+    let first = holds.vote("a", vote("anna", Some(&["dba"])), Some(&seen)).unwrap();
     assert!(matches!(first, Voted::Waiting { missing: 1, .. }));
     check("anna", &["oncall"], None, VoteError::Twice("anna".into()));
     assert!(matches!(holds.vote("a", vote("ben", Some(&["oncall"])), None), Ok(Voted::Resolved(_))));

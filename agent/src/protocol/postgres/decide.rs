@@ -250,7 +250,7 @@ impl Decider {
             Verdict::Hold(terms) => {
                 let binding = self.binding(question, &sql, &plan);
                 match approved {
-                    Some(info) if info.binding == binding && self.released(&plan, info) => {
+                    Some(info) if info.request == binding && self.released(&plan, info) => {
                         self.permitted(question, &sql, step, plan, None, staged)
                     }
                     Some(_) => Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged)),

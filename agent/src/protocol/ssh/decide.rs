@@ -142,7 +142,7 @@ impl Decider {
         let needs = self.ask(&reading, command, &[], &binding).obligations.approvals;
         let given = approvals(&approved.given, &needs, &binding);
         reading.never.is_none()
-            && approved.binding == binding
+            && approved.request == binding
             && self.ask(&reading, command, &given, &binding).effect == Effect::Permit
     }
 
@@ -163,7 +163,7 @@ impl Decider {
         }
         let binding = self.binding(question, &reading.text);
         let mut decision = self.ask(&reading, command, &[], &binding);
-        if let Some(info) = approved.filter(|info| info.binding == binding) {
+        if let Some(info) = approved.filter(|info| info.request == binding) {
             // What is asked for now counts, not what was asked for when it was held.
             let given = approvals(&info.given, &decision.obligations.approvals, &binding);
             decision = self.ask(&reading, command, &given, &binding);

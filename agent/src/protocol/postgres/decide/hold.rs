@@ -80,7 +80,7 @@ impl Decider {
         staged: &mut Staged,
     ) -> Result<Answer, End> {
         let mut info = self.info(fresh_id(), question, sql, &plan, binding);
-        if let Some((id, given)) = self.gate.holds().take_ready(&info.binding) {
+        if let Some((id, given)) = self.gate.holds().take_ready(&info.request) {
             info.given = given;
             if self.released(&plan, &info) {
                 return self.permitted(question, sql, step, plan, Some(id), staged);
@@ -133,7 +133,8 @@ impl Decider {
             host: false,
             sql: shown(sql, plan),
             binds: binds(question).to_vec(),
-            binding,
+            request: binding,
+            binding: String::new(),
             policies: plan.policies.clone(),
             reason: plan.reason.clone(),
             needs,
@@ -153,13 +154,13 @@ impl Decider {
         let facts = Facts::of(&plan.analysis, self.guarded());
         // What is asked for now counts, not what was asked for when it was held.
         let asked = facts.decide(&self.policies.set, &self.principal, &self.database, &[], "");
-        let given = approvals(&info.given, &asked.obligations.approvals, &info.binding);
+        let given = approvals(&info.given, &asked.obligations.approvals, &info.request);
         let decision =
-            facts.decide(&self.policies.set, &self.principal, &self.database, &given, &info.binding);
+            facts.decide(&self.policies.set, &self.principal, &self.database, &given, &info.request);
         decision.effect == Effect::Permit
     }
 
-    /// What an approval is bound to: exact bytes and values, who, where, and which moment. Who sends it again sends it at
+    /// What an approval is bound to, besides the deadline: exact bytes and values, who, where, and which moment. Who sends it again sends it at
     /// another moment, so there the approval's time is what bounds it.
     pub(super) fn binding(&self, question: &Question, sql: &str, plan: &Plan) -> String {
         let mut hash = Sha256::new();

@@ -42,7 +42,7 @@ impl Decider {
         staged: &mut Staged,
     ) -> Answer {
         let mut info = self.info(question, reading, decision, binding);
-        if let Some((id, given)) = self.gate.holds().take_ready(&info.binding) {
+        if let Some((id, given)) = self.gate.holds().take_ready(&info.request) {
             (info.id, info.given) = (id, given);
             if self.gate.still_approved(&info) {
                 self.stage_hold(question, reading, decision, &info.id, staged);
@@ -115,7 +115,8 @@ impl Decider {
             host: true,
             sql: reading.text.clone(),
             binds: Vec::new(),
-            binding,
+            request: binding,
+            binding: String::new(),
             policies: decision.policies.clone(),
             reason: Some(decision.reason.clone()),
             needs: decision.obligations.approvals.iter().map(Need::from).collect(),
@@ -127,7 +128,7 @@ impl Decider {
         }
     }
 
-    /// What an approval is bound to: exact bytes, who, where, and which moment. Who sends it again sends it at another
+    /// What an approval is bound to, besides the deadline: exact bytes, who, where, and which moment. Who sends it again sends it at another
     /// moment, so there the approval's time is what bounds it.
     pub(super) fn binding(&self, question: &Question, text: &str) -> String {
         let mut hash = Sha256::new();
