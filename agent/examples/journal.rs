@@ -185,6 +185,7 @@ fn begin(session: &str, number: u64) -> Event {
         claimed_user: "bot".into(),
         database: "shop".into(),
         application: None,
+        settings: Vec::new(),
         upstream_user: "shop_app".into(),
     }
 }

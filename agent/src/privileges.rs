@@ -3,7 +3,8 @@
 //! SQL in, SQL out: one query that lists what a role could read of labelled columns without anybody's help, and the
 //! script that takes it away. Both ask PostgreSQL's own catalogue (13 and newer) and share one notion of what is
 //! sensitive: the labelled columns, the same columns of parents, children and partitions, columns generated from them,
-//! and views and rules that read them. What functions do is not looked into: those that run as a reader count. Knows
+//! and views and rules that read them. What functions do is not looked into: those that run as a reader count, whether they
+//! are called or fired by a trigger. Knows
 //! nothing of connections.
 
 use std::fmt::Write;
@@ -104,7 +105,10 @@ ruled(rel) AS (
 readers(role, name) AS (
     SELECT g.oid, g.rolname FROM pg_roles g WHERE g.rolsuper
         OR EXISTS (SELECT FROM marked m WHERE has_column_privilege(g.oid, m.rel, m.num, 'SELECT'))
-        OR EXISTS (SELECT FROM views v WHERE has_any_column_privilege(g.oid, v.rel, 'SELECT')))
+        OR EXISTS (SELECT FROM views v WHERE has_any_column_privilege(g.oid, v.rel, 'SELECT'))),
+fired(rel, func, name, kind) AS (
+    SELECT t.tgrelid, p.oid, g.name, t.tgtype FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+      JOIN readers g ON g.role = p.proowner WHERE p.prosecdef AND NOT t.tgisinternal AND t.tgenabled <> 'D')
 ";
 
 /// Superusers may do everything; then nothing else is worth a line.
@@ -126,7 +130,14 @@ UNION ALL SELECT format('writes to %s, whose rules read labelled columns', d.rel
 UNION ALL SELECT format('may run %s as %s, who reads labelled columns', p.oid::regprocedure, g.name)
   FROM who, pg_proc p JOIN readers g ON g.role = p.proowner
  WHERE NOT super AND p.prosecdef AND p.pronamespace <> 'pg_catalog'::regnamespace
-   AND has_function_privilege(r, p.oid, 'EXECUTE')
+   AND p.prorettype <> 'trigger'::regtype AND has_function_privilege(r, p.oid, 'EXECUTE')
+UNION ALL SELECT format('writes to %s, which fires %s as %s, who reads labelled columns', f.rel::regclass,
+                        f.func::regprocedure, f.name)
+  FROM who, fired f
+ WHERE NOT super AND (f.kind & 4 <> 0 AND has_any_column_privilege(r, f.rel, 'INSERT')
+    OR f.kind & 16 <> 0 AND has_any_column_privilege(r, f.rel, 'UPDATE')
+    OR f.kind & 8 <> 0 AND has_table_privilege(r, f.rel, 'DELETE')
+    OR f.kind & 32 <> 0 AND has_table_privilege(r, f.rel, 'TRUNCATE'))
 UNION ALL SELECT format('may create in schema %I', n.nspname) FROM who, pg_namespace n
  WHERE NOT super AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND has_schema_privilege(r, n.oid, 'CREATE')
 ORDER BY 1";
@@ -170,6 +181,7 @@ UNION ALL SELECT 50, 'what it had by another role, without the labelled columns'
        (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS p(kind)
  WHERE losing.all AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
    AND NOT (p.kind = 'SELECT' AND c.oid IN (SELECT rel FROM marked))
+   AND NOT (p.kind <> 'SELECT' AND c.oid IN (SELECT rel FROM fired))
    AND c.oid NOT IN (SELECT rel FROM views UNION SELECT rel FROM ruled) AND has_table_privilege(r, c.oid, p.kind)
 UNION ALL SELECT 50, 'what it had by another role', format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, r)
   FROM who, losing, pg_namespace n
@@ -182,6 +194,13 @@ UNION ALL SELECT 60, 'a rule reads labelled columns with the rights of the owner
   FROM pg_class c JOIN ruled d ON d.rel = c.oid CROSS JOIN LATERAL aclexplode(c.relacl) x
   LEFT JOIN pg_roles g ON g.oid = x.grantee, who
  WHERE x.privilege_type IN ('INSERT', 'UPDATE', 'DELETE') AND (x.grantee = 0 OR g.rolname = r)
+UNION ALL SELECT 60, 'a trigger runs as somebody who reads labelled columns',
+       format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON %s FROM %s', c.oid::regclass, coalesce(quote_ident(g.rolname), 'PUBLIC'))
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+  CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION ALL SELECT * FROM aclexplode(a.attacl)) x
+  LEFT JOIN pg_roles g ON g.oid = x.grantee, who
+ WHERE c.oid IN (SELECT rel FROM fired) AND x.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+   AND (x.grantee = 0 OR g.rolname = r)
 UNION ALL SELECT 70, 'it runs as somebody who reads labelled columns',
        format('REVOKE EXECUTE ON ROUTINE %s FROM %s', p.oid::regprocedure, coalesce(quote_ident(g.rolname), 'PUBLIC'))
   FROM pg_proc p JOIN readers o ON o.role = p.proowner

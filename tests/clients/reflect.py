@@ -15,3 +15,4 @@ for schema in ("app", "other"):
     for view in sorted(inspector.get_view_names(schema)):
         print(view, inspector.get_view_definition(view, schema))
 print(inspector.get_enums("app"), inspector.get_schema_names())
+print("done")

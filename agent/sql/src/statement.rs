@@ -317,9 +317,15 @@ pub enum CopyFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionOp {
     Begin,
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     Release(String),
     RollbackTo(String),
+    /// SET CONSTRAINTS: deferred checks are made as at a COMMIT.
+    CheckConstraints,
 }

@@ -242,6 +242,7 @@ fn transactions_are_reported() {
         ("SAVEPOINT s", TransactionOp::Savepoint("s".into())),
         ("RELEASE s", TransactionOp::Release("s".into())),
         ("ROLLBACK TO s", TransactionOp::RollbackTo("s".into())),
+        ("SET CONSTRAINTS ALL IMMEDIATE", TransactionOp::CheckConstraints),
     ];
     for (sql, operation) in cases {
         assert_eq!(one(sql).transaction, Some(operation), "{sql}");

@@ -96,6 +96,9 @@ pub enum Event {
         database: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         application: Option<String>,
+        /// Settings the client asked for at login, that were passed on: the last of a name counts.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        settings: Vec<(String, String)>,
         /// The account Chaperone logs in with.
         upstream_user: String,
     },

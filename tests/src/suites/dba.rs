@@ -18,6 +18,8 @@ const CASES: &[Case<World>] = &[
     Case { name: "function calls are denied where columns are masked", run: no_calls },
     Case { name: "what the analysis does not serve runs for those who may do anything", run: unread },
     Case { name: "and for nobody else", run: unread_denied },
+    Case { name: "so is the search_path they ask for at login", run: own_path },
+    Case { name: "Django's migrations run", run: migrations },
     Case { name: "a transaction that changes the catalogue does not wait for itself", run: own_locks },
     Case { name: "a cursor WITH HOLD outlives its transaction", run: held_cursor },
     Case { name: "binary COPY goes out and in again", run: binary_copy },
@@ -147,6 +149,27 @@ fn unread_denied(world: &mut World) -> Result<()> {
     // The agent's own reading of the protocol hangs on this.
     let output = through(world).psql(&["set client_encoding = 'sjis'"])?;
     ensure!(output.stderr.contains("42501"), "{output}");
+    Ok(())
+}
+
+fn own_path(world: &mut World) -> Result<()> {
+    let asked = "-c search_path=pg_catalog,public";
+    let shown =
+        world.client_at(FREE, "own-path").env("PGOPTIONS", asked).psql(&["show search_path"])?.ok()?;
+    ensure!(shown == "pg_catalog,public\n", "{shown}");
+    let reader = world.client_in(&world.places.mail_bot, FREE, "reader").env("PGOPTIONS", asked);
+    let output = reader.psql(&["select 1"])?;
+    ensure!(output.code == Some(2) && output.stderr.contains("may not be chosen at login"), "{output}");
+    Ok(())
+}
+
+/// What they define is not analysed, so that they take `sql:admin`.
+fn migrations(world: &mut World) -> Result<()> {
+    world.postgres.admin("create database migrated")?;
+    let source = include_str!("../../clients/django_tools.py");
+    let said = through(world).database("migrated").limit(60).python(source, &["migrate"])?.ok()?;
+    ensure!(said.contains("[X] 0012_alter_user_first_name_max_length"), "{said}");
+    ensure!(said.contains("class AuthUser") && said.contains("class DjangoMigrations"), "{said}");
     Ok(())
 }
 

@@ -200,7 +200,15 @@ fn equality(world: &mut World) -> Result<()> {
     check(&client, &[(&sql, "")], &[&sql])?;
     let output = client.psql(&[&sql])?;
     ensure!(output.stderr.contains("public.customers.email may be compared 60 times"), "{output}");
-    holds(world.trail("equality")?.statement(&sql)?, &json!({"step": "query"}))
+    // Each comparison is in the record with its values, and so is the one too many, with the rule.
+    let trail = world.trail("equality")?;
+    let denied = trail.statement(&sql)?;
+    holds(denied, &json!({"step": "query", "verdict": "deny"}))?;
+    ensure!(
+        denied["reason"].as_str().is_some_and(|why| why.contains("may be compared 60 times")),
+        "{denied}"
+    );
+    Ok(())
 }
 
 fn any(world: &mut World) -> Result<()> {

@@ -23,7 +23,11 @@ impl<'a> Analyser<'a> {
             Node::TransactionStmt(it) => self.transaction(it),
             Node::VariableSetStmt(it) => self.set(it),
             Node::VariableShowStmt(it) => show(it),
-            Node::ConstraintsSetStmt(_) => Ok(independent(Class::Session)),
+            Node::ConstraintsSetStmt(_) => {
+                // What was put off to the end of the transaction is checked now, and speaks now.
+                let transaction = Some(TransactionOp::CheckConstraints);
+                Ok(Draft { transaction, ..independent(Class::Session) })
+            }
             Node::DiscardStmt(it) => match it.target {
                 DiscardMode::DISCARD_PLANS | DiscardMode::DISCARD_SEQUENCES => {
                     Ok(independent(Class::Session))

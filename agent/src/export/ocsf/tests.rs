@@ -30,6 +30,7 @@ fn start(session: &str, protocol: &str) -> Event {
         claimed_user: "x".into(),
         database: "shop".into(),
         application: None,
+        settings: Vec::new(),
         upstream_user: "svc".into(),
     }
 }

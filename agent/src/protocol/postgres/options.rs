@@ -69,6 +69,22 @@ pub(super) fn switches(options: &str) -> Result<Vec<(String, String)>, OptionsEr
     Ok(settings)
 }
 
+/// Whether a `search_path` is the one that is in force anyway: `pinned` has `pg_temp` behind it. So `currentSchema=public`
+/// of a JDBC URL is no wish for anything else.
+pub(super) fn is_pinned_path(asked: &str, pinned: &str) -> bool {
+    let schema = |name: &str| name.trim().trim_matches('"').to_owned();
+    let schemas = |path: &str| path.split(',').map(schema).collect::<Vec<_>>();
+    let (asked, mut pinned) = (schemas(asked), schemas(pinned));
+    if pinned.last().is_some_and(|last| last == "pg_temp")
+        && asked.last().is_none_or(|last| last != "pg_temp")
+    {
+        pinned.pop();
+    }
+    // The catalogue comes first whether it is named or not.
+    pinned.retain(|name| name != "pg_catalog");
+    asked == pinned && asked.iter().all(|name| !name.is_empty())
+}
+
 /// Words between blanks; a backslash makes the next character part of one.
 fn words(options: &str) -> Vec<String> {
     // isspace() in the C locale, which the server splits by.
@@ -134,11 +150,25 @@ mod tests {
         assert!(matches!(setting("TimeZone", "UTC"), Ok(Some(_))));
         assert!(matches!(setting("standard_conforming_strings", "on"), Ok(Some(_))));
         assert_eq!(setting("client_encoding", "SJIS"), Ok(None));
-        for name in ["search_path", "role", "session_authorization", "row_security", "my.own", "no\0such"] {
+        for name in ["role", "session_authorization", "row_security", "my.own", "no\0such"] {
             assert!(setting(name, "on").is_err(), "{name}");
         }
         assert!(setting("standard_conforming_strings", "off").is_err());
         assert!(setting("client_min_messages", "debug5").is_err());
+    }
+
+    #[test]
+    fn the_path_that_is_in_force_may_be_asked_for() {
+        let pinned = r#""pg_catalog", "app", "public", "pg_temp""#;
+        for asked in ["app, public", "app,public", r#""app", "public""#, "app,public,pg_temp"] {
+            assert!(is_pinned_path(asked, pinned), "{asked}");
+        }
+        for asked in
+            ["", "public", "public, app", "pg_temp, app, public", "app", "App, public", "app, public, other"]
+        {
+            assert!(!is_pinned_path(asked, pinned), "{asked}");
+        }
+        assert!(!is_pinned_path("", ""));
     }
 
     #[test]

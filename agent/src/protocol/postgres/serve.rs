@@ -15,10 +15,11 @@ use super::catalogue::{self, Catalogue};
 use super::client_tls::ClientTls;
 use super::decide::Decider;
 use super::greeting::{Client, LoginFailure};
+use super::options::{self, OptionsError};
 use super::powers::Powers;
 use super::relay::{End, Relay, Totals};
 use super::response::{Report, sqlstate};
-use super::startup::{self, CancelKey, Opening, Replication, Startup};
+use super::startup::{self, CancelKey, Opening, Replication, Startup, StartupError};
 use super::{codec, open};
 use crate::config::LeastPrivilege;
 use crate::gate::{Admission, Gate, Place};
@@ -166,8 +167,13 @@ impl Postgres {
             }
         };
         let address = admitted.destination;
-        // In no database there is nothing to look up.
-        let search_path = (decider.pins_settings() && !search_path.is_empty()).then_some(&*search_path);
+        let search_path = match path_for(&mut decider, &startup, &search_path) {
+            Ok(search_path) => search_path,
+            Err(error) => {
+                let failure = LoginFailure::Startup(StartupError::Options(error));
+                return refuse_login(journal, &admitted, client, &failure, &[]).await;
+            }
+        };
         let opened = match open::open(&admitted.backend, address, &startup, search_path).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -310,6 +316,24 @@ impl Postgres {
     }
 }
 
+/// The `search_path` that is sent to the target; none is the account's own. A client's counts where it could SET it, too, or
+/// is the pinned one; anything else is an error.
+fn path_for<'a>(
+    decider: &mut Decider,
+    startup: &'a Startup,
+    pinned: &'a str,
+) -> Result<Option<&'a str>, OptionsError> {
+    let pins = decider.pins_settings();
+    match startup.search_path.as_deref() {
+        Some(asked) if !pins => Ok(Some(asked)),
+        Some(asked) if !options::is_pinned_path(asked, pinned) => {
+            Err(OptionsError::Setting("search_path".into()))
+        }
+        // In no database there is nothing to look up.
+        _ => Ok((pins && !pinned.is_empty()).then_some(pinned)),
+    }
+}
+
 /// Refuses a connection that never came to a login, with a FATAL the client can show.
 pub(in crate::protocol) async fn refuse(stream: TcpStream, reason: &str) {
     let mut client = Client::new(stream);
@@ -395,6 +419,7 @@ fn start_event(admitted: &Admitted, startup: &Startup, decider: &Decider) -> Eve
         claimed_user: startup.user.clone(),
         database: startup.database.clone(),
         application: startup.application.clone(),
+        settings: startup.parameters.clone(),
         upstream_user: admitted.backend.target.user.clone(),
     }
 }

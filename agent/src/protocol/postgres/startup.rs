@@ -67,6 +67,8 @@ pub struct Startup {
     pub application: Option<String>,
     /// The settings it asks for, all of them such that a SET could change them; the last of a name counts.
     pub parameters: Vec<(String, String)>,
+    /// The last `search_path` it asks for: what becomes of that depends on what the session may do.
+    pub search_path: Option<String>,
     /// The minor version that is spoken with it.
     pub minor: u16,
     /// Set for a replication connection.
@@ -133,6 +135,10 @@ fn read_startup(version: i32, mut fields: Fields<'_>) -> Result<Startup, Startup
     }
     // The server takes switches first: a parameter beside them counts.
     for (name, value) in switches.into_iter().chain(settings) {
+        if name.eq_ignore_ascii_case("search_path") {
+            startup.search_path = Some(value);
+            continue;
+        }
         let Some(setting) = options::setting(&name, &value)? else { continue };
         if name.eq_ignore_ascii_case("application_name") {
             startup.application = Some(value);
@@ -258,10 +264,8 @@ mod tests {
     fn settings_that_change_what_sql_means_are_refused() {
         let with = |name, value| startup(196_608, &[("user", "ann"), (name, value)]);
         for (name, value) in [
-            ("search_path", "pg_temp"),
             ("standard_conforming_strings", "off"),
             ("options", "-c standard_conforming_strings=off"),
-            ("options", "--search-path=pg_temp"),
             ("options", "-c role=postgres"),
             ("options", "-O"),
             ("Options", "-c jit=off"),
@@ -270,6 +274,11 @@ mod tests {
             assert!(matches!(with(name, value), Err(StartupError::Options(_))), "{name} {value}");
         }
         assert_eq!(with("client_encoding", "SJIS").unwrap().parameters, []);
+        for (name, value) in [("search_path", "a, b"), ("options", "-c jit=off --Search-path=a,\\ b")] {
+            let got = with(name, value).unwrap();
+            assert_eq!(got.search_path.as_deref(), Some("a, b"), "{name} {value}");
+            assert!(got.parameters.iter().all(|(name, _)| name == "jit"), "{name} {value}");
+        }
     }
 
     #[test]

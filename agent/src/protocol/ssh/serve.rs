@@ -342,6 +342,7 @@ fn start_event(
         claimed_user: claim.user.clone(),
         database: user.to_owned(),
         application: Some(application),
+        settings: Vec::new(),
         upstream_user: user.to_owned(),
     }
 }

@@ -85,6 +85,7 @@ fn begun(session: &str, number: u32) -> Event {
         claimed_user: "x".into(),
         database: "shop".into(),
         application: None,
+        settings: Vec::new(),
         upstream_user: "app".into(),
     }
 }

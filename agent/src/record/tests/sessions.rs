@@ -32,6 +32,7 @@ pub(super) fn start(session: &str, identity: &str, target: &str) -> Event {
         claimed_user: "postgres".into(),
         database: "shop".into(),
         application: Some("psql".into()),
+        settings: Vec::new(),
         upstream_user: "shop_app".into(),
     }
 }

@@ -126,7 +126,24 @@ fn options(world: &mut World) -> Result<()> {
     let cut =
         with("-c statement_timeout=50", "select count(*) from generate_series(1, 100000000)")?.refused()?;
     ensure!(cut.contains("57014"), "{cut}");
-    for options in ["-c search_path=pg_temp", "-crole=postgres", "--session-replication-role=replica", "-O"] {
+    // The path that is in force anyway may be asked for, as JDBC's currentSchema does.
+    let shown = with("-c search_path=public", "select count(*) from orders")?.ok()?;
+    ensure!(shown == "40\n", "{shown:?}");
+    let start = world.trail("options")?.first("session_start")?.clone();
+    ensure!(start["settings"] == json!([["application_name", "psql"]]), "{start}");
+    with("-c statement_timeout=77", "select 1")?.ok()?;
+    let start = world.trail("options")?.first("session_start")?.clone();
+    ensure!(
+        start["settings"] == json!([["statement_timeout", "77"], ["application_name", "psql"]]),
+        "{start}"
+    );
+    for options in [
+        "-c search_path=pg_temp",
+        "-c search_path=pg_catalog,public",
+        "-crole=postgres",
+        "--session-replication-role=replica",
+        "-O",
+    ] {
         let said = with(options, "select 1")?;
         ensure!(said.code == Some(2) && said.stderr.contains("FATAL"), "{options}: {said}");
         ensure!(["may not be chosen", "not served"].iter().any(|word| said.stderr.contains(word)), "{said}");

@@ -20,7 +20,10 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
          grant execute on all functions in schema app to {ACCOUNT}; grant agent to {ACCOUNT};\n\
          alter role {ACCOUNT} set search_path = app, public; alter role {ACCOUNT} set statement_timeout = '300ms';\n\
          create function app.lent() returns text language sql security definer as 'select token from app.users limit 1';\n\
-         alter table app.wide owner to {ACCOUNT}"
+         alter table app.wide owner to {ACCOUNT};\n\
+         create table app.audited(id int); grant insert on app.audited to {ACCOUNT};\n\
+         create function app.audit() returns trigger language plpgsql security definer as 'begin return new; end';\n\
+         create trigger audit before insert on app.audited execute function app.audit()"
     ))?;
     let before = leaks(&directly(world, database)?);
     let client = world.client_at(HOST, "whoever").database(database);
@@ -59,9 +62,13 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
     let mine = |event: &&serde_json::Value| event["event"] == "account_powers" && event["account"] == ACCOUNT;
     let told = told.iter().find(mine);
     let told = told.context("no account_powers in the journal")?.to_string();
-    for finding in
-        ["reads column app.users.token", "owns app.wide", "may run app.lent()", "may create in schema app"]
-    {
+    for finding in [
+        "reads column app.users.token",
+        "owns app.wide",
+        "may run app.lent()",
+        "may create in schema app",
+        "writes to app.audited, which fires app.audit() as postgres",
+    ] {
         ensure!(told.contains(finding), "{finding}: {told}");
     }
     Ok(())

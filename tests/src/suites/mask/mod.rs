@@ -5,6 +5,7 @@ mod harden;
 mod random;
 mod seen;
 mod table;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,7 @@ const CASES: &[Case<World>] = &[
         run: table::matrix,
     },
     Case { name: "catalogue queries of tools and frameworks pass", run: table::catalogue },
+    Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },
     Case {
         name: "an account that could read by itself is refused, hardened, and let in",
         run: harden::cases,
