@@ -90,6 +90,8 @@ closed_list!(
         FileRead = "file:read",
         FileWrite = "file:write",
         FileRemove = "file:remove",
+        /// A transfer that makes links or devices, or follows links.
+        FileLink = "file:link",
         /// A person says yes to what an identity asks for.
         Approve = "approve",
     }
@@ -110,7 +112,11 @@ impl Action {
             Action::Reveal => ContextOf::Output,
             Action::Env => ContextOf::Variable,
             Action::Forward => ContextOf::Forward,
-            Action::FileList | Action::FileRead | Action::FileWrite | Action::FileRemove => ContextOf::File,
+            Action::FileList
+            | Action::FileRead
+            | Action::FileWrite
+            | Action::FileRemove
+            | Action::FileLink => ContextOf::File,
             Action::Select
             | Action::CopyOut
             | Action::Session

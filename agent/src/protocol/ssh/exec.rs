@@ -128,7 +128,9 @@ fn read(text: &str, depth: usize, commands: &mut Vec<Vec<String>>) -> Result<(),
     let mut marked = false;
     let mut chars = text.chars().peekable();
     let mut expects_command = false;
+    let mut before = ' ';
     while let Some(c) = chars.next() {
+        swallowed(std::mem::replace(&mut before, c), c)?;
         marked = match c {
             ' ' | '\t' | '\n' | ';' | '|' | '&' => false,
             '\\' | '\'' | '"' => true,
@@ -178,6 +180,15 @@ fn read(text: &str, depth: usize, commands: &mut Vec<Vec<String>>) -> Result<(),
     finish(words, depth, commands)
 }
 
+/// In the locales of Big5, GBK and Shift JIS the last byte of a letter and the sign behind it can be one letter to a shell:
+/// then that sign is neither an escape nor an operator.
+fn swallowed(before: char, c: char) -> Result<(), String> {
+    if !before.is_ascii() && matches!(c, '\\' | '|') {
+        return Err(format!("`{c}` behind a letter that other character sets read with it"));
+    }
+    Ok(())
+}
+
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
 fn single_quoted(chars: &mut Chars<'_>, word: &mut String) -> Result<(), String> {
@@ -192,7 +203,9 @@ fn single_quoted(chars: &mut Chars<'_>, word: &mut String) -> Result<(), String>
 }
 
 fn double_quoted(chars: &mut Chars<'_>, word: &mut String) -> Result<(), String> {
+    let mut before = '"';
     while let Some(c) = chars.next() {
+        swallowed(std::mem::replace(&mut before, c), c)?;
         match c {
             '"' => return Ok(()),
             '\\' => match chars.next() {

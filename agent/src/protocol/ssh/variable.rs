@@ -23,8 +23,11 @@ pub(super) fn sort(name: &str, value: &str) -> Sort {
         return Sort::Never("it is no name of a variable");
     }
     // Language and terminal, and the version git wants to speak.
-    if matches!(name, "LANG" | "GIT_PROTOCOL" | "COLORTERM") || name.starts_with("LC_") {
-        return Sort::Passes;
+    match name {
+        "LANG" | "LC_ALL" | "LC_CTYPE" if !reads_plainly(value) => {}
+        "LANG" | "GIT_PROTOCOL" | "COLORTERM" => return Sort::Passes,
+        _ if name.starts_with("LC_") => return Sort::Passes,
+        _ => {}
     }
     // Some programs look for them in either spelling.
     let upper = name.to_ascii_uppercase();
@@ -32,6 +35,16 @@ pub(super) fn sort(name: &str, value: &str) -> Sort {
         return Sort::Never("it can make a program run or load another");
     }
     Sort::Asks { name: name.to_owned(), value: value.to_owned() }
+}
+
+/// A locale in which command lines are read as they are decided: with another character set a shell may take a letter and the sign
+/// behind it for one.
+fn reads_plainly(locale: &str) -> bool {
+    let name = locale.split('@').next().unwrap_or_default();
+    let utf8 = name
+        .rsplit_once('.')
+        .is_some_and(|(_, set)| set.eq_ignore_ascii_case("UTF-8") || set.eq_ignore_ascii_case("UTF8"));
+    utf8 || matches!(name, "" | "C" | "POSIX")
 }
 
 /// Everything of a loader, an interpreter, or a program that runs others by it.
@@ -109,8 +122,17 @@ mod tests {
     #[test]
     fn what_runs_something_never_passes_and_the_rest_is_asked_about() {
         let asks = |name: &str| Sort::Asks { name: name.to_owned(), value: "v".to_owned() };
-        for name in ["LANG", "LC_ALL", "LC_x", "GIT_PROTOCOL", "COLORTERM"] {
+        for name in ["LC_x", "LC_TIME", "GIT_PROTOCOL", "COLORTERM"] {
             assert_eq!(sort(name, "v"), Sort::Passes, "{name}");
+        }
+        for name in ["LANG", "LC_ALL", "LC_CTYPE"] {
+            for plain in ["", "C", "POSIX", "C.UTF-8", "de_DE.utf8", "ca_ES.UTF-8@valencia"] {
+                assert_eq!(sort(name, plain), Sort::Passes, "{name}={plain}");
+            }
+            for other in ["zh_TW", "zh_TW.BIG5", "zh_CN.GBK", "ja_JP.SJIS", "x.UTF-8/../zh_TW.BIG5", "/tmp/x"]
+            {
+                assert!(matches!(sort(name, other), Sort::Asks { .. }), "{name}={other}");
+            }
         }
         for name in ["RELEASE", "TZ", "http_proxy", "DEPLOY_ID", "_x", "GITHUB_SHA", "LANGUAGE", "TERM"] {
             assert_eq!(sort(name, "v"), asks(name), "{name}");

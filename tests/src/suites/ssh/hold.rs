@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::Stage;
+use super::{Stage, TRUSTING};
 use crate::harness::report::Case;
 use crate::harness::spawn::{Running, wait_for};
 use crate::harness::trail::{Trail, holds};
@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
         name: "a held command says so, waits, and runs once when approved, with its input",
         run: approved,
     },
+    Case { name: "keys change while a command is held", run: rekeyed },
     Case { name: "a held command that is denied exits 126 and does not run", run: denied },
     Case { name: "a held command nobody decides on is denied after the time limit", run: expired },
     Case { name: "a client that is interrupted takes its held command with it", run: interrupted },
@@ -55,6 +56,28 @@ fn approved(stage: &mut Stage) -> Result<()> {
     holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "approved", "comment": "ticket 7"}))?;
     ensure!(trail.all("streams").len() == 1, "it ran more than once");
     ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "an approval was used twice");
+    Ok(())
+}
+
+fn rekeyed(stage: &mut Stage) -> Result<()> {
+    let (made, log) = (stage.files("in/rekeyed"), stage.home("rekeyed.log"));
+    let client = stage
+        .client("/usr/bin/ssh")?
+        .args(["-E".as_ref(), log.as_os_str()])
+        .args(["-o", "LogLevel=DEBUG1", "-o", "RekeyLimit=default 1s", "-o", "ServerAliveInterval=1"])
+        .args(TRUSTING)
+        .args(["-p", &stage.sshd.port.to_string(), "-l", "rekeyed", "127.0.0.1"])
+        .args([&format!("touch {made}; cat")])
+        .stdin("input\n")
+        .start()?;
+    let id = wait_for_hold(stage, "rekeyed")?;
+    wait_for("new keys", Duration::from_secs(10), || {
+        let told = std::fs::read_to_string(&log)?.matches("SSH2_MSG_NEWKEYS received").count();
+        Ok((told > 1).then_some(()))
+    })?;
+    stage.world.agent.command(&["approve", &id])?.ok()?;
+    let output = client.finish(Duration::from_secs(20))?;
+    ensure!(output.code == Some(0) && output.stdout == "input\n", "{output}");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::harness::trail::holds;
 
 pub(super) const CASES: &[Case<Stage>] = &[
     Case { name: "rsync pushes and pulls by path", run: rsync },
+    Case { name: "rsync makes and follows links only where that is permitted", run: links },
     Case {
         name: "each file that rsync sends whole is on record with its digest, in every way of sending",
         run: listed,
@@ -36,7 +37,7 @@ fn rsync(stage: &mut Stage) -> Result<()> {
     ensure!(fs::read_to_string(stage.files("in/tree/a"))? == "a\n");
     holds(
         stage.trail("rsync")?.all("statement").first().context("nothing on record")?,
-        &json!({"verdict": "permit", "step": "exec", "policies": ["bots-files"]}),
+        &json!({"verdict": "permit", "step": "exec", "policies": ["bots-files", "bots-keep-links"]}),
     )?;
     let back = format!("{}/", stage.home("back").display());
     run(&["--delete", &format!("rsync@127.0.0.1:{inside}"), &back])?.ok()?;
@@ -107,15 +108,39 @@ impl Stage {
     }
 }
 
+fn links(stage: &mut Stage) -> Result<()> {
+    let root = stage.home("rsync-links");
+    fs::create_dir_all(&root)?;
+    fs::write(root.join("plain"), "plain")?;
+    std::os::unix::fs::symlink(stage.files("closed"), root.join("way-out"))?;
+    let (from, there) = (format!("{}/", root.display()), stage.files("in/rsync-links/"));
+    let remote = format!("rs-out@127.0.0.1:{there}");
+    for options in [&["-a"][..], &["-rl"], &["-rD"], &["-rK"], &["-a", "--no-D"], &["-a", "--safe-links"]] {
+        let output = stage.rsync(options, &from, &remote)?;
+        ensure!(
+            output.code != Some(0) && output.stderr.contains("--no-links --no-D"),
+            "{options:?}: {output}"
+        );
+    }
+    ensure!(!Path::new(&there).exists(), "something was made");
+    for options in [&["-rpt"][..], &["-a", "--no-links", "--no-D"], &["-a", "--safe-links", "--no-D"]] {
+        stage.rsync(options, &from, &remote)?.ok()?;
+        ensure!(fs::read_dir(&there)?.count() == 1, "{options:?} made a link");
+    }
+    let to = format!("{}/", stage.home("rsync-links-back").display());
+    let output = stage.rsync(&["-rL"], &remote, &to)?;
+    ensure!(output.code != Some(0) && output.stderr.contains("denied"), "{output}");
+    stage.rsync(&["-a"], &remote, &to)?.ok().map(drop)
+}
+
 fn listed(stage: &mut Stage) -> Result<()> {
     let root = tree(stage)?;
     let expect = digests(&root)?;
-    let ways: [(&str, &[&str]); 5] = [
+    let ways: [(&str, &[&str]); 4] = [
         ("plain", &["-a"]),
         ("at-once", &["-a", "--no-inc-recursive", "--delete"]),
         ("older", &["-aHc", "--protocol=31"]),
-        ("oldest", &["-rlpt", "--protocol=30"]),
-        ("bare", &["-rU", "--numeric-ids"]),
+        ("oldest", &["-aU", "--numeric-ids", "--protocol=30"]),
     ];
     for (name, options) in ways {
         let there = stage.files(&format!("in/rsync-{name}/"));

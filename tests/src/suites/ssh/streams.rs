@@ -68,8 +68,7 @@ fn ciphers(stage: &mut Stage) -> Result<()> {
         "-c aes128-gcm@openssh.com -o KexAlgorithms=ecdh-sha2-nistp256",
         "-c aes256-ctr -m hmac-sha2-256-etm@openssh.com -o RekeyLimit=1M",
         "-c aes128-ctr -m hmac-sha2-512-etm@openssh.com -o HostKeyAlgorithms=ecdsa-sha2-nistp256",
-        "-c aes256-ctr -m hmac-sha2-256 -o RekeyLimit=1M",
-        "-c aes128-ctr -m hmac-sha2-512",
+        "-c aes128-ctr -m hmac-sha2-512 -o RekeyLimit=1M",
         "-o HostKeyAlgorithms=rsa-sha2-256",
         "-o HostKeyAlgorithms=rsa-sha2-512",
     ] {

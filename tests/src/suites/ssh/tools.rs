@@ -125,7 +125,7 @@ fn go(stage: &mut Stage) -> Result<()> {
         (stage.world.scratch.path().join("ssh.go"), stage.world.scratch.path().join("ssh-go"));
     fs::write(&source, include_str!("../../../clients/ssh.go"))?;
     let compiler = Program::new("/usr/bin/go").env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
-    let compiler = compiler.env("GOCACHE", stage.world.scratch.path().join("go")).env("HOME", stage.home(""));
+    let compiler = compiler.env("GOCACHE", packaged("go")).env("HOME", stage.home(""));
     compiler
         .args(["build".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()])
         .limit(120)

@@ -160,6 +160,7 @@ fn command(stage: &mut Stage) -> Result<()> {
         \x20 copy=$(mktemp -d); cp -a $folder/. $copy; mount -t tmpfs none $folder; chmod 755 $folder\n\
         \x20 cp -a $copy/. $folder; rm -rf $copy\n\
         done\n\
+        mount --bind /dev/null /etc/ca-certificates.conf; update-ca-certificates --fresh >/dev/null 2>&1\n\
         all() { find /etc/ssh/ssh_config.d /usr/local/share/ca-certificates /etc/ssl/certs | sort; }\n\
         ask() { (echo 0 > $GOVERNED/cgroup.procs; exec setpriv --reuid=nobody --regid=nogroup --clear-groups \
         ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -p $PORT -l trust-command 127.0.0.1 echo in) 2>&1 || true; }\n\

@@ -126,12 +126,29 @@ fn read_command<'a>(command: &'a str, reading: &mut Reading<'a>) {
     match command.find(&path).and_then(|start| command.get(start..start + path.len())) {
         Some(path) if !path.split('/').any(|part| part == "..") => {
             reading.asks = vec![on(action, path, via)];
+            if makes_links(&reading.analysis) {
+                reading.asks.push(on(Action::FileLink, path, via));
+                let without = "without links and devices it goes: --no-links --no-D, or --safe-links --no-D";
+                reading.why = Some(without.to_owned());
+            }
             let deletes = |word: &String| word.starts_with("--delete") || word == "--force";
             if reading.analysis.commands.iter().flatten().any(deletes) {
                 reading.asks.push(on(Action::FileRemove, path, via));
             }
         }
         _ => reading.never = Some("the path cannot be told from the command".to_owned()),
+    }
+}
+
+/// A transfer that makes links or devices, by which a later one gets anywhere, or that follows links.
+fn makes_links(analysis: &Analysis) -> bool {
+    let Some(Template::Rsync { sends, options, .. }) = analysis.template() else { return false };
+    let short = options.iter().filter(|option| !option.starts_with("--"));
+    let letters: String = short.filter_map(|option| option.split('e').next()).collect();
+    let safe = options.iter().any(|option| option == "--safe-links");
+    match sends {
+        true => letters.contains(['L', 'k']),
+        false => letters.contains(['K', 'D']) || (letters.contains('l') && !safe),
     }
 }
 

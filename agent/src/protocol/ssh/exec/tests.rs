@@ -110,6 +110,9 @@ fn what_a_text_does_not_say_is_dynamic() {
         "time ls",
         "command rm x",
         "f() { rm x; }",
+        "echo \u{4e03}\\; rm x",
+        "echo \"\u{5f35}\\\"; rm x; \\\"\"",
+        "echo \u{e9}|rm",
     ] {
         let analysis = analyse(text);
         assert!(analysis.dynamic.is_some(), "{text:?} is taken for plain: {:?}", analysis.commands);
