@@ -36,6 +36,15 @@ pub(crate) struct Sshd {
 
 impl Sshd {
     pub(crate) fn start(scratch: &Scratch) -> Result<Self> {
+        Self::with_pam(scratch, true)
+    }
+
+    /// Without PAM, whose sessions cost more than all else of a login.
+    pub(crate) fn bare(scratch: &Scratch) -> Result<Self> {
+        Self::with_pam(scratch, false)
+    }
+
+    fn with_pam(scratch: &Scratch, pam: bool) -> Result<Self> {
         let folder = scratch.folder("sshd", 0o755)?;
         for (name, kind) in
             [("host_ed25519", "ed25519"), ("host_ecdsa", "ecdsa"), ("host_rsa", "rsa"), ("other", "ed25519")]
@@ -60,11 +69,12 @@ impl Sshd {
             "Port {port}\n{listen}HostKey {0}/host_ed25519\nHostKey {0}/host_ecdsa\nHostKey {0}/host_rsa\n\
              HostCertificate {0}/host_ed25519-cert.pub\n\
              PidFile none\nPermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nUsePAM yes\nAuthorizedKeysFile {0}/authorized_keys\n\
+             KbdInteractiveAuthentication no\nUsePAM {1}\nAuthorizedKeysFile {0}/authorized_keys\n\
              TrustedUserCAKeys {0}/ca.pub\nAcceptEnv *\nAllowTcpForwarding yes\nX11Forwarding yes\n\
              AllowAgentForwarding yes\nPermitUserEnvironment no\nMaxStartups 100\nLogLevel VERBOSE\n\
              Subsystem sftp internal-sftp\n",
-            folder.display()
+            folder.display(),
+            if pam { "yes" } else { "no" }
         );
         fs::write(folder.join("sshd_config"), config)?;
         let server = Program::new("/usr/sbin/sshd")

@@ -160,7 +160,7 @@ fn answers_keep_the_order_of_the_requests() {
     let mut session = Session::default();
     let id = session.open();
     let env = |name| message(msg::CHANNEL_REQUEST, &[N(id), S("env"), B(true), S(name), S("v")]);
-    session.client(&env("LC_ALL"));
+    session.client(&env("LC_TIME"));
     session.client(&env("LD_PRELOAD"));
     assert_eq!(session.down(), Vec::<Bytes>::new(), "the target has not answered the first yet");
     session.server(&message(msg::CHANNEL_SUCCESS, &[N(id)]));

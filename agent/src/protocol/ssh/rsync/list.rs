@@ -68,6 +68,9 @@ pub(super) struct Lists {
 impl Lists {
     /// The next entry; whether that was the end of the list instead.
     pub(super) fn entry(&mut self, how: &How, input: &mut Input<'_>) -> Result<bool, Stop> {
+        if self.bytes > NAMES_MAX {
+            return Err(Stop::Odd("too many names"));
+        }
         let flags = if how.varint_flags {
             let flags = input.varint()?;
             if flags == 0 {
@@ -92,9 +95,6 @@ impl Lists {
         let name = self.name(flags, input)?;
         let mode = self.rest(how, flags, input)?;
         self.bytes += name.len() + BESIDE;
-        if self.bytes > NAMES_MAX {
-            return Err(Stop::Odd("too many names"));
-        }
         self.last_name.clone_from(&name);
         self.last_mode = mode;
         self.under_way.push(Entry { name, mode });
@@ -185,7 +185,9 @@ impl Lists {
             self.next = i64::from(how.recurses);
         }
         let start = self.next;
-        let bytes = entries.iter().map(|entry| entry.name.len() + BESIDE).sum();
+        // A list without names is kept, too.
+        self.bytes += BESIDE;
+        let bytes = BESIDE + entries.iter().map(|entry| entry.name.len() + BESIDE).sum::<usize>();
         let of = |entry: Entry| -> Option<Box<str>> {
             (entry.mode & KIND == FILE).then(|| String::from_utf8_lossy(&entry.name).into())
         };
@@ -197,7 +199,8 @@ impl Lists {
 
     /// The regular file with this number.
     pub(super) fn file(&self, number: i64) -> Option<&str> {
-        let list = self.done.iter().rev().find(|list| list.start <= number)?;
+        let behind = self.done.partition_point(|list| list.start <= number);
+        let list = self.done.get(behind.checked_sub(1)?)?;
         let at = usize::try_from(number - list.start).ok()?;
         list.names.get(at)?.as_deref()
     }

@@ -111,13 +111,38 @@ fn what_is_not_understood_is_said_and_keeps_nothing() {
     let old = [&29u32.to_le_bytes(), &server[4..]].concat();
     assert_eq!(play(&plain, &client, &old), (Some("a version that is not known here"), 0));
     assert!(play(&plain, &[b'x'; 5000], &server).0.is_some());
-    let cut = [&client[..60], &[9; 80]].concat();
+    let cut = [&client[..60], &[0; 80]].concat();
     let (lost, kept) = play(&plain, &cut, &server);
     assert!(lost.is_some() && kept == 0, "{lost:?}");
     for options in [&["-Xre.iLsfxCIvu"][..], &["-re31.14iLs"], &["-r"], &["-nre.iLsfxCIvu"]] {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         assert!(How::new(false, &options).is_err(), "{options:?}");
     }
+}
+
+#[test]
+fn lists_without_end_are_given_up_and_forgotten_ones_count_no_more() {
+    let (client, mut server) = push();
+    // Folders one by one.
+    server[4] = 0x81;
+    server[5] = 0xff;
+    let start = &client[..4 + 1 + LISTS.len()];
+    let empty = [0xff, 100, 0, 0];
+    let play = |said: &[u8]| {
+        let mut transfer = Transfer::new(5, &Ok(how(false, &["-rtpre.iLsfxCIvu"])));
+        transfer.server(&server);
+        transfer.client(start);
+        transfer.client(&frame(0, &[0, 0]));
+        said.chunks(1 << 15).for_each(|bytes| transfer.client(&frame(0, bytes)));
+        transfer.lost()
+    };
+    // The difference to the last index of its kind is written.
+    let lists: Vec<u8> =
+        [0xff, 100, 0, 0].into_iter().chain([0xff, 0xfe, 0, 0, 0, 0].repeat(200_000)).collect();
+    assert_eq!(play(&lists), Some("too many names"));
+    assert_eq!(play(&empty), None);
+    let forgotten: Vec<u8> = empty.into_iter().chain([0xff, 0xfe, 0, 0, 0, 0, 0].repeat(200_000)).collect();
+    assert_eq!(play(&forgotten), None);
 }
 
 #[test]
