@@ -105,6 +105,12 @@ fn measure(agent: &Agent, exports: &[Arc<Progress>]) -> Vec<Family> {
         Family::one("served_rows_total", "Rows served to clients.", Counter, read(&tally.rows)),
         Family::one("served_bytes_total", "Bytes of rows as served.", Counter, read(&tally.bytes)),
         Family::one("masked_cells_total", "Cells that were masked.", Counter, read(&tally.masked_cells)),
+        Family::one(
+            "foreign_credentials_total",
+            "Sessions whose client gave a login name that is not its own.",
+            Counter,
+            read(&tally.foreign),
+        ),
         Family::one("journal_bytes", "Bytes of the journal.", Gauge, used.round()),
         Family::one("journal_max_bytes", "Bytes the journal may have.", Gauge, most),
         Family::one(

@@ -22,7 +22,10 @@ use crate::workload::Pod;
 const NAME: &str = "kubelet";
 
 /// As long a list is believed: a pod's labels can change, and its containers end.
-const FRESH: Duration = Duration::from_secs(10);
+const FRESH: Duration = Duration::from_secs(9);
+
+/// How long what was read in a list holds for a cgroup: together, ten seconds.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// The kubelet hears of a container up to a second after it began, so who is not in the list may be in the next one.
 const BETWEEN: Duration = Duration::from_millis(500);
@@ -243,7 +246,7 @@ impl Authority for Kubelet {
     }
 
     fn believed(&self) -> Duration {
-        FRESH
+        BELIEVED
     }
 }
 

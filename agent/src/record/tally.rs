@@ -16,6 +16,8 @@ pub struct Tally {
     /// Of rows as they were served.
     pub bytes: AtomicU64,
     pub masked_cells: AtomicU64,
+    /// Login names that were not the client's own.
+    pub foreign: AtomicU64,
 }
 
 impl Tally {
@@ -32,6 +34,7 @@ impl Tally {
                     add(&self.masked_cells, *masked_cells)
                 }
                 Event::SessionStart { .. } => add(&self.sessions, 1),
+                Event::ForeignCredential { .. } => add(&self.foreign, 1),
                 Event::SessionRefused { .. } => add(&self.sessions_refused, 1),
                 _ => continue,
             };

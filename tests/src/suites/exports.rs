@@ -290,15 +290,17 @@ fn metrics(stage: &mut Stage) -> Result<()> {
     let trail = Trail::of(&stage.world.agent, "metrics")?;
     let cells: u64 = trail.all("result").iter().filter_map(|result| result["masked_cells"].as_u64()).sum();
     ensure!(cells > 0, "nothing was masked");
+    stage.world.client("dba").psql(&["select 1"])?.ok()?;
     let after = scraped(stage)?;
     let grew = |name: &str| -> Result<f64> {
         let of = |values: &Value| values[name].as_f64().with_context(|| format!("no {name} in {values}"));
         Ok(of(&after)? - of(&before)?)
     };
     for (name, by) in [
-        ("chaperone_decisions_total,verdict=permit", 2.0),
+        ("chaperone_decisions_total,verdict=permit", 3.0),
+        ("chaperone_foreign_credentials_total", 1.0),
         ("chaperone_decisions_total,verdict=deny", 1.0),
-        ("chaperone_sessions_total,outcome=started", 1.0),
+        ("chaperone_sessions_total,outcome=started", 2.0),
         #[expect(clippy::cast_precision_loss, reason = "a few cells")]
         ("chaperone_masked_cells_total", cells as f64),
     ] {

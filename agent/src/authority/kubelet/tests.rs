@@ -270,7 +270,7 @@ async fn what_was_known_is_not_believed_when_the_kubelet_is_gone() {
     kubelet.ask(&of).await.unwrap();
     node.says(How::Status(500));
     kubelet.ask(&of).await.unwrap();
-    // As if ten seconds had passed.
+    // As if the list were old.
     kubelet.list.lock().await.tried = Instant::now().checked_sub(FRESH);
     assert!(doubt(&kubelet, &of).await.contains("answered 500"));
     assert!(doubt(&kubelet, &of).await.contains("answered 500"));
