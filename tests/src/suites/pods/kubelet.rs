@@ -139,8 +139,7 @@ pub(super) fn labels(stage: &mut Stage) -> Result<()> {
 pub(super) fn forged(stage: &mut Stage) -> Result<()> {
     let world = &stage.world;
     let known = [
-        (BILLING, "canary", "the pod has no such container"),
-        (BILLING, "init", "or it does not run"),
+        (BILLING, "init", "the pod has no such container, or it does not run"),
         ("4505f8a9-c386-80d2-9fe6-1118d6f7704b", "main", "no such pod on this node"),
     ];
     for (pod, name, why) in known {
