@@ -387,7 +387,7 @@ async fn drain(registry: &Registry) {
 fn operator(agent: &Arc<Agent>, config: &Config, own: String) -> Operator {
     let [shared, exempting, known, sited, people] = std::array::from_fn(|_| Arc::clone(&agent.shared));
     let identified = move |cgroup: &str| shared.world().identities.claimed(cgroup);
-    let bypassed = move |cgroup: &str| is_bypassed(&exempting.world().config, cgroup);
+    let bypassed = move |cgroup: &str| world::is_bypassed(&exempting.world().config, cgroup);
     let [stats, draining, take_over, upgrade, reload] = std::array::from_fn(|_| Arc::clone(agent));
     Operator {
         gate: Arc::clone(&agent.shared.gate),
@@ -427,10 +427,6 @@ fn callers(config: &Config, own: String, identified: Test, bypassed: Test) -> Ca
     Callers { governed, bypassed, operators, own, identified }
 }
 
-fn is_bypassed(config: &Config, cgroup: &str) -> bool {
-    config.intercept.bypass.iter().any(|root| control::below(cgroup, root))
-}
-
 /// Whether this process may do what an operator does without asking a running agent: let go of the kernel.
 ///
 /// # Errors
@@ -446,7 +442,7 @@ pub fn require_operator(config: &Config) -> Result<()> {
     let identities = Identities::new(config.identities.clone());
     let identified = move |cgroup: &str| identities.claimed(cgroup);
     let exempting = config.clone();
-    let bypassed = move |cgroup: &str| is_bypassed(&exempting, cgroup);
+    let bypassed = move |cgroup: &str| world::is_bypassed(&exempting, cgroup);
     let allowed = callers(config, own.clone(), Box::new(identified), Box::new(bypassed)).allows(&own);
     ensure!(allowed, "cgroup {own} is governed; use a shell outside of it");
     Ok(())

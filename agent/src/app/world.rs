@@ -10,7 +10,7 @@ use chaperone_policy::{self as policy, PolicySet};
 
 use crate::authority::Authorities;
 use crate::config::{self, Config, Guard, Target};
-use crate::control::{HostBook, Site};
+use crate::control::{HostBook, Site, below};
 use crate::gate;
 use crate::identity::{Identities, Tokens};
 use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets};
@@ -95,7 +95,8 @@ pub fn ssh_host_keys(config: &Config) -> Result<Vec<String>> {
 
 /// What ssh's questions about hosts are answered from; follows reloads.
 pub(super) fn host_book<L: Send + Sync + 'static>(shared: &Arc<Shared<L>>, config: &Config) -> HostBook {
-    let shared = Arc::clone(shared);
+    let [shared, exempting] = std::array::from_fn(|_| Arc::clone(shared));
+    let bypassed = move |cgroup: &str| is_bypassed(&exempting.world().config, cgroup);
     let keys = move |name: &str, port: u16, addresses: &[IpAddr]| {
         let world = shared.world();
         let meant = |target: &Target| {
@@ -113,11 +114,12 @@ pub(super) fn host_book<L: Send + Sync + 'static>(shared: &Arc<Shared<L>>, confi
             .next()
             .unwrap_or_default()
     };
-    HostBook {
-        governed: config.intercept.cgroup.clone(),
-        bypass: config.intercept.bypass.clone(),
-        keys: Box::new(keys),
-    }
+    HostBook { governed: config.intercept.cgroup.clone(), bypassed: Box::new(bypassed), keys: Box::new(keys) }
+}
+
+/// Whether a cgroup is exempt by this configuration.
+pub(super) fn is_bypassed(config: &Config, cgroup: &str) -> bool {
+    config.intercept.bypass.iter().any(|root| below(cgroup, root))
 }
 
 /// Reads the files that targets' credentials are in, and forgets them.
