@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case<Stage>] = &[
         name: "a held command says so, waits, and runs once when approved, with its input",
         run: approved,
     },
+    Case { name: "a transfer and a shell wait as commands do", run: transfers_and_shells },
     Case { name: "keys change while a command is held", run: rekeyed },
     Case { name: "a held command that is denied exits 126 and does not run", run: denied },
     Case { name: "a held command nobody decides on is denied after the time limit", run: expired },
@@ -56,6 +57,27 @@ fn approved(stage: &mut Stage) -> Result<()> {
     holds(trail.first("hold_resolved")?, &json!({"hold": id, "outcome": "approved", "comment": "ticket 7"}))?;
     ensure!(trail.all("streams").len() == 1, "it ran more than once");
     ensure!(stage.world.agent.command(&["approve", &id])?.code == Some(1), "an approval was used twice");
+    Ok(())
+}
+
+fn transfers_and_shells(stage: &mut Stage) -> Result<()> {
+    let there = stage.files("in/held-files");
+    let port = stage.sshd.port.to_string();
+    let sftp =
+        stage.client("/usr/bin/sftp")?.args(TRUSTING).args(["-P", &port, "-b", "-", "held-files@127.0.0.1"]);
+    let sftp = sftp.stdin(format!("mkdir {there}\n")).start()?;
+    let shell = stage.ssh("held-shell", "127.0.0.1")?;
+    let shell = shell.stdin("echo in-shell; exit 3\n").start()?;
+    for (login, client, code, shown) in [("held-files", sftp, 0, ""), ("held-shell", shell, 3, "in-shell\n")]
+    {
+        let id = wait_for_hold(stage, login)?;
+        ensure!(!Path::new(&there).exists() || login == "held-shell", "it began before anybody approved");
+        stage.world.agent.command(&["approve", &id])?.ok()?;
+        let output = client.finish(Duration::from_secs(20))?;
+        ensure!(output.code == Some(code) && output.stdout.ends_with(shown), "{login}: {output}");
+        ensure!(output.stderr.contains(&format!("held for approval, request {id}")), "{login}: {output}");
+    }
+    ensure!(Path::new(&there).is_dir(), "nothing was transferred");
     Ok(())
 }
 
