@@ -157,7 +157,12 @@ impl Decider {
             raw,
         ];
         let paths = paths.iter().map(|(_, path)| path.as_bytes());
-        for part in parts.into_iter().chain(paths) {
+        // A name can come to mean another target.
+        let target = match &question.what {
+            Asked::Forward(way) => Some(way.target.as_bytes()),
+            _ => None,
+        };
+        for part in parts.into_iter().chain(paths).chain(target) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
