@@ -69,6 +69,8 @@ fn evasions(stage: &mut Stage) -> Result<()> {
         "ls ~",
         "echo {a,b}",
         "scp -t X",
+        "echo \u{4e03}\\; rm X",
+        "echo \u{4e03}|rm X",
         "rsync --server --daemon .",
         "",
     ] {

@@ -93,6 +93,16 @@ for n in range(200):
     except Exception: refused += 1
 assert refused > 100, refused
 t.close()
+# Variables without end are refused from some point on, tunnels to nowhere one by one, and the session goes on.
+t = connected(); c = t.open_session()
+for _ in range(500): raw(t, b"\x62", c.remote_chanid, b"env", b"\x00", b"RELEASE", b"r" * 4000)
+for n in range(300): raw(t, b"\x5a", b"direct-tcpip", 1000 + n, 1 << 20, 1 << 15, b"10.9.9.9", 22, b"::1", 5)
+c.exec_command("printenv RELEASE"); assert len(c.recv(5000)) == 4001
+t.close()
+# A channel that was closed is none any more.
+t = connected(); c = t.open_session(); c.exec_command("true"); c.recv_exit_status(); c.close()
+raw(t, b"\x5e", c.remote_chanid, b"late")
+assert ended(t)
 # Ignored messages in number, then the session is as good as before.
 t = connected()
 for _ in range(20000): raw(t, b"\x02", b"y" * 100)
