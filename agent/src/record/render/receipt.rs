@@ -162,7 +162,7 @@ fn sentence(receipt: &Receipt, paint: Paint) -> String {
             format!("{}; {not}", paint.apply(Tone::Bad, "held, and approved by nobody in time"))
         }
         (Verdict::Hold, Some(HoldOutcome::Withdrawn)) => {
-            format!("{}; {not}", paint.apply(Tone::Plain, "held, and withdrawn by the client"))
+            format!("{}; {not}", paint.apply(Tone::Plain, "held, and withdrawn before anybody answered"))
         }
         (Verdict::Hold, None) => paint.apply(Tone::Waiting, "held for an approval"),
     }
