@@ -34,7 +34,7 @@ cargo xtask <command>
   bench hooks               what the kernel programs cost, by the kernel's statistics; writes docs/bench.md
   bench record              what recording costs a statement, and how fast a journal of 1,000,000 operations answers;
                             writes docs/bench.md
-  bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
+  bench [hot|copy|connect] [--only SCENARIO] [--arm ARM] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]
                             what Chaperone costs beside direct, HAProxy and PgBouncer; writes docs/bench.md
   bench ssh [--rounds N] [--mib N] [--commands N] [--smoke]
                             what Chaperone costs an SSH client beside direct and a bastion; writes docs/bench.md

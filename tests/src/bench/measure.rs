@@ -12,6 +12,8 @@ use crate::harness::world::World;
 pub(super) struct Plan {
     pub(super) rounds: usize,
     pub(super) seconds: u64,
+    /// Only the arms with this in their name.
+    pub(super) arm: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,8 +63,11 @@ pub(super) struct Measured {
 }
 
 pub(super) fn all(world: &World, arms: &Arms, scenarios: &[Scenario], plan: &Plan) -> Result<Vec<Measured>> {
-    let known: Vec<Arm> =
-        Arm::ALL.into_iter().filter(|arm| *arm != Arm::Chaperone || world.agent.pid().is_ok()).collect();
+    let known: Vec<Arm> = Arm::ALL
+        .into_iter()
+        .filter(|arm| *arm != Arm::Chaperone || world.agent.pid().is_ok())
+        .filter(|arm| plan.arm.as_ref().is_none_or(|wanted| arm.name().contains(wanted.as_str())))
+        .collect();
     let mut results: Vec<Measured> = scenarios
         .iter()
         .map(|scenario| Measured {

@@ -25,6 +25,9 @@ struct Wanted {
     rounds: usize,
     seconds: u64,
     copy_mb: u64,
+    /// A part of the names of scenarios, and of an arm: for a profile of just that.
+    only: Option<String>,
+    arm: Option<String>,
     /// Whether docs/bench.md is written: a smoke run, or a part, is no publication.
     publish: bool,
 }
@@ -37,9 +40,17 @@ fn number_of(option: &str, value: Option<&&str>) -> Result<u64> {
 
 impl Wanted {
     fn parse(args: &[&str]) -> Result<Self> {
-        let mut wanted = Self { part: None, rounds: 5, seconds: 5, copy_mb: 1024, publish: true };
+        let mut wanted =
+            Self { part: None, rounds: 5, seconds: 5, copy_mb: 1024, only: None, arm: None, publish: true };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
+            if let "--only" | "--arm" = *arg {
+                let text = args.next().with_context(|| format!("{arg} needs a part of a name"))?;
+                *(if *arg == "--only" { &mut wanted.only } else { &mut wanted.arm }) =
+                    Some((*text).to_owned());
+                wanted.publish = false;
+                continue;
+            }
             let mut number = || number_of(arg, args.next());
             match *arg {
                 "--rounds" => wanted.rounds = usize::try_from(number()?)?.max(1),
@@ -54,7 +65,8 @@ impl Wanted {
                     wanted.publish = false;
                 }
                 _ => bail!(
-                    "usage: bench [hot|copy|connect] [--rounds N] [--seconds N] [--copy-mb N] [--smoke]"
+                    "usage: bench [hot|copy|connect] [--only SCENARIO] [--arm ARM] [--rounds N] [--seconds N] [--copy-mb N] \
+                     [--smoke]"
                 ),
             }
         }
@@ -101,7 +113,10 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         world.postgres.admin(&bulk_table(wanted.copy_mb))?;
         scenarios.extend([false, true].map(|masked| Scenario::Copy { masked }));
     }
-    let plan = Plan { rounds: wanted.rounds, seconds: wanted.seconds };
+    if let Some(only) = &wanted.only {
+        scenarios.retain(|scenario| scenario.name().contains(only.as_str()));
+    }
+    let plan = Plan { rounds: wanted.rounds, seconds: wanted.seconds, arm: wanted.arm.clone() };
     let results = measure::all(&world, &arms, &scenarios, &plan)?;
     let table = report::table(&results, &plan, wanted.copy_mb);
     eprintln!("\n{table}");
