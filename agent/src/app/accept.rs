@@ -1,7 +1,9 @@
 //! The accept loop, and the threads that run sessions.
 //!
 //! A session lives on one thread, with a runtime of its own, from accept to its end: its two sockets wake no other
-//! thread, which is what most of a small statement's cost would otherwise be.
+//! thread, which is what most of a small statement's cost would otherwise be. Sessions fill one thread before the next one
+//! is used, as long as it has time: a thread that finds several of them ready neither sleeps nor is woken between
+//! their statements.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +18,9 @@ use tracing::{error, warn};
 use super::alive::{Pulse, SESSION_THREAD};
 use crate::intercept::{Listeners, Lookup};
 use crate::session::{self, Shared};
+use load::{Load, Stay};
+
+mod load;
 
 /// Stack of a thread that analyses statements: the grammar and the analysis recurse, and their own limits keep
 /// them far below this.
@@ -24,17 +29,25 @@ pub(super) const STACK: usize = 32 << 20;
 /// Connections on their way to a thread.
 const QUEUE: usize = 256;
 
-/// A connection that was accepted, with its place among those at once.
+/// A connection that was accepted, with its place among those at once and on its thread.
 struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
+    stay: Stay,
+}
+
+/// A session thread, as those see it who hand connections to it.
+#[derive(Clone)]
+struct Thread {
+    accepted_tx: mpsc::Sender<Accepted>,
+    load: Arc<Load>,
 }
 
 /// Hands connections to the session threads, from however many listeners.
 #[derive(Clone)]
 pub(super) struct Acceptor {
-    accepted_tx: Vec<mpsc::Sender<Accepted>>,
+    threads: Vec<Thread>,
     places: Arc<Semaphore>,
     limit: usize,
     pub(super) pulse: Pulse,
@@ -59,17 +72,17 @@ impl Acceptor {
         // The session threads, and the runtime of everything else.
         let pulse = Pulse::new(threads + 1);
         tokio::spawn(pulse.clone().tick(threads));
-        let accepted_tx = (0..threads)
+        let threads = (0..threads)
             .map(|number| session_thread(number, serve.clone(), &pulse))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { accepted_tx, places, limit, pulse })
+        Ok(Self { threads, places, limit, pulse })
     }
 
     /// Starts a loop per listener; they end when aborted, and close their listeners then.
     pub(super) fn listen(&self, listeners: Listeners) -> Result<Vec<JoinHandle<()>>> {
         let loops = [Some(listeners.v4), listeners.v6].into_iter().flatten().map(|listener| {
             let listener = TcpListener::from_std(listener).context("cannot use the listener")?;
-            Ok(tokio::spawn(accept(listener, self.accepted_tx.clone(), Arc::clone(&self.places))))
+            Ok(tokio::spawn(accept(listener, self.threads.clone(), Arc::clone(&self.places))))
         });
         loops.collect()
     }
@@ -81,13 +94,15 @@ impl Acceptor {
 }
 
 /// A thread with a runtime of its own; it ends with the process.
-fn session_thread<S, F>(number: usize, serve: S, pulse: &Pulse) -> Result<mpsc::Sender<Accepted>>
+fn session_thread<S, F>(number: usize, serve: S, pulse: &Pulse) -> Result<Thread>
 where
     S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let (accepted_tx, mut accepted_rx) = mpsc::channel::<Accepted>(QUEUE);
     let pulse = pulse.clone();
+    let load = Arc::new(Load::default());
+    let thread = Thread { accepted_tx, load: Arc::clone(&load) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -98,14 +113,15 @@ where
         .spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(pulse.tick(number));
-                while let Some(Accepted { stream, peer, place }) = accepted_rx.recv().await {
+                tokio::spawn(load.measure());
+                while let Some(Accepted { stream, peer, place, stay }) = accepted_rx.recv().await {
                     match TcpStream::from_std(stream) {
                         Ok(stream) => {
                             let session = serve(stream, peer);
                             // A panic in it ends the task, and gives the place back.
                             tokio::spawn(async move {
                                 session.await;
-                                drop(place);
+                                drop((place, stay));
                             });
                         }
                         Err(error) => error!(%peer, %error, "cannot use the connection"),
@@ -116,19 +132,24 @@ where
             });
         })
         .context("cannot start a session thread")?;
-    Ok(accepted_tx)
+    Ok(thread)
 }
 
-async fn accept(listener: TcpListener, accepted_tx: Vec<mpsc::Sender<Accepted>>, places: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, threads: Vec<Thread>, places: Arc<Semaphore>) {
     let mut turned_away = 0u64;
-    let mut threads = accepted_tx.iter().cycle();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let place = Arc::clone(&places).try_acquire_owned().ok();
                 let handed_over = place.and_then(|place| {
-                    let accepted = Accepted { stream: stream.into_std().ok()?, peer, place };
-                    threads.next()?.try_send(accepted).ok()
+                    let thread = threads.iter().min_by_key(|thread| thread.load.rank())?;
+                    let accepted = Accepted {
+                        stream: stream.into_std().ok()?,
+                        peer,
+                        place,
+                        stay: Load::stay(&thread.load),
+                    };
+                    thread.accepted_tx.try_send(accepted).ok()
                 });
                 if handed_over.is_none() {
                     turned_away += 1;
