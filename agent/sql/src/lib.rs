@@ -24,12 +24,14 @@ mod lexer;
 mod mutate;
 mod parse;
 mod refusal;
+mod shape;
 mod statement;
 mod view;
 
 pub use analyse::{analyse, may_set_at_login};
 pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows};
 pub use refusal::{How, Refusal, RefusalKind};
+pub use shape::{shape, shared_by_shape};
 pub use statement::{
     Access, Class, ColumnPath, CopyDirection, CopyFormat, CopyPlan, Flag, Knobs, MaskKind, MaskedColumn,
     NameOp, OutColumn, Output, Partial, Predicate, RelName, Rule, Statement, TransactionOp, Verb,

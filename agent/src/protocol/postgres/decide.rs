@@ -7,6 +7,7 @@ mod hold;
 mod labels;
 mod link;
 mod plan_of;
+mod plans;
 mod replication;
 mod unread;
 
@@ -17,6 +18,7 @@ use chaperone_policy::{self as policy, Effect};
 use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 
 use self::plan_of::{Facts, Maskers};
+use self::plans::Plans;
 use super::blast::Waiting;
 use super::catalogue::{Catalogue, CatalogueError, Snapshot};
 use super::machine::{Asked, Named, Question};
@@ -30,12 +32,6 @@ use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Stage
 use crate::protocol::Admitted;
 use crate::record::event::{self, Bind, Event, Identity, Step, Workload};
 use crate::upstream::Backend;
-
-/// Texts longer than this are decided each time, not kept.
-const CACHED_TEXT_MAX: usize = 16 << 10;
-
-/// Most texts kept per session.
-const CACHED_MAX: usize = 1024;
 
 /// What to do with a statement.
 pub(super) enum Answer {
@@ -87,7 +83,7 @@ pub(super) struct Decider {
     server_pid: Option<i32>,
     view: Arc<View>,
     labelled: Option<Arc<View>>,
-    plans: HashMap<Arc<str>, Arc<Plan>>,
+    plans: Plans,
     /// Something ran that was not analysed.
     unseen: bool,
     /// The session was, or is, free to change how its texts are read.
@@ -137,7 +133,7 @@ impl Decider {
             database_name: database.to_owned(),
             view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
             labelled: None,
-            plans: HashMap::new(),
+            plans: Plans::default(),
             unseen: false,
             free: false,
             misread: false,
@@ -331,8 +327,8 @@ impl Decider {
         }
         self.catch_up().await?;
         let version = self.version();
-        if let Some(plan) = self.plans.get(sql).filter(|plan| plan.version == version) {
-            return Ok(Arc::clone(plan));
+        if let Some(plan) = self.plans.find(sql, version) {
+            return Ok(plan);
         }
         let analysed = match chaperone_sql::analyse(sql, &self.view) {
             // A reading would wait for the locks of the session's own transaction, and not see what it changed.
@@ -350,12 +346,7 @@ impl Decider {
             Ok(statements) => self.judge(&statements),
             Err(refusal) => self.not_understood(&refusal),
         });
-        if sql.len() <= CACHED_TEXT_MAX {
-            if self.plans.len() >= CACHED_MAX {
-                self.plans.clear();
-            }
-            self.plans.insert(Arc::clone(sql), Arc::clone(&plan));
-        }
+        self.plans.keep(sql, &plan);
         Ok(plan)
     }
 
