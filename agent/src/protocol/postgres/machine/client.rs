@@ -160,7 +160,7 @@ impl<O: Origins> Machine<O> {
             return Ok(());
         }
         let portal = Arc::new(Portal { statement, binds, formats, cursor: None });
-        self.portals.define(name.clone(), self.group, Arc::clone(&portal));
+        self.portals.define(&name, self.group, Arc::clone(&portal));
         self.expect.push_back(Expect::Bind { name, portal });
         staged.continuation(&message.bytes);
         Ok(())

@@ -343,7 +343,7 @@ impl<O: Origins> Machine<O> {
             }
             Waiting::Parse { op, name, sql, bytes } => {
                 let statement = Arc::new(Prepared::new(op, sql, plan, None));
-                self.statements.define(name.clone(), self.group, Arc::clone(&statement));
+                self.statements.define(&name, self.group, Arc::clone(&statement));
                 self.expect.push_back(Expect::Parse { name, statement });
                 staged.permitted(permit, &bytes);
             }

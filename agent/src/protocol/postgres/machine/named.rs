@@ -45,7 +45,7 @@ impl<O: Origins> Machine<O> {
             let definition = match &statement.names {
                 Effect::Prepare(name, of) => {
                     let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), prepared(of));
-                    self.statements.define(name.clone(), self.group, Arc::clone(&value));
+                    self.statements.define(&name, self.group, Arc::clone(&value));
                     Definition::Statement(name, value)
                 }
                 Effect::Declare { name, held, of } => {
@@ -57,7 +57,7 @@ impl<O: Origins> Machine<O> {
                         cursor,
                     });
                     let name = Bytes::copy_from_slice(name.as_bytes());
-                    self.portals.define(name.clone(), self.group, Arc::clone(&value));
+                    self.portals.define(&name, self.group, Arc::clone(&value));
                     Definition::Portal(name, value)
                 }
                 _ => continue,

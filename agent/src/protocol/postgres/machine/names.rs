@@ -7,15 +7,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 /// Most names a session may have; a client beyond it is told to close some.
 pub(super) const NAMES_MAX: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Names<T> {
-    confirmed: HashMap<Bytes, Arc<T>>,
-    pending: HashMap<Bytes, (u64, Arc<T>)>,
+    named: HashMap<Box<[u8]>, Slot<T>>,
+    /// What has the empty name: that is nearly everything, so it is not looked for.
+    unnamed: Slot<T>,
+}
+
+/// What one name stands for.
+#[derive(Debug)]
+struct Slot<T> {
+    confirmed: Option<Arc<T>>,
+    /// With the group that defines it.
+    pending: Option<(u64, Arc<T>)>,
 }
 
 /// What a name stands for right now.
@@ -29,55 +36,96 @@ pub enum Found<T> {
 
 impl<T> Default for Names<T> {
     fn default() -> Self {
-        Self { confirmed: HashMap::new(), pending: HashMap::new() }
+        Self { named: HashMap::new(), unnamed: Slot::default() }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { confirmed: None, pending: None }
+    }
+}
+
+impl<T> Slot<T> {
+    fn is_empty(&self) -> bool {
+        self.confirmed.is_none() && self.pending.is_none()
+    }
+
+    fn settle(&mut self, value: &Arc<T>) {
+        if self.pending.as_ref().is_some_and(|(_, pending)| Arc::ptr_eq(pending, value)) {
+            self.pending = None;
+        }
     }
 }
 
 impl<T> Names<T> {
     pub(super) fn find(&self, name: &[u8], group: u64) -> Found<T> {
-        match self.pending.get(name) {
+        let Some(slot) = self.slot(name) else { return Found::Nothing };
+        match &slot.pending {
             Some((defined_in, value)) if *defined_in == group => Found::This(Arc::clone(value)),
             Some(_) => Found::Unsettled,
-            None => self.confirmed.get(name).map_or(Found::Nothing, |value| Found::This(Arc::clone(value))),
+            None => slot.confirmed.as_ref().map_or(Found::Nothing, |value| Found::This(Arc::clone(value))),
         }
     }
 
     pub(super) fn full(&self) -> bool {
-        self.confirmed.len() + self.pending.len() >= NAMES_MAX
+        self.named.len() >= NAMES_MAX
     }
 
-    pub(super) fn define(&mut self, name: Bytes, group: u64, value: Arc<T>) {
-        self.pending.insert(name, (group, value));
+    pub(super) fn define(&mut self, name: &[u8], group: u64, value: Arc<T>) {
+        self.slot_mut(name).pending = Some((group, value));
     }
 
     /// The server confirmed a definition.
-    pub(super) fn confirm(&mut self, name: &Bytes, value: &Arc<T>) {
-        if self.pending.get(name).is_some_and(|(_, pending)| Arc::ptr_eq(pending, value)) {
-            self.pending.remove(name);
-        }
-        self.confirmed.insert(name.clone(), Arc::clone(value));
+    pub(super) fn confirm(&mut self, name: &[u8], value: &Arc<T>) {
+        let slot = self.slot_mut(name);
+        slot.settle(value);
+        slot.confirmed = Some(Arc::clone(value));
     }
 
     /// The server skipped or refused a definition.
-    pub(super) fn abandon(&mut self, name: &Bytes, value: &Arc<T>) {
-        if self.pending.get(name).is_some_and(|(_, pending)| Arc::ptr_eq(pending, value)) {
-            self.pending.remove(name);
-        }
+    pub(super) fn abandon(&mut self, name: &[u8], value: &Arc<T>) {
+        self.change(name, |slot| slot.settle(value));
     }
 
     /// The server confirmed a Close or DEALLOCATE.
     pub(super) fn close(&mut self, name: &[u8]) {
-        self.confirmed.remove(name);
+        self.change(name, |slot| slot.confirmed = None);
     }
 
     /// The server forgot them all: DEALLOCATE ALL, CLOSE ALL.
     pub(super) fn close_all(&mut self) {
-        self.confirmed.clear();
+        self.keep(|_| false);
     }
 
     /// The server forgot all but these.
     pub(super) fn keep(&mut self, kept: impl Fn(&T) -> bool) {
-        self.confirmed.retain(|_, value| kept(value));
+        let sift = |slot: &mut Slot<T>| {
+            slot.confirmed = slot.confirmed.take().filter(|value| kept(value));
+            !slot.is_empty()
+        };
+        sift(&mut self.unnamed);
+        self.named.retain(|_, slot| sift(slot));
+    }
+
+    fn slot(&self, name: &[u8]) -> Option<&Slot<T>> {
+        if name.is_empty() { Some(&self.unnamed) } else { self.named.get(name) }
+    }
+
+    fn slot_mut(&mut self, name: &[u8]) -> &mut Slot<T> {
+        if name.is_empty() { &mut self.unnamed } else { self.named.entry(name.into()).or_default() }
+    }
+
+    /// Changes what is there, and forgets a name that stands for nothing any more.
+    fn change(&mut self, name: &[u8], change: impl FnOnce(&mut Slot<T>)) {
+        if name.is_empty() {
+            change(&mut self.unnamed);
+        } else if let Some(slot) = self.named.get_mut(name) {
+            change(slot);
+            if slot.is_empty() {
+                self.named.remove(name);
+            }
+        }
     }
 }
 
@@ -95,19 +143,36 @@ mod tests {
 
     #[test]
     fn a_pending_name_counts_in_its_own_group_only() {
+        for name in ["s", ""] {
+            life_of(name);
+        }
+    }
+
+    fn life_of(name: &str) {
         let mut names = Names::default();
-        let (s, old, new) = (Bytes::from("s"), Arc::new(1), Arc::new(2));
-        names.define(s.clone(), 1, Arc::clone(&old));
-        assert_eq!(found(&names, "s", 1), Some(Ok(1)));
-        assert_eq!(found(&names, "s", 2), Some(Err(())), "another group has to wait");
-        names.confirm(&s, &old);
-        assert_eq!(found(&names, "s", 2), Some(Ok(1)));
+        let s = name.as_bytes();
+        let (old, new) = (Arc::new(1), Arc::new(2));
+        names.define(s, 1, Arc::clone(&old));
+        assert_eq!(found(&names, name, 1), Some(Ok(1)));
+        assert_eq!(found(&names, name, 2), Some(Err(())), "another group has to wait");
+        names.confirm(s, &old);
+        assert_eq!(found(&names, name, 2), Some(Ok(1)));
         // A redefinition that the server refuses must leave the old meaning in force.
-        names.define(s.clone(), 2, Arc::clone(&new));
-        assert_eq!(found(&names, "s", 2), Some(Ok(2)));
-        names.abandon(&s, &new);
-        assert_eq!(found(&names, "s", 3), Some(Ok(1)));
-        names.close(b"s");
-        assert_eq!(found(&names, "s", 3), None);
+        names.define(s, 2, Arc::clone(&new));
+        assert_eq!(found(&names, name, 2), Some(Ok(2)));
+        names.abandon(s, &new);
+        assert_eq!(found(&names, name, 3), Some(Ok(1)));
+        names.close(s);
+        assert_eq!(found(&names, name, 3), None);
+        assert!(names.named.is_empty());
+        names.define(s, 4, Arc::clone(&old));
+        names.close_all();
+        assert_eq!(found(&names, name, 4), Some(Ok(1)), "what is pending was not forgotten");
+        names.confirm(s, &old);
+        names.keep(|value| *value == 1);
+        assert_eq!(found(&names, name, 5), Some(Ok(1)));
+        names.keep(|value| *value == 2);
+        assert_eq!(found(&names, name, 5), None);
+        assert!(names.named.is_empty());
     }
 }
