@@ -40,6 +40,8 @@ pub enum RecordError {
     Successor(io::Error),
     #[error("the agent that took over could not record: {0}")]
     NotRecorded(String),
+    #[error("the write that held it failed")]
+    NotWritten,
     #[error("the journal is closed")]
     Closed,
     #[error("a thread died while it held the journal; its state is unknown")]

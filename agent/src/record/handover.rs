@@ -8,6 +8,8 @@
 //! (four bytes) and each with its length (four bytes) before it. An answer is 0, first and last number and the share
 //! of the ceiling that is used; or 1 and a text with its length before it.
 
+mod owed;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,8 @@ use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
 use super::served::{Burst, Encoder};
 use super::{Appended, Checkpoint, Gone, Options, RecordError, Repaired, Tally, Wanted};
+
+pub use owed::Owed;
 
 /// Longest wait for the successor: what takes longer was not recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +42,8 @@ pub struct Journal {
     place: RwLock<Place>,
     /// Share of the ceiling in use when it was last handed over or failed to be, as bits.
     usage_then: AtomicU64,
+    /// How often it was handed over.
+    era: AtomicU64,
     tally: Tally,
 }
 
@@ -85,6 +91,7 @@ impl Journal {
             options: options.clone(),
             place: RwLock::new(Place::Here(Box::new(local))),
             usage_then: AtomicU64::new(0),
+            era: AtomicU64::new(0),
             tally: Tally::default(),
         }
     }
@@ -278,7 +285,9 @@ impl Journal {
         let Place::Here(local) = &*place else { return Err(RecordError::Closed) };
         let usage = local.usage();
         self.usage_then.store(usage.to_bits(), Ordering::Relaxed);
+        // This writes what is owed, or fails.
         local.close()?;
+        self.era.fetch_add(1, Ordering::Relaxed);
         // Dropping it lets go of the directory's lock.
         *place = Place::Nowhere;
         match take() {

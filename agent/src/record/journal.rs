@@ -1,5 +1,6 @@
 //! The journal as the agent holds it: open, append, checkpoint, close.
 
+mod later;
 mod prune;
 
 use std::path::{Path, PathBuf};
@@ -17,8 +18,9 @@ use super::recover::{self, Recovered};
 use super::scan::Link;
 use super::seal::{self, Auditors};
 use super::served::{self, Burst};
-use super::tail::{self, Batch, Begun, Fixed, Mount, Tail};
+use super::tail::{self, Batch, Begun, Fixed, How, Mount, Tail};
 use super::tree::Tree;
+use super::waiting::{Waiting, Writes};
 use super::{HEARTBEAT, HostKey, RecordError, Repaired, head, key};
 
 pub use prune::{Gone, Wanted};
@@ -153,7 +155,7 @@ impl Journal {
             _lock: lock,
         };
         let repairs = opened.repaired.iter().map(Repaired::event).collect::<Vec<_>>();
-        opened.write(Burst::NOTHING, &[], &repairs, u64::MAX)?;
+        opened.write(Burst::NOTHING, &[], &repairs, u64::MAX, How::Now)?;
         Ok(opened)
     }
 
@@ -171,8 +173,12 @@ impl Journal {
     /// # Errors
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
     pub(super) fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
-        let reserve = if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) };
-        self.write(Burst::NOTHING, &[], events, self.max_bytes - reserve)
+        self.write(Burst::NOTHING, &[], events, self.limit(events), How::Now).map(|(appended, _)| appended)
+    }
+
+    /// How full the journal may become by these.
+    fn limit(&self, events: &[Event]) -> u64 {
+        self.max_bytes - if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) }
     }
 
     /// Puts what is sealed and what a client is about to be served at the end of the journal, and `events` behind it, in
@@ -186,7 +192,8 @@ impl Journal {
         sealed: &[Vec<u8>],
         events: &[Event],
     ) -> Result<Appended, RecordError> {
-        self.write(burst, sealed, events, self.max_bytes - RESERVE.min(self.max_bytes / 16))
+        let limit = self.max_bytes - RESERVE.min(self.max_bytes / 16);
+        self.write(burst, sealed, events, limit, How::Now).map(|(appended, _)| appended)
     }
 
     /// The same for what another agent encoded; `last_words` when they may use the reserve.
@@ -215,7 +222,7 @@ impl Journal {
                 batch.push_encoded(Kind::Event, payload)?;
             }
         }
-        self.put(&mut batch, self.max_bytes - reserve)
+        self.put(&mut batch, self.max_bytes - reserve, How::Now).map(|(appended, _)| appended)
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head; and records that the
@@ -300,8 +307,10 @@ impl Journal {
         sealed: &[Vec<u8>],
         events: &[Event],
         limit: u64,
-    ) -> Result<Appended, RecordError> {
+        how: How,
+    ) -> Result<(Appended, Option<Writes>), RecordError> {
         let mut all: Option<Appended> = None;
+        let mut writes: Option<Writes> = None;
         let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
         let mut sealed = sealed.iter().peekable();
         let mut parts = burst.parts().peekable();
@@ -319,7 +328,8 @@ impl Journal {
                     break;
                 }
             }
-            let part = self.put(&mut batch, limit)?;
+            let (part, last) = self.put(&mut batch, limit, how)?;
+            writes = Some(Writes { first: writes.map_or(last.first, |writes| writes.first), ..last });
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }
         let mut buffers = lock(&self.buffers)?;
@@ -328,34 +338,40 @@ impl Journal {
         }
         drop(buffers);
         match all {
-            Some(appended) => Ok(appended),
+            Some(appended) => Ok((appended, writes)),
             None => {
                 let next = lock(&self.tail)?.link.seq;
-                Ok(Appended { first_seq: next, last_seq: next - 1 })
+                Ok((Appended { first_seq: next, last_seq: next - 1 }, None))
             }
         }
     }
 
     /// Where the configuration says so, room is made by what is oldest.
-    fn put(&self, batch: &mut Batch, limit: u64) -> Result<Appended, RecordError> {
+    fn put(&self, batch: &mut Batch, limit: u64, how: How) -> Result<(Appended, Writes), RecordError> {
         let may_prune = self.retention.when_full && limit != u64::MAX;
+        let mut append = || {
+            let mut tail = lock(&self.tail)?;
+            let appended = tail.append(&self.fixed, batch, limit, how)?;
+            Ok((appended, tail.waiting.last()))
+        };
         // Others take room that was just made; each time one segment goes.
         for _ in 0..ROOM_TRIES {
-            let appended = lock(&self.tail)?.append(&self.fixed, batch, limit, false);
+            let appended = append();
             if !matches!(appended, Err(RecordError::Full { .. })) || !may_prune || !self.make_room() {
                 return appended;
             }
         }
-        lock(&self.tail)?.append(&self.fixed, batch, limit, false)
+        append()
     }
 
     fn sign(&self, close: bool) -> Result<Option<Checkpoint>, RecordError> {
         let mut tail = lock(&self.tail)?;
+        tail.flush(&self.fixed)?;
         if tail.unsigned > 0 && !tail.closed {
             let mut batch = Batch::default();
             batch.clear();
             // Under the ceiling or not: what is recorded must be signed, and it is some 400 bytes a second at most.
-            tail.append(&self.fixed, &mut batch, u64::MAX, true)?;
+            tail.append(&self.fixed, &mut batch, u64::MAX, How::Signed)?;
         }
         tail.closed |= close;
         Ok(tail.signed)
@@ -379,7 +395,8 @@ impl Journal {
             return Ok(());
         }
         let (medium, path, last) = {
-            let tail = lock(&self.tail)?;
+            let mut tail = lock(&self.tail)?;
+            tail.flush(&self.fixed)?;
             if tail.failed {
                 return Err(RecordError::SyncFailed { path: tail.path.clone() });
             }
@@ -429,6 +446,7 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
             failed: false,
             closed: false,
             watch: Watch::default(),
+            waiting: Waiting::default(),
         });
     };
     let medium = (fixed.mount)(end.file);
@@ -447,6 +465,7 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
         failed: false,
         closed: false,
         watch: Watch::after(end.time_ns),
+        waiting: Waiting::default(),
     })
 }
 

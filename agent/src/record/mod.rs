@@ -32,11 +32,12 @@ mod tail;
 mod tally;
 pub mod tree;
 pub mod verify;
+mod waiting;
 
 pub use checkpoint::Checkpoint;
 pub use error::RecordError;
 pub use follow::{Followed, Follower};
-pub use handover::{Journal, serve_predecessor};
+pub use handover::{Journal, Owed, serve_predecessor};
 pub use journal::{Appended, Gone, Options, Retention, Wanted};
 pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};

@@ -17,6 +17,7 @@ use super::format::{
 use super::scan::Link;
 use super::served::{Burst, Encoder};
 use super::tree::Tree;
+use super::waiting::{Before, Waiting};
 use super::{Appended, HostKey, RecordError};
 
 /// Room at the beginning of every batch for a checkpoint that may turn out to be due; it stands at its end.
@@ -146,22 +147,38 @@ pub(super) struct Tail {
     pub(super) failed: bool,
     pub(super) closed: bool,
     pub(super) watch: Watch,
+    /// Behind `offset` less their length, and not in the file yet.
+    pub(super) waiting: Waiting,
+}
+
+/// How records are appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Written when the call returns.
+    Now,
+    /// With a checkpoint in front.
+    Signed,
+    /// Written with what others append, by `flush` at the latest.
+    Later,
 }
 
 impl Tail {
-    /// Writes all records of `batch`, before them a checkpoint if one is due or `sign` asks for it.
+    /// Appends all records of `batch`, before them a checkpoint if one is due or asked for.
     pub(super) fn append(
         &mut self,
         fixed: &Fixed,
         batch: &mut Batch,
         limit: u64,
-        sign: bool,
+        how: How,
     ) -> Result<Appended, RecordError> {
         if self.closed {
             return Err(RecordError::Closed);
         }
         if self.failed {
             return Err(RecordError::SyncFailed { path: self.path.clone() });
+        }
+        if how != How::Later {
+            self.flush(fixed)?;
         }
         let now = (fixed.now)();
         let mut watch = self.watch;
@@ -170,10 +187,11 @@ impl Tail {
             word.clear();
             word.push(&clock_set(&set))?;
             // Under the ceiling or not: times must not go back without a word.
-            self.put(fixed, &mut word, u64::MAX, false, now)?;
+            let how = if how == How::Later { How::Later } else { How::Now };
+            self.put(fixed, &mut word, u64::MAX, how, now)?;
         }
         self.watch = watch;
-        self.put(fixed, batch, limit, sign, now)
+        self.put(fixed, batch, limit, how, now)
     }
 
     fn put(
@@ -181,11 +199,11 @@ impl Tail {
         fixed: &Fixed,
         batch: &mut Batch,
         limit: u64,
-        sign: bool,
+        how: How,
         now: Moment,
     ) -> Result<Appended, RecordError> {
         self.cut_back()?;
-        let sign = sign || self.unsigned + batch.records() > CHECKPOINT_EVERY;
+        let sign = how == How::Signed || self.unsigned + batch.records() > CHECKPOINT_EVERY;
         let most = (batch.bytes.len() - if sign { 0 } else { ROOM }) as u64;
         self.make_room(fixed, most, limit)?;
 
@@ -208,7 +226,19 @@ impl Tail {
             batch.hashes.push(add(&mut batch.bytes, draft, time_ns, &mut link));
         }
         let bytes = batch.bytes.get(skip..).unwrap_or_default();
-        self.write(bytes)?;
+        if how == How::Later {
+            let Self { offset, link, tree, unsigned, signed, watch, waiting, .. } = self;
+            waiting.push(bytes, || Before {
+                offset: *offset,
+                link: *link,
+                tree: tree.clone(),
+                unsigned: *unsigned,
+                signed: *signed,
+                watch: *watch,
+            });
+        } else {
+            self.write(bytes)?;
+        }
 
         self.offset += bytes.len() as u64;
         fixed.add_used(bytes.len() as u64);
@@ -217,7 +247,30 @@ impl Tail {
         self.link = link;
         self.written = Instant::now();
         batch.hashes.iter().for_each(|hash| self.tree.push(hash));
+        if self.waiting.is_full() {
+            self.flush(fixed)?;
+        }
         Ok(Appended { first_seq, last_seq: link.seq - 1 })
+    }
+
+    /// Writes what waits. When that fails, the journal ends where it did before the first of it.
+    pub(super) fn flush(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
+        let Some((before, bytes)) = self.waiting.take() else { return Ok(()) };
+        let end = std::mem::replace(&mut self.offset, before.offset);
+        let written = match self.failed {
+            true => Err(RecordError::SyncFailed { path: self.path.clone() }),
+            false => self.write(&bytes),
+        };
+        match &written {
+            Ok(()) => self.offset = end,
+            Err(_) => {
+                fixed.sub_used(bytes.len() as u64);
+                (self.link, self.tree, self.watch) = (before.link, before.tree, before.watch);
+                (self.unsigned, self.signed) = (before.unsigned, before.signed);
+            }
+        }
+        self.waiting.written(bytes, written.is_ok());
+        written
     }
 
     /// How long ago the newest record was written, as far as this process knows.
@@ -248,7 +301,12 @@ impl Tail {
         if wanted > limit {
             return Err(RecordError::Full { used, limit });
         }
-        if rotate { self.rotate(fixed) } else { Ok(()) }
+        if rotate {
+            // Of the segment before, whatever becomes of the next one.
+            self.flush(fixed)?;
+            self.rotate(fixed)?;
+        }
+        Ok(())
     }
 
     fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {

@@ -21,11 +21,12 @@ use super::watch::Watch;
 use crate::gate::Staged;
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
 use crate::record::event::Event;
-use crate::record::{Journal, RecordError};
+use crate::record::{Journal, Owed, RecordError};
 use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 use held::{Held, Woken, wait_for};
+use recording::Company;
 
 /// Above this much waiting for one side, the other is not read.
 const HIGH_WATER: usize = 256 << 10;
@@ -114,6 +115,9 @@ pub(super) struct Relay<'a, C, U> {
     journal: &'a Arc<Journal>,
     /// What is recorded is on disk before it counts.
     synced: bool,
+    /// What of the record may not be written yet; nothing leaves in either direction before it is.
+    owed: Owed,
+    company: Company,
     session: &'a str,
     staged: Staged,
     outcomes: Vec<Outcome>,
@@ -177,6 +181,8 @@ where
             wire,
             machine,
             synced: decider.synced(),
+            owed: Owed::default(),
+            company: Company::default(),
             decider,
             journal,
             session,
@@ -248,7 +254,7 @@ where
             if let Some(question) = self.may_go_on() {
                 self.pause = self.read_client(question).await?;
             }
-            self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+            self.commit()?;
             self.settle().await?;
             // What the client asked for before its goodbye is still answered, as the server itself does it.
             if matches!(self.pause, Pause::Goodbye) && self.machine.idle() {
@@ -397,7 +403,7 @@ where
                 Answer::Hold(ticket, notice, waiting) => {
                     notice.put_notice(&mut self.notices);
                     // The record of the hold goes first, as of everything the client is told.
-                    self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+                    self.commit()?;
                     self.serve_client()?;
                     let watch = Box::pin(blast::watch(*waiting));
                     return Ok(Pause::Hold(Held { ticket, question, watch }));

@@ -15,10 +15,10 @@ use crate::record::files::Medium;
 
 /// What the disk does, changed while the journal is open.
 #[derive(Default)]
-struct Faults {
+pub(super) struct Faults {
     /// Bytes that writes still take, when `armed`.
-    room: AtomicU64,
-    armed: AtomicBool,
+    pub(super) room: AtomicU64,
+    pub(super) armed: AtomicBool,
     stuck: AtomicBool,
     no_sync: AtomicBool,
 }
@@ -55,7 +55,7 @@ impl Medium for Faulty {
     }
 }
 
-fn open(state: &State) -> (Journal, Arc<Faults>) {
+pub(super) fn open(state: &State) -> (Journal, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let given = Arc::clone(&faults);
     let mount = move |file| Arc::new(Faulty { file, faults: Arc::clone(&given) }) as Arc<dyn Medium>;

@@ -7,6 +7,7 @@ mod faults;
 mod follow;
 mod handover;
 mod index;
+mod later;
 mod prove;
 mod prune;
 mod recover;

@@ -8,16 +8,59 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{End, Held, Relay};
 use crate::gate::Staged;
 use crate::record::event::{Event, HoldOutcome};
-use crate::record::{Burst, RecordError};
+use crate::record::{Burst, Owed, RecordError};
+
+/// After so many writes that held nothing of anybody else a session writes by itself,
+const ALONE: u8 = 8;
+/// and looks for company again once in so many.
+const LOOKS: u8 = 64;
+
+/// Whether others record at the same time: waiting for them costs a turn of the thread.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    alone: u8,
+    turns: u8,
+}
+
+impl Company {
+    fn expected(&mut self) -> bool {
+        if self.alone < ALONE {
+            return true;
+        }
+        self.turns = (self.turns + 1) % LOOKS;
+        self.turns == 0
+    }
+
+    fn came(&mut self, anybody: bool) {
+        self.alone = if anybody { 0 } else { self.alone.saturating_add(1).min(ALONE) };
+    }
+}
 
 impl<C, U> Relay<'_, C, U>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Waits until what was recorded is on disk, where the target asks for that: nothing has left since, in either
-    /// direction. Sessions that wait at the same time share one sync.
-    pub(super) async fn settle(&self) -> Result<(), RecordError> {
+    /// Lets what is staged go upstream, once it is settled.
+    pub(super) fn commit(&mut self) -> Result<(), RecordError> {
+        if self.company.expected() {
+            let owed = self.staged.commit_later(self.journal, &mut self.wire.to_upstream)?;
+            self.owed = self.owed.and(owed);
+        } else {
+            self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was recorded is written, and is on disk where the target asks for that: nothing has left since,
+    /// in either direction. Sessions of one thread share a write, and those that wait at the same time share a sync.
+    pub(super) async fn settle(&mut self) -> Result<(), RecordError> {
+        if !self.owed.is_nothing() {
+            // Those that have something to record at this moment get to do so.
+            tokio::task::yield_now().await;
+            self.company.came(self.journal.settle(self.owed)?);
+            self.owed = Owed::default();
+        }
         if !self.synced {
             return Ok(());
         }
@@ -80,9 +123,15 @@ where
         self.events.extend(replaced.iter().filter_map(|seen| self.decider.detected(seen)));
         let raw = self.machine.take_raw();
         let raw_burst = Burst { session: self.session, offset: self.sealed, bytes: &raw };
-        let written = self.journal.append_served(burst, raw_burst, &self.events);
+        let written = match self.company.expected() {
+            true => self.journal.append_served_later(burst, raw_burst, &self.events),
+            false => {
+                let written = self.journal.append_served(burst, raw_burst, &self.events);
+                written.map(|_| Owed::default())
+            }
+        };
         self.events.clear();
-        written?;
+        self.owed = self.owed.and(written?);
         self.recorded += bytes.len() as u64;
         self.sealed += raw.len() as u64;
         Ok(())
