@@ -448,7 +448,7 @@ fn outcome(channel: &mut Channel, otherwise: &str) -> Option<Outcome> {
         unlisted: running.transfer.as_ref().and_then(|transfer| transfer.lost()),
         files: match (&mut running.sftp, &mut running.transfer) {
             (Some(sftp), _) => sftp.finish(),
-            (None, Some(transfer)) => transfer.take_done(),
+            (None, Some(transfer)) => transfer.finish(),
             (None, None) => Vec::new(),
         },
     })

@@ -144,6 +144,15 @@ impl Transfer {
         std::mem::take(&mut self.done)
     }
 
+    /// The transfer is over: so is the file that was under way.
+    pub(super) fn finish(&mut self) -> Vec<FileDone> {
+        if let Stage::Files(files) = &mut self.stage {
+            let cut = files.sender.cut().map(|sent| self.how.done(self.op, sent));
+            self.done.extend(cut);
+        }
+        self.take_done()
+    }
+
     /// Why files may be missing, if they may.
     pub(super) fn lost(&self) -> Option<&'static str> {
         match &self.stage {
@@ -166,11 +175,7 @@ impl Transfer {
         }
         let Self { op, how, stage: Stage::Files(files), done, .. } = self else { return };
         let outer = if how.pulls { &mut self.server } else { &mut self.client };
-        let pulls = how.pulls;
-        let each = |Sent { path, bytes, sha256 }| {
-            let (read, written) = if pulls { (bytes, 0) } else { (0, bytes) };
-            done.push(FileDone { op: *op, path: Some(path), read, written, sha256 });
-        };
+        let each = |sent| done.push(how.done(*op, sent));
         if let Err(why) = files.take(outer, each) {
             self.lose(why);
         }
@@ -220,6 +225,11 @@ impl Transfer {
 }
 
 impl How {
+    fn done(&self, op: u64, Sent { path, bytes, sha256 }: Sent) -> FileDone {
+        let (read, written) = if self.pulls { (bytes, 0) } else { (0, bytes) };
+        FileDone { op, path: Some(path), read, written, sha256 }
+    }
+
     /// Of a transfer nothing is known of.
     fn none() -> Self {
         let letters = String::new();

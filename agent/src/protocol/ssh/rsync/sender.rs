@@ -68,6 +68,16 @@ impl Sender {
         Self { how, lists: Lists::default(), at, last: Last::default(), phase: 0 }
     }
 
+    /// Nothing more comes: the file that was under way, if one was.
+    pub(super) fn cut(&mut self) -> Option<Sent> {
+        match std::mem::replace(&mut self.at, At::Over) {
+            At::Piece(content) | At::Inside(content, _) | At::Sum(content) => {
+                Some(Content { whole: false, ..content }.sent())
+            }
+            At::Rules | At::Names | At::Ids(_) | At::Next | At::Over => None,
+        }
+    }
+
     /// Takes what it understands off the front of `data`; calls `each` with every file that is complete.
     pub(super) fn take(
         &mut self,

@@ -97,6 +97,20 @@ fn files_are_named_and_those_sent_whole_have_a_digest_however_the_bytes_are_cut(
 }
 
 #[test]
+fn a_file_that_is_cut_off_is_named_with_what_went_through() {
+    let (client, server) = push();
+    let mut transfer = Transfer::new(5, &Ok(how(false, &["-rtpre.iLsfxCIvu"])));
+    transfer.server(&server);
+    // In the last piece of the second file.
+    let end = client.windows(5).position(|bytes| bytes == b"piece").unwrap() + 3;
+    transfer.client(&client[..end]);
+    let told: Vec<_> =
+        transfer.finish().into_iter().map(|it| (it.path.unwrap(), it.written, it.sha256)).collect();
+    assert_eq!(told, [("a".to_owned(), 5, sha256("hello")), ("b".to_owned(), 3, None)]);
+    assert!(transfer.finish().is_empty());
+}
+
+#[test]
 fn what_is_not_understood_is_said_and_keeps_nothing() {
     let (client, server) = push();
     let play = |how: &How, client: &[u8], server: &[u8]| {
