@@ -48,4 +48,4 @@ pub use tally::Tally;
 pub use verify::HEARTBEAT;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

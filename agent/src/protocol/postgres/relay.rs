@@ -117,6 +117,8 @@ pub(super) struct Relay<'a, C, U> {
     synced: bool,
     /// What of the record may not be written yet; nothing leaves in either direction before it is.
     owed: Owed,
+    /// How much waited for the client before anything of it was owed, and whether that was `whole`.
+    sure: Option<(usize, bool)>,
     company: Company,
     session: &'a str,
     staged: Staged,
@@ -182,6 +184,7 @@ where
             machine,
             synced: decider.synced(),
             owed: Owed::default(),
+            sure: None,
             company: Company::default(),
             decider,
             journal,
@@ -211,6 +214,7 @@ where
         let end = match self.serve(command_rx, &mut policy_rx).await {
             Ok(end) | Err(end) => end,
         };
+        self.settle_at_last();
         self.outcomes.extend(self.machine.abandoned());
         if let Err(error) = self.record_the_rest(&end) {
             tracing::warn!(%error, "what the session leaves open could not be recorded");
@@ -374,6 +378,9 @@ where
             return Ok(());
         }
         self.record_served()?;
+        if !self.owed.is_nothing() {
+            self.sure.get_or_insert((self.wire.to_client.len(), self.whole));
+        }
         if self.wire.to_client.is_empty() {
             std::mem::swap(&mut self.wire.to_client, &mut self.served);
         } else {

@@ -15,10 +15,10 @@ use crate::record::files::Medium;
 
 /// What the disk does, changed while the journal is open.
 #[derive(Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     /// Bytes that writes still take, when `armed`.
-    pub(super) room: AtomicU64,
-    pub(super) armed: AtomicBool,
+    pub(crate) room: AtomicU64,
+    pub(crate) armed: AtomicBool,
     stuck: AtomicBool,
     no_sync: AtomicBool,
 }
@@ -56,10 +56,15 @@ impl Medium for Faulty {
 }
 
 pub(super) fn open(state: &State) -> (Journal, Arc<Faults>) {
+    on_faulty_disk(&state.options)
+}
+
+/// A journal on a disk that fails when it is told to.
+pub(crate) fn on_faulty_disk(options: &Options) -> (Journal, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let given = Arc::clone(&faults);
     let mount = move |file| Arc::new(Faulty { file, faults: Arc::clone(&given) }) as Arc<dyn Medium>;
-    (Journal::open_on(&state.options, Box::new(mount), Box::new(clock::read)).unwrap(), faults)
+    (Journal::open_on(options, Box::new(mount), Box::new(clock::read)).unwrap(), faults)
 }
 
 #[test]

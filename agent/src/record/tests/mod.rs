@@ -3,7 +3,7 @@
 mod append;
 mod clock;
 mod crash;
-mod faults;
+pub(crate) mod faults;
 mod follow;
 mod handover;
 mod index;

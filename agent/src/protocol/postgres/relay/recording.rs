@@ -31,6 +31,11 @@ impl Company {
         self.turns == 0
     }
 
+    /// From now on a session writes by itself.
+    fn part(&mut self) {
+        *self = Self { alone: ALONE, turns: 0 };
+    }
+
     fn came(&mut self, anybody: bool) {
         self.alone = if anybody { 0 } else { self.alone.saturating_add(1).min(ALONE) };
     }
@@ -59,7 +64,7 @@ where
             // Those that have something to record at this moment get to do so.
             tokio::task::yield_now().await;
             self.company.came(self.journal.settle(self.owed)?);
-            self.owed = Owed::default();
+            (self.owed, self.sure) = (Owed::default(), None);
         }
         if !self.synced {
             return Ok(());
@@ -68,6 +73,19 @@ where
         match tokio::task::spawn_blocking(move || journal.sync_all()).await {
             Ok(synced) => synced,
             Err(_panicked) => Err(RecordError::Abandoned),
+        }
+    }
+
+    /// The session is over: what turns out not to be written is not going to be served, and what comes yet waits for
+    /// nobody.
+    pub(super) fn settle_at_last(&mut self) {
+        self.company.part();
+        let settled = self.journal.settle(std::mem::take(&mut self.owed));
+        if let Some((len, whole)) = self.sure.take()
+            && settled.is_err()
+        {
+            self.wire.to_client.truncate(len);
+            self.whole = whole;
         }
     }
 

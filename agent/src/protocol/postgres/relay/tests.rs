@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::gate::{self, AccessTerms, Entry, Gate, Given, Grants, Place, Vote};
 use crate::protocol::Admitted;
 use crate::record::event::{HoldOutcome, Verdict, Workload};
+use crate::record::tests::faults::{Faults, on_faulty_disk};
 use crate::record::{Body, Check, Options, Reader};
 use crate::upstream::{Backend, Credentials};
 
@@ -76,8 +77,13 @@ struct Session {
 
 impl Session {
     fn start() -> Self {
+        Self::start_on_faulty_disk().0
+    }
+
+    fn start_on_faulty_disk() -> (Self, Arc<Faults>) {
         let state = tempfile::tempdir().unwrap();
-        let journal = Arc::new(Journal::open(&Options::new(state.path(), 64 << 20)).unwrap());
+        let (journal, faults) = on_faulty_disk(&Options::new(state.path(), 64 << 20));
+        let journal = Arc::new(journal);
         let set = PolicySet::load(&[Source::new("test.cedar", POLICIES)]).unwrap();
         let options = gate::Options {
             hold_timeout: Duration::from_secs(5),
@@ -128,7 +134,7 @@ impl Session {
             let relay = Relay::new(Wire::new(near, far), decider, &shared, "session", None);
             relay.run(&mut command_rx, policy_rx).await
         });
-        Self { client, server, gate, journal, command_tx, relay, state }
+        (Self { client, server, gate, journal, command_tx, relay, state }, faults)
     }
 
     async fn ask(&mut self, sql: &str) {
@@ -286,6 +292,38 @@ async fn a_client_that_hangs_up_takes_what_was_held_with_it() {
     let mut rest = Vec::new();
     session.server.read_to_end(&mut rest).await.unwrap();
     assert!(rest.is_empty(), "nothing reached the target");
+}
+
+/// Whoever shares a write with others is told as well as who writes by himself, and is served nothing of it.
+#[tokio::test]
+async fn what_a_failing_disk_does_not_take_is_not_served_and_the_reason_is() {
+    for before in [0, 20] {
+        let (mut session, faults) = Session::start_on_faulty_disk();
+        let row = b"\0\x01\0\0\0\x011";
+        let shape = description(&[("n", 0, 0, 23)]);
+        for _ in 0..before {
+            session.ask("SELECT 1").await;
+            session.arrives().await;
+            session.answer(&[(b'T', &shape), (b'D', row), (b'C', b"SELECT 1\0"), (b'Z', b"I")]).await;
+            for tag in *b"TDCZ" {
+                assert_eq!(next(&mut session.client).await.tag, tag);
+            }
+        }
+        session.ask("SELECT 1").await;
+        session.arrives().await;
+        faults.armed.store(true, std::sync::atomic::Ordering::SeqCst);
+        session.answer(&[(b'T', &shape), (b'D', row), (b'C', b"SELECT 1\0"), (b'Z', b"I")]).await;
+        let error = next(&mut session.client).await;
+        assert_eq!(error.tag, b'E', "nothing before it");
+        let error = read(error.body()).unwrap();
+        assert_eq!((error.sqlstate.as_str(), error.fatal), ("53100", true));
+        // And nothing that could not be recorded goes the other way.
+        let mut rest = Vec::new();
+        session.client.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+        let (end, _) = (&mut session.relay).await.unwrap();
+        assert!(matches!(end, End::Record(_)), "{end}");
+    }
 }
 
 #[tokio::test]
