@@ -19,6 +19,7 @@ const CASES: &[Case<Servers>] = &[
     Case { name: "PostgreSQL 16: a driver's steps, psql's own questions, masks", run: steps::<16> },
     Case { name: "PostgreSQL 17: a driver's steps, psql's own questions, masks", run: steps::<17> },
     Case { name: "PostgreSQL 18: a driver's steps, psql's own questions, masks", run: steps::<18> },
+    Case { name: "what PostgreSQL 14 to 18 brought shows nothing of a masked value", run: newer },
     Case { name: "PA04: protocol 3.0 and 3.2 at PostgreSQL 18, and cancels", run: versions::<18> },
 ];
 
@@ -65,7 +66,9 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         }
         policy += &format!(
             "\n@id(\"keep-scratch-{version}\")\npermit(principal in Group::\"ai-agents\", action in Action::\"sql:write\", \
-             resource == Table::\"pg{version}/shop/public.scratch\");\n"
+             resource == Table::\"pg{version}/shop/public.scratch\");\n\
+             @id(\"tend-customers-{version}\")\npermit(principal in Group::\"ai-agents\", action in Action::\"sql:write\", \
+             resource == Table::\"pg{version}/shop/public.customers\");\n"
         );
         servers.push((version, server));
     }
@@ -104,4 +107,82 @@ fn steps<const VERSION: u32>(all: &mut Servers) -> Result<()> {
 
 fn versions<const VERSION: u32>(all: &mut Servers) -> Result<()> {
     super::tls::cancelled(all.governed(VERSION, "versions")?)
+}
+
+/// Ways to a value that versions after 13 brought, or changed. Where one does not exist, the server or the agent says so.
+const NEWER: &str = "\
+update customers set notes = 'x' where id = 1 returning old.email, new.card;
+update customers set notes = 'x' where id = 1 returning with (old as o, new as n) o.email, n.card, o.*;
+update customers set notes = 'x' where id = 1 returning old;
+insert into customers values (1, 'a', 'b', 'c', 'GB', '2000-01-01') on conflict (id) do update set notes = 'y' returning old.email, old.*;
+delete from customers where id = 99 returning old.email;
+merge into scratch s using customers c on s.id = c.id when matched then do nothing when not matched then insert (word) values (c.email);
+merge into scratch s using customers c on s.id = c.id when not matched then insert (word) values ('m') returning merge_action(), c.email;
+select shown from customers;
+select kept from customers;
+select customers from customers;
+select any_value(email) from customers;
+select array_sample(array_agg(email), 1) from customers;
+select json_arrayagg(email) from customers;
+select json_objectagg(id: email) from customers;
+select json_array(select email from customers);
+select json_scalar(email), json(email), json_serialize(to_json(email)) from customers;
+select * from customers c, json_table(to_jsonb(c), '$' columns (e text path '$.email')) j;
+select * from customers c, xmltable('/r' passing xmlelement(name r, c.email) columns e text path '.') x;
+select casefold(email), reverse(email::bytea), crc32(card::bytea) from customers;
+select (pg_input_error_info(email, 'integer')).message from customers;
+select pg_input_is_valid(email, 'integer') from customers;
+select email collate pg_c_utf8 from customers where id = 1;
+select date_add(born, interval '1 day') from customers;
+select * from customers order by email fetch first 1 row with ties;
+select distinct on (email) email from customers;
+with recursive r(e) as (select email from customers union all select e from r) search depth first by e set o select * from r limit 3;
+with recursive r(e, n) as (select email, 1 from customers union all select e, n + 1 from r where n < 2) cycle e set c using p select c, p from r;
+select grouping(email), count(*) from customers group by distinct rollup (email);
+select range_agg(int4range(id, id + 1)), string_agg(email, '') from customers;
+select most_common_vals, histogram_bounds from pg_stats where tablename = 'customers';
+select * from pg_stats_ext, pg_stats_ext_exprs;
+select stxdexpr from pg_statistic_ext_data;
+select * from pg_stat_get_activity(null);
+select pg_get_viewdef('secret_view'::regclass), * from secret_view;
+explain (generic_plan) select * from customers where email = $1;
+explain (analyze, serialize text) select email from customers;
+copy customers (shown) to stdout;
+copy customers to stdout (format csv, force_quote *);
+copy (select old.email from customers old) to stdout;
+create temp table t as select email from customers;
+table customers;
+";
+
+const SECRETS: [&str; 5] = ["ada.quill", "bao.lindgren", "4111111111111111", "555555555555", "1981-03-0"];
+
+fn newer(all: &mut Servers) -> Result<()> {
+    for version in VERSIONS {
+        let virtually = if version >= 18 { "virtual" } else { "stored" };
+        all.server(version)?.admin(
+            &format!(
+                "alter table customers add shown text generated always as (lower(email)) {virtually};\n\
+             alter table customers add kept text generated always as (email || '') stored;\n\
+             create view secret_view as select email as e, lower(card) as c from customers;\n\
+             grant select on secret_view to public; create statistics spread on email, card from customers;\n\
+             create statistics computed on lower(email) from customers; analyze customers;"
+            )
+            .lines()
+            .filter(|line| version >= 14 || !line.contains("statistics computed"))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        )?;
+        let direct = all.direct(version)?.script(NEWER)?;
+        let leaks = |text: &str| SECRETS.iter().map(|secret| text.matches(secret).count()).sum::<usize>();
+        // What leaks nowhere proves nothing.
+        ensure!(leaks(&direct.stdout) > 20, "directly only {}: {direct}", leaks(&direct.stdout));
+        let governed = all.governed(version, "newer")?.script(&format!("{NEWER}select 'alive';\n"))?;
+        let (out, errors) = (leaks(&governed.stdout), leaks(&governed.stderr));
+        ensure!(
+            out + errors == 0 && governed.stdout.ends_with("alive\n"),
+            "PostgreSQL {version}: {governed}"
+        );
+        ensure!(governed.stdout.matches("***").count() > 5, "nothing was served: {governed}");
+    }
+    Ok(())
 }
