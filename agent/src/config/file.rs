@@ -1,6 +1,7 @@
 //! The file as typed, and its conversion.
 
 use std::collections::HashSet;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,6 +115,7 @@ struct TargetFile {
     labels: Vec<LabelFile>,
     least_privilege: Option<LeastPrivilege>,
     detect: Option<Detect>,
+    catalogue_max_age_s: Option<NonZeroU16>,
     ssh: Option<SshFile>,
 }
 
@@ -260,7 +262,8 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let of_postgres = typed.tls.is_some()
         || !typed.labels.is_empty()
         || typed.least_privilege.is_some()
-        || typed.detect.is_some();
+        || typed.detect.is_some()
+        || typed.catalogue_max_age_s.is_some();
     let tls = match protocol {
         Some(Protocol::Ssh) => Tls::Disable,
         Some(Protocol::Postgres) | None => tls::convert(&key, typed.tls, &addresses, problems),
@@ -268,7 +271,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
     let ssh = match (protocol, typed.ssh) {
         (Some(Protocol::Ssh), _) if of_postgres => {
             problems.push(format!(
-                "{key}: tls, labels, least_privilege, detect do nothing with protocol = \"ssh\""
+                "{key}: tls, labels, least_privilege, detect, catalogue_max_age_s do nothing with protocol = \"ssh\""
             ));
             None
         }
@@ -310,6 +313,7 @@ fn target(typed: TargetFile, problems: &mut Vec<String>) -> Option<Target> {
         detect: typed.detect.unwrap_or_default(),
         least_privilege: typed.least_privilege.unwrap_or_default(),
         synced: typed.durability == Some(Durability::Synced),
+        catalogue_age: Duration::from_secs(typed.catalogue_max_age_s.map_or(30, NonZeroU16::get).into()),
     })
 }
 

@@ -191,6 +191,8 @@ pub struct Target {
     pub detect: Detect,
     /// What is recorded must be on disk, not only written, before it counts.
     pub synced: bool,
+    /// A catalogue that is older is read again before the next statement.
+    pub catalogue_age: Duration,
 }
 
 /// What is done about an account that may do more than it needs.

@@ -1,12 +1,15 @@
 //! What the target's database holds, read over a connection of the agent's own and shared by its sessions.
 //!
-//! A catalogue is immutable; a newer one takes its place under a higher epoch. It is read again after DDL that
-//! passed, when a statement names something unknown, and when it is older than `STALE`. Between two readings a
-//! DBA's change is not seen; the cross-check of row descriptions stands behind that.
+//! A catalogue is immutable; a different one takes its place under a higher epoch. It is read again after DDL that
+//! passed, when a statement names something unknown, and when it is older than the target's `catalogue_max_age_s`: by the
+//! session whose statement comes next, while others go on. Between two readings a DBA's change is not seen; the
+//! cross-check of row descriptions stands behind that.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -25,8 +28,9 @@ use crate::detect::Kind;
 use crate::privileges;
 use crate::upstream::{Backend, Stream};
 
-/// Older than this, a catalogue is read again before it is used for a new session.
-const STALE: Duration = Duration::from_secs(30);
+/// A reading because of age must end within this, or what is known stays until it is tried again: somebody's DDL that is
+/// not committed yet can hold it up.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Unknown names make it be read again at most this often.
 const UNKNOWN_AT_MOST: Duration = Duration::from_secs(1);
@@ -62,9 +66,15 @@ pub(super) struct Snapshot {
     /// What the account may do past every mask, where the target's configuration asks.
     pub(super) powers: Vec<String>,
     read_at: Instant,
+    /// Of what was read, whatever its order.
+    digest: u64,
 }
 
 impl Snapshot {
+    fn is_the_same(&self, other: &Self) -> bool {
+        (self.digest, &self.search_path, &self.powers) == (other.digest, &other.search_path, &other.powers)
+    }
+
     /// Whether a session that lags behind its own changes should look again.
     pub(super) fn is_old(&self) -> bool {
         self.read_at.elapsed() >= UNKNOWN_AT_MOST
@@ -75,7 +85,14 @@ impl Snapshot {
 impl Snapshot {
     /// A reading that was not read from a server.
     pub(super) fn for_test(epoch: u64, catalog: Arc<Catalog>) -> Self {
-        Self { epoch, catalog, search_path: String::new(), powers: Vec::new(), read_at: Instant::now() }
+        Self {
+            epoch,
+            catalog,
+            search_path: String::new(),
+            powers: Vec::new(),
+            read_at: Instant::now(),
+            digest: 0,
+        }
     }
 }
 
@@ -84,6 +101,10 @@ pub(super) struct Catalogue {
     database: String,
     address: SocketAddr,
     current: Mutex<Option<Arc<Snapshot>>>,
+    /// The epoch of it.
+    epoch: AtomicU64,
+    /// When it was last read, or the reading given up, because of its age.
+    looked_at: std::sync::Mutex<Option<Instant>>,
     /// When a session last changed it.
     changed_at: std::sync::Mutex<Option<Instant>>,
     /// The powers that were recorded last.
@@ -100,6 +121,8 @@ impl Catalogue {
             database: database.to_owned(),
             address,
             current: Mutex::new(None),
+            epoch: AtomicU64::new(0),
+            looked_at: std::sync::Mutex::default(),
             changed_at: std::sync::Mutex::default(),
             told: std::sync::Mutex::default(),
             sighted: std::sync::Mutex::default(),
@@ -117,6 +140,7 @@ impl Catalogue {
             search_path: String::new(),
             powers: Vec::new(),
             read_at: Instant::now(),
+            digest: 0,
         })
     }
 
@@ -146,7 +170,7 @@ impl Catalogue {
     /// # Errors
     /// When it cannot be read.
     pub(super) async fn fresh(&self, backend: &Backend) -> Result<Arc<Snapshot>, CatalogueError> {
-        self.no_older_than(STALE, backend).await
+        self.no_older_than(backend.target.catalogue_age, backend).await
     }
 
     /// The catalogue for a statement that names something unknown.
@@ -191,13 +215,59 @@ impl Catalogue {
         {
             return Ok(Arc::clone(snapshot));
         }
+        self.read_into(&mut current, READ_TIMEOUT, backend).await
+    }
+
+    async fn read_into(
+        &self,
+        current: &mut Option<Arc<Snapshot>>,
+        limit: Duration,
+        backend: &Backend,
+    ) -> Result<Arc<Snapshot>, CatalogueError> {
         let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
         let read = read(backend, self.address, &self.database, epoch);
-        let snapshot =
-            tokio::time::timeout(READ_TIMEOUT, read).await.map_err(|_| CatalogueError::Timeout)??;
+        let mut snapshot = tokio::time::timeout(limit, read).await.map_err(|_| CatalogueError::Timeout)??;
+        // What did not change keeps its epoch, and with it all that was decided under it.
+        if let Some(known) = current.as_ref().filter(|known| known.is_the_same(&snapshot)) {
+            snapshot.epoch = known.epoch;
+            snapshot.catalog = Arc::clone(&known.catalog);
+        }
         let snapshot = Arc::new(snapshot);
         *current = Some(Arc::clone(&snapshot));
+        self.epoch.store(snapshot.epoch, Ordering::Relaxed);
+        self.look(Instant::now());
         Ok(snapshot)
+    }
+
+    fn look(&self, now: Instant) {
+        *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether a session with this reading should ask for a newer one.
+    pub(super) fn is_due(&self, snapshot: &Snapshot, age: Duration) -> bool {
+        if self.epoch.load(Ordering::Relaxed) != snapshot.epoch {
+            return true;
+        }
+        let looked_at = *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        looked_at.is_none_or(|looked_at| looked_at.elapsed() >= age)
+    }
+
+    /// The catalogue as it is, read again if it is too old; none while somebody else reads it, or when it cannot be read
+    /// in time: then what is known stays.
+    pub(super) async fn poll(&self, backend: &Backend) -> Option<Arc<Snapshot>> {
+        let mut current = self.current.try_lock().ok()?;
+        let age = backend.target.catalogue_age;
+        if let Some(snapshot) = current.as_ref().filter(|snapshot| !self.is_due(snapshot, age)) {
+            return Some(Arc::clone(snapshot));
+        }
+        self.look(Instant::now());
+        match self.read_into(&mut current, POLL_TIMEOUT, backend).await {
+            Ok(snapshot) => Some(snapshot),
+            Err(error) => {
+                tracing::warn!(%error, database = self.database, "the catalogue could not be read again");
+                None
+            }
+        }
     }
 }
 
@@ -233,7 +303,21 @@ async fn read(
         Catalog::build(&rows, &schemas).map_err(|error| CatalogueError::Build(error.to_string()))?;
     // Temporary objects are searched first unless the path says otherwise, and could shadow a labelled table.
     quoted.push("pg_temp".to_owned());
-    Ok(Snapshot { epoch, catalog: Arc::new(catalog), search_path: quoted.join(", "), powers, read_at })
+    let (catalog, search_path) = (Arc::new(catalog), quoted.join(", "));
+    Ok(Snapshot { epoch, catalog, search_path, powers, read_at, digest: digest(&rows) })
+}
+
+/// The server gives rows in any order.
+fn digest(rows: &HashMap<String, Rows>) -> u64 {
+    let mut sum = 0u64;
+    for (name, rows) in rows {
+        for row in rows {
+            let mut hasher = DefaultHasher::new();
+            (name, row).hash(&mut hasher);
+            sum = sum.wrapping_add(hasher.finish());
+        }
+    }
+    sum
 }
 
 /// What the account could read of labelled columns without anybody's help.

@@ -8,6 +8,7 @@ mod labels;
 mod link;
 mod plan_of;
 mod plans;
+mod refresh;
 mod replication;
 mod unread;
 
@@ -20,7 +21,7 @@ use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 use self::plan_of::{Facts, Maskers};
 use self::plans::Plans;
 use super::blast::Waiting;
-use super::catalogue::{Catalogue, CatalogueError, Snapshot};
+use super::catalogue::{Catalogue, Snapshot};
 use super::machine::{Asked, Named, Question};
 use super::plan::{Plan, Verdict, Version};
 use super::relay::End;
@@ -424,36 +425,6 @@ impl Decider {
             Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };
         let decision = connect(&self.policies, &self.principal, place, self.lease.given());
         if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
-    }
-
-    /// Reads the catalogue again.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub(super) async fn refresh(&mut self) -> Result<(), CatalogueError> {
-        self.catalogue.outdate();
-        if self.may_anything() {
-            self.behind = true;
-            return Ok(());
-        }
-        let snapshot = self.catalogue.changed(&self.backend).await?;
-        self.snapshot = snapshot;
-        self.plans.clear();
-        self.rebuild().map_err(|report| CatalogueError::Build(report.message))?;
-        self.still_sound().map_err(CatalogueError::Build)
-    }
-
-    /// Takes a reading over; true when it is another than before.
-    fn adopt(&mut self, read: Result<Arc<Snapshot>, CatalogueError>) -> Result<bool, End> {
-        let snapshot = read.map_err(|error| End::Catalogue(error.to_string()))?;
-        if snapshot.epoch == self.snapshot.epoch {
-            return Ok(false);
-        }
-        self.snapshot = snapshot;
-        self.plans.clear();
-        self.rebuild().map_err(|report| End::Catalogue(report.message))?;
-        self.still_sound().map_err(End::Revoked)?;
-        Ok(true)
     }
 }
 

@@ -428,12 +428,17 @@ where
         Ok(())
     }
 
-    /// Reads the catalogue again after a statement that changed it, before the next one is looked at.
+    /// Reads the catalogue again after a statement that changed it, and when it is too old for the next one.
     async fn adopt_changes(&mut self) -> Result<(), End> {
-        if !self.machine.take_catalogue_changed() {
-            return Ok(());
+        if self.machine.take_catalogue_changed() {
+            self.decider.refresh().await.map_err(|error| End::Catalogue(error.to_string()))?;
+        } else {
+            // The locks of its own changes would keep a reading waiting.
+            let quiet = self.wire.from_client.is_empty() || self.machine.changes_catalogue();
+            if quiet || !self.decider.is_due() || !self.decider.poll().await? {
+                return Ok(());
+            }
         }
-        self.decider.refresh().await.map_err(|error| End::Catalogue(error.to_string()))?;
         let (origins, guarded) = self.decider.origins();
         self.machine.rebase(origins, guarded);
         Ok(())

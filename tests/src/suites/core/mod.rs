@@ -16,7 +16,10 @@ use crate::harness::report::{self, Case};
 use crate::harness::world::{Wishes, World};
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
-    let mut world = World::prepare("core", Wishes::default())?;
+    let mut world = World::prepare(
+        "core",
+        Wishes { target: vec![("shop-md5", "catalogue_max_age_s = 1")], ..Wishes::default() },
+    )?;
     world.wishes.more = styles::target(&world)?;
     world.write_config()?;
     world.start_agent()?;

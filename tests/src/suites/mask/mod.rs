@@ -23,7 +23,7 @@ const CASES: &[Case<World>] = &[
         name: "every case comes out as published, in the simple and the extended protocol, in text and binary",
         run: table::matrix,
     },
-    Case { name: "catalogue queries of tools and frameworks pass", run: table::catalogue },
+    Case { name: "the catalogue queries of psql's backslash commands pass", run: table::catalogue },
     Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },
     Case {
         name: "an account that could read by itself is refused, hardened, and let in",
