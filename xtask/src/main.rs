@@ -28,6 +28,8 @@ cargo xtask <command>
   e2e record --kills N      the agent killed N times under load of databases and hosts
   fuzz [test] [--seconds N] [--seed S]
                             mutated inputs for what reads others' bytes, each test for so long (10 s)
+  fuzz --libfuzzer TARGET [--seconds N]
+                            a target of fuzz/ for so long (60 s): codec, machine, prescan, analyser, maskers, ssh
   vm [--kernel 6.1|6.12|newest|5.10] [--release] [suite...]
                             suites (core, alive, service) on another kernel, with systemd, under qemu
   demo                      the main scenario with a throw-away PostgreSQL and plain psql

@@ -24,6 +24,9 @@ pub(crate) fn unit() -> Result<()> {
 
 /// The tests that mutate inputs run a second each by themselves; here longer, or those whose name holds a word.
 pub(crate) fn fuzz(args: &[&str]) -> Result<()> {
+    if let Some(at) = args.iter().position(|word| *word == "--libfuzzer") {
+        return libfuzzer(args.get(at + 1..).unwrap_or_default());
+    }
     let (mut seconds, mut seed, mut name) = ("10", "1", None);
     let mut words = args.iter();
     while let Some(word) = words.next() {
@@ -43,6 +46,33 @@ pub(crate) fn fuzz(args: &[&str]) -> Result<()> {
         sh::run(command.env("CHAPERONE_FUZZ_SECONDS", seconds).env("CHAPERONE_FUZZ_SEED", seed))?;
     }
     Ok(())
+}
+
+/// One of the targets in fuzz/, by libFuzzer, which learns from what each input reaches. It wants cargo-fuzz.
+fn libfuzzer(args: &[&str]) -> Result<()> {
+    let (mut seconds, mut target) = ("60", None);
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--seconds" => seconds = words.next().context("--seconds wants a number")?,
+            word => target = Some(word),
+        }
+    }
+    let target = target.context("name a target: codec, machine, prescan, analyser, maskers, ssh")?;
+    let fuzz = sh::root().join("fuzz");
+    // The versions that everything else is built with; what is missing is added.
+    if !fuzz.join("Cargo.lock").exists() {
+        fs::copy(sh::root().join("Cargo.lock"), fuzz.join("Cargo.lock"))?;
+    }
+    // What is found interesting goes into the first folder, the seeds stay as they are.
+    let corpus = fuzz.join("corpus").join(target);
+    fs::create_dir_all(&corpus)?;
+    let mut command = sh::cargo(["fuzz", "run", "--sanitizer", "none", target]);
+    command.arg(&corpus).arg(fuzz.join("seeds").join(target));
+    command.args(["--", "-max_len=65536", "-timeout=20"]).arg(format!("-max_total_time={seconds}"));
+    // Instrumentation is for nightly compilers; the stable one has it all the same.
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", sh::root().join("target/fuzz"));
+    sh::run(command.current_dir(sh::root())).context("is cargo-fuzz installed (cargo install cargo-fuzz)?")
 }
 
 /// All suites, or the one named.

@@ -151,10 +151,38 @@ fn check(root: &Path) -> Result<Vec<String>> {
         let text = fs::read_to_string(&file).with_context(|| format!("reading {name}"))?;
         complaints.extend(check_file(&name, &text)?);
     }
+    complaints.extend(forged_permits(root)?);
     for (name, _) in LONG_FILES {
         if !root.join(name).exists() {
             complaints.push(format!("xtask/src/tidy.rs: LONG_FILES names {name}, which does not exist"));
         }
+    }
+    Ok(complaints)
+}
+
+/// What makes permits without a gate, for tests and the fuzzer. It is there under `cfg(test)` and `cfg(fuzzing)`, which
+/// cargo-fuzz sets; nothing of ours may.
+const FORGES: (&str, [&str; 2]) = ("agent/src/gate/staged.rs", ["fn for_test(", "fn take_bytes("]);
+
+fn forged_permits(root: &Path) -> Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    let (name, forges) = FORGES;
+    let text = fs::read_to_string(root.join(name)).with_context(|| format!("reading {name}"))?;
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    for forge in forges {
+        let at = lines.iter().position(|line| line.contains(forge));
+        let guarded = at.and_then(|at| lines.get(at.checked_sub(1)?)) == Some(&"#[cfg(any(test, fuzzing))]");
+        if !guarded {
+            complaints.push(format!("{name}: `{forge}` belongs behind #[cfg(any(test, fuzzing))]"));
+        }
+    }
+    let manifests =
+        ["Cargo.toml", ".cargo/config.toml", "agent/Cargo.toml", "agent/sql/Cargo.toml", "agent/build.rs"];
+    for name in manifests {
+        let text = fs::read_to_string(root.join(name)).with_context(|| format!("reading {name}"))?;
+        let sets =
+            |line: &&str| line.contains("fuzzing") && !line.starts_with('#') && !line.contains("check-cfg");
+        complaints.extend(text.lines().filter(sets).map(|line| format!("{name}: sets fuzzing: {line}")));
     }
     Ok(complaints)
 }

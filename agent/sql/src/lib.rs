@@ -37,3 +37,12 @@ pub use statement::{
     NameOp, OutColumn, Output, Partial, Predicate, RelName, Rule, Statement, TransactionOp, Verb,
 };
 pub use view::{Origin, View};
+
+/// The scan in front of the parser, for the fuzzer in fuzz/: what it refuses, and it never panics.
+///
+/// # Errors
+/// When the text is too much to analyse.
+#[cfg(fuzzing)]
+pub fn scan(sql: &str, junk_numbers: bool) -> Result<(), Refusal> {
+    lexer::scan(sql, junk_numbers).map_err(|refusal| *refusal)
+}

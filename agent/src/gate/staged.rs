@@ -18,7 +18,7 @@ impl Permit {
     }
 
     /// A permit for tests of machines, which ask no gate.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn for_test() -> Self {
         Self::new()
     }
@@ -123,7 +123,7 @@ impl Staged {
     }
 
     /// What is staged, for tests of machines.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn take_bytes(&mut self) -> BytesMut {
         self.bytes.split()
     }

@@ -12,8 +12,8 @@ mod client_tls;
 pub mod codec;
 pub mod copy;
 mod decide;
-#[cfg(test)]
-mod fuzzing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod greeting;
 pub mod login;
 pub mod machine;

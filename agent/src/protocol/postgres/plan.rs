@@ -35,6 +35,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan that nobody decided on.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn for_test(statements: Vec<StatementPlan>) -> Self {
+        Self {
+            version: Version::default(),
+            verdict: Verdict::Permit,
+            statements,
+            policies: vec![],
+            reason: None,
+            analysis: Arc::default(),
+            linked: false,
+            texts: vec![],
+            rows_recorded: true,
+            seals: false,
+            unread: false,
+        }
+    }
+
     /// False when the text is denied, whatever its names stand for.
     #[must_use]
     pub fn verdict_is_open(&self) -> bool {

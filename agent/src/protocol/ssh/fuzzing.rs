@@ -1,4 +1,7 @@
-//! Mutated bytes for sftp, packets and command lines. Whole conversations are mutated beside the machine.
+//! Mutated bytes for sftp, packets and command lines, by the unit tests and the fuzzer in fuzz/. Whole conversations are mutated
+//! beside the machine.
+
+#![cfg_attr(not(test), allow(clippy::expect_used, dead_code, reason = "a fuzzer finds by panicking"))]
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
@@ -30,7 +33,7 @@ fn steps(steps: &[(u8, &[u8])]) -> Vec<u8> {
 
 /// File transfers: even for the client, odd for the target. Everything is denied, so nothing that
 /// names a path reaches the target. Gives how often something was denied.
-fn sftp(mut input: &[u8]) -> usize {
+pub fn sftp(mut input: &[u8]) -> usize {
     /// OPEN, LSTAT, SETSTAT, OPENDIR, REMOVE, MKDIR, RMDIR, STAT, RENAME, READLINK, SYMLINK: numbers of draft-ietf-secsh-filexfer-02.
     const NAMES_PATHS: [u8; 11] = [3, 7, 9, 11, 13, 14, 15, 17, 18, 19, 20];
     let (mut sftp, mut passed) = (Sftp::default(), BytesMut::new());
@@ -76,7 +79,7 @@ fn sftp(mut input: &[u8]) -> usize {
 }
 
 /// Packets in each cipher: what was sealed comes back, anything else is refused or waited for.
-fn packets(input: &[u8]) {
+pub fn packets(input: &[u8]) {
     let Some((choice, input)) = input.split_first() else { return };
     let mut opener = Opener::plain();
     let suite = match choice % 5 {
@@ -109,7 +112,7 @@ fn packets(input: &[u8]) {
 }
 
 /// A command line: what is said of it is said again of the same text.
-fn command(input: &[u8]) {
+pub fn command(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let analysis = exec::analyse(&text);
     let _ = (analysis.line(), analysis.template());

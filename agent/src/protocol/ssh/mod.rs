@@ -11,8 +11,8 @@ mod codec;
 mod decide;
 mod exec;
 mod flow;
-#[cfg(test)]
-mod fuzzing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod host;
 mod kex;
 mod keys;

@@ -2,7 +2,7 @@ use bytes::BufMut;
 use proptest::prelude::*;
 
 use super::super::codec::{HEADER, WHOLE_MAX, put, take};
-use super::super::plan::{Copy, Mask, Output, StatementPlan, Verdict, Version};
+use super::super::plan::{Copy, Mask, Output, StatementPlan};
 use super::super::response::{read, sqlstate};
 use super::*;
 
@@ -25,20 +25,7 @@ fn machine() -> Machine<Table7> {
 }
 
 fn plan(statements: Vec<StatementPlan>) -> Arc<Plan> {
-    let version = Version::default();
-    Arc::new(Plan {
-        version,
-        verdict: Verdict::Permit,
-        statements,
-        policies: vec![],
-        reason: None,
-        analysis: Arc::default(),
-        linked: false,
-        texts: vec![],
-        rows_recorded: true,
-        seals: false,
-        unread: false,
-    })
+    Arc::new(Plan::for_test(statements))
 }
 
 fn columns(masks: &[Option<Mask>]) -> Arc<Plan> {
