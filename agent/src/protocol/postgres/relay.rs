@@ -432,15 +432,21 @@ where
     async fn adopt_changes(&mut self) -> Result<(), End> {
         if self.machine.take_catalogue_changed() {
             self.decider.refresh().await.map_err(|error| End::Catalogue(error.to_string()))?;
-        } else {
-            // The locks of its own changes would keep a reading waiting.
-            let quiet = self.wire.from_client.is_empty() || self.machine.changes_catalogue();
-            if quiet || !self.decider.is_due() || !self.decider.poll().await? {
-                return Ok(());
-            }
+            let (origins, guarded) = self.decider.origins();
+            self.machine.rebase(origins, guarded);
+        } else if !self.wire.from_client.is_empty() {
+            self.poll_catalogue().await?;
         }
-        let (origins, guarded) = self.decider.origins();
-        self.machine.rebase(origins, guarded);
+        Ok(())
+    }
+
+    /// Takes over a newer catalogue where this one is too old.
+    async fn poll_catalogue(&mut self) -> Result<(), End> {
+        // The locks of its own changes would keep a reading waiting.
+        if !self.machine.changes_catalogue() && self.decider.is_due() && self.decider.poll().await? {
+            let (origins, guarded) = self.decider.origins();
+            self.machine.rebase(origins, guarded);
+        }
         Ok(())
     }
 }

@@ -70,6 +70,7 @@ where
         let Held { mut ticket, question, watch: _ } = held;
         ticket.info.given = given;
         // Decided again at the release: policy or catalogue may have moved while it waited.
+        self.poll_catalogue().await?;
         match self.decider.decide(&question, Some(&ticket.info), &self.machine, &mut self.staged).await? {
             Answer::Permit(permit, plan) => self.machine.permit(permit, plan, &mut self.staged),
             Answer::Deny(report) => self.machine.deny(report, &mut self.staged),
