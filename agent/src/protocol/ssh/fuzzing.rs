@@ -1,6 +1,7 @@
 //! Mutated bytes for sftp, packets and command lines, by the unit tests and the fuzzer in fuzz/. Whole conversations are mutated
 //! beside the machine.
 
+#![cfg_attr(test, expect(clippy::expect_used, reason = "a test fails by panicking"))]
 #![cfg_attr(not(test), allow(clippy::expect_used, dead_code, reason = "a fuzzer finds by panicking"))]
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
