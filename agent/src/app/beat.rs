@@ -43,7 +43,7 @@ pub(super) async fn keep(agent: Arc<Agent>, mut kernel: Kernel) {
     let mut interval = tokio::time::interval(EVERY);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut guard = Guard::default();
-    let mut retention = Retention { running: None };
+    let mut retention = Retention { running: None, records: 0 };
     loop {
         interval.tick().await;
         match agent.takeover.phase() {
@@ -81,9 +81,15 @@ async fn checkpoint(journal: &Arc<Journal>) {
     }
 }
 
+/// With more records than these since the last look the agent has better things to do than to make indexes; a question
+/// that needs one makes it.
+const BUSY: u64 = 3_000;
+
 /// Lets old records go and makes indexes, beside everything else: both read whole segments.
 struct Retention {
     running: Option<tokio::task::JoinHandle<()>>,
+    /// How many records there were at the last look.
+    records: u64,
 }
 
 impl Retention {
@@ -92,11 +98,13 @@ impl Retention {
             return;
         }
         let journal = Arc::clone(journal);
+        let records = journal.records();
+        let busy = records.saturating_sub(std::mem::replace(&mut self.records, records)) > BUSY;
         self.running = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = journal.retain() {
                 error!(%error, "old records could not be pruned");
             }
-            if let Err(error) = journal.index_next() {
+            if !busy && let Err(error) = journal.index_next() {
                 warn!(%error, "a segment of the journal has no index");
             }
         }));

@@ -249,6 +249,15 @@ impl Journal {
         &self.tally
     }
 
+    /// Number of the newest record; 0 when another agent writes them.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        match &*self.place() {
+            Place::Here(local) => local.records(),
+            Place::Away(_) | Place::Nowhere => 0,
+        }
+    }
+
     /// Whether this agent writes it, and not another one that took over.
     #[must_use]
     pub fn is_here(&self) -> bool {

@@ -11,9 +11,10 @@ use nix::time::{ClockId, clock_gettime};
 const FULL: usize = 8;
 
 /// Percent of its time from which on a thread is spared new sessions.
-const BUSY: usize = 50;
+const BUSY: usize = 75;
 
-const EVERY: Duration = Duration::from_millis(250);
+/// Long enough that logins, and reading a catalogue for the first of them, are not taken for a busy thread.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// What one session thread carries.
 #[derive(Default)]

@@ -215,6 +215,10 @@ where
             Ok(end) | Err(end) => end,
         };
         self.settle_at_last();
+        // Somebody changed a table beside the agent: nobody else need be ended for it.
+        if matches!(end, End::Fatal(Fatal::Mismatch(_))) {
+            self.decider.outdate();
+        }
         self.outcomes.extend(self.machine.abandoned());
         if let Err(error) = self.record_the_rest(&end) {
             tracing::warn!(%error, "what the session leaves open could not be recorded");

@@ -8,6 +8,11 @@ use crate::record::tail::How;
 use crate::record::waiting::Writes;
 
 impl Journal {
+    /// Number of the newest record, written or waiting.
+    pub(in crate::record) fn records(&self) -> u64 {
+        lock(&self.tail).map_or(0, |tail| tail.link.seq.saturating_sub(1))
+    }
+
     /// As [`Self::append`], but they may not be written when it returns: what they speak of has to wait for
     /// [`Self::settle`].
     ///

@@ -27,6 +27,11 @@ impl Decider {
         }
     }
 
+    /// The catalogue is not what the server has.
+    pub(in crate::protocol::postgres) fn outdate(&self) {
+        self.catalogue.outdate();
+    }
+
     /// Reads the catalogue again.
     ///
     /// # Errors
