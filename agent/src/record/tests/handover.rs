@@ -7,7 +7,10 @@ use super::*;
 use crate::record::serve_predecessor;
 
 /// Hands `old` over to a journal opened in its place, served by a thread.
-fn taken_over(state: &State, old: &Journal) -> (Arc<Journal>, std::thread::JoinHandle<std::io::Result<()>>) {
+pub(super) fn taken_over(
+    state: &State,
+    old: &Journal,
+) -> (Arc<Journal>, std::thread::JoinHandle<std::io::Result<()>>) {
     let mut new = None;
     let done = old.hand_over(|| {
         let (ours, theirs) = UnixStream::pair()?;

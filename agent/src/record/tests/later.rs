@@ -1,12 +1,11 @@
 //! Records that are written together: nothing is settled that is not there, whatever the disk does.
 
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::faults::open;
+use super::handover::taken_over;
 use super::*;
-use crate::record::{Burst, Owed, serve_predecessor};
+use crate::record::{Burst, Owed};
 
 fn ops(state: &State) -> Vec<u64> {
     let op = |event: Event| match event {
@@ -146,15 +145,7 @@ fn what_is_owed_when_the_journal_is_handed_over_was_written() {
     let state = State::new();
     let old = state.open();
     let owed = later(&old, 1);
-    let mut new = None;
-    let done = old.hand_over(|| {
-        let (ours, theirs) = UnixStream::pair()?;
-        let journal = Arc::new(state.open());
-        new = Some((Arc::clone(&journal), std::thread::spawn(move || serve_predecessor(&journal, theirs))));
-        std::io::Result::Ok(ours)
-    });
-    done.unwrap().unwrap();
-    let (new, thread) = new.unwrap();
+    let (new, thread) = taken_over(&state, &old);
     assert_eq!(ops(&state), [1]);
     assert!(old.settle(owed).unwrap());
     // With the other agent nothing is put off.
