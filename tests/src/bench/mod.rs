@@ -89,7 +89,10 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     }
     let wanted = Wanted::parse(args)?;
     let labels = vec!["public.bulk.email"];
-    let mut world = World::prepare("bench", Wishes { quiet_server: true, labels, ..Wishes::default() })?;
+    let mut world = World::prepare(
+        "bench",
+        Wishes { quiet_server: true, labels, record_max_bytes: 16 << 30, ..Wishes::default() },
+    )?;
     world.write_policy(POLICY)?;
     if std::env::var_os("CHAPERONE_BENCH_WITHOUT").is_none() {
         world.start_agent()?;
