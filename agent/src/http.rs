@@ -248,3 +248,6 @@ fn good(uri: &Uri, status: StatusCode, body: Bytes) -> Result<Bytes, HttpError> 
     }
     Ok(body)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::http::testing::authority;
 use crate::workload::grammar;
 
 const UID: &str = "1505f8a9-c386-80d2-9fe6-1118d6f7704b";
@@ -35,8 +36,8 @@ struct Node {
 impl Node {
     async fn start() -> Arc<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let server = authority(&folder.path().join("ca.pem"));
-        authority(&folder.path().join("other.pem"));
+        let server = authority(&folder.path().join("ca.pem"), "node-1");
+        authority(&folder.path().join("other.pem"), "node-1");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (how, bearer) = (StdMutex::new(How::Says(list())), StdMutex::default());
@@ -108,24 +109,6 @@ impl Node {
         let config = config::Kubelet { url, ca_file: at(ca), server_name, token_file: at("token") };
         Kubelet::new(&config).unwrap()
     }
-}
-
-/// An authority in a file, and what a node's kubelet shows that it signed.
-fn authority(path: &Path) -> rustls::ServerConfig {
-    use base64::Engine as _;
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let der = params.self_signed(&key).unwrap().der().to_vec();
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    std::fs::write(path, format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"))
-        .unwrap();
-    let issuer = rcgen::Issuer::new(params, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(["node-1".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap().der().clone();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf], key).unwrap()
 }
 
 /// As a kubelet of 1.31 answers, shortened: a pod with an init container that has ended, one that runs, one that waits.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::http::testing::authority;
 
 /// A provider that does as it is told, and counts.
 pub(in crate::identity) struct Idp {
@@ -347,29 +348,12 @@ async fn a_client_proves_itself_by_a_signed_assertion_and_its_token_is_checked()
     assert!(provider.obtain(&client, &wanted, "other").await.is_err(), "somebody else's token");
 }
 
-/// An authority for `localhost` in a file, and what a server shows that it signed.
-fn authority(path: &std::path::Path) -> rustls::ServerConfig {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let der = params.self_signed(&key).unwrap().der().to_vec();
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    std::fs::write(path, format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"))
-        .unwrap();
-    let issuer = rcgen::Issuer::new(params, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap().der().clone();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf], key).unwrap()
-}
-
 #[tokio::test]
 async fn a_provider_with_an_authority_of_its_own_is_trusted_by_that_one_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (own, other) = (dir.path().join("own.pem"), dir.path().join("other.pem"));
-    let server = authority(&own);
-    authority(&other);
+    let server = authority(&own, "localhost");
+    authority(&other, "localhost");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let issuer = format!("https://localhost:{port}");

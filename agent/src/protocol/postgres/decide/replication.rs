@@ -1,13 +1,12 @@
 //! Replication connections: backups and streams of changes, which carry whole tables as they are stored. No rule about
 //! columns reaches into them, so where anything of the target has a label there are none, whatever policy says.
 
-use std::collections::BTreeSet;
-
 use chaperone_policy::Effect;
-use chaperone_sql::{Access, Class, Flag, NameOp, Output, Statement, Verb};
+use chaperone_sql::{Access, Class, Statement, Verb};
 
 use super::Decider;
 use super::plan_of::{self, Facts};
+use super::unread::unknown;
 use crate::config::Detect;
 use crate::protocol::postgres::plan::Plan;
 use crate::protocol::postgres::response::{Report, sqlstate};
@@ -37,19 +36,9 @@ pub(super) fn is_command(kind: Replication, text: &str) -> bool {
     kind == Replication::Physical || first().is_some_and(|word| COMMANDS.contains(&word)) || text == CLEARED
 }
 
+/// It changes nothing of the catalogue.
 fn command() -> Statement {
-    Statement {
-        // It changes nothing of the catalogue.
-        class: Class::Select,
-        accesses: vec![Access { action: Verb::Replicate, relation: None }],
-        flags: BTreeSet::from([Flag::Opaque]),
-        output: Output::CleanRows,
-        strict: false,
-        names: NameOp::None,
-        copy: None,
-        transaction: None,
-        range: 0..0,
-    }
+    unknown(Class::Select, Access { action: Verb::Replicate, relation: None })
 }
 
 impl Decider {

@@ -46,7 +46,7 @@ pub(super) fn call_text(function: u32) -> Arc<str> {
 }
 
 /// A statement of which nothing is known.
-fn unknown(class: Class, access: Access) -> Statement {
+pub(super) fn unknown(class: Class, access: Access) -> Statement {
     Statement {
         class,
         accesses: vec![access],
