@@ -44,6 +44,8 @@ pub struct Journal {
     usage_then: AtomicU64,
     /// How often it was handed over.
     era: AtomicU64,
+    /// The newest write that had failed when it was handed over last.
+    failed_then: AtomicU64,
     tally: Tally,
 }
 
@@ -92,6 +94,7 @@ impl Journal {
             place: RwLock::new(Place::Here(Box::new(local))),
             usage_then: AtomicU64::new(0),
             era: AtomicU64::new(0),
+            failed_then: AtomicU64::new(0),
             tally: Tally::default(),
         }
     }
@@ -296,6 +299,7 @@ impl Journal {
         self.usage_then.store(usage.to_bits(), Ordering::Relaxed);
         // This writes what is owed, or fails.
         local.close()?;
+        self.failed_then.store(local.failed_write(), Ordering::Relaxed);
         self.era.fetch_add(1, Ordering::Relaxed);
         // Dropping it lets go of the directory's lock.
         *place = Place::Nowhere;

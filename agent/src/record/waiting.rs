@@ -75,6 +75,11 @@ impl Waiting {
         self.appends
     }
 
+    /// The newest write that failed.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
     /// The write that holds what was put there last.
     pub(super) fn last(&self) -> Writes {
         let last = self.writes + u64::from(self.before.is_some());

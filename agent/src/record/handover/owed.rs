@@ -24,8 +24,9 @@ impl Owed {
             (Some(first), Some(last)) if self.era == later.era => {
                 Self { writes: Some(Writes { first: first.first, last: last.last }), era: later.era }
             }
-            // What was owed when the journal was handed over was written then.
-            (_, Some(_)) => later,
+            // It was handed over and taken back in between. No write has this number, so nobody is told that both were made.
+            (Some(_), Some(last)) => Self { writes: Some(Writes { first: 0, ..last }), era: later.era },
+            (None, Some(_)) => later,
             (_, None) => self,
         }
     }
@@ -84,10 +85,13 @@ impl Journal {
     /// When it was not recorded. What it speaks of must then not happen.
     pub fn settle(&self, owed: Owed) -> Result<bool, RecordError> {
         let Some(writes) = owed.writes else { return Ok(false) };
-        match &*self.place() {
-            Place::Here(local) if owed.era == self.era.load(Ordering::Relaxed) => local.settle(writes),
-            // It was written before the journal was handed over.
-            Place::Here(_) | Place::Away(_) | Place::Nowhere => Ok(true),
+        let place = self.place();
+        let era = self.era.load(Ordering::Relaxed);
+        match &*place {
+            Place::Here(local) if owed.era == era => local.settle(writes),
+            // Handing the journal over wrote what was waiting; what had failed before stayed out.
+            _ if owed.era + 1 == era && self.failed_then.load(Ordering::Relaxed) < writes.first => Ok(true),
+            Place::Here(_) | Place::Away(_) | Place::Nowhere => Err(RecordError::NotWritten),
         }
     }
 }

@@ -8,6 +8,11 @@ use crate::record::tail::How;
 use crate::record::waiting::Writes;
 
 impl Journal {
+    /// Number of the newest write that failed; 0 when none did.
+    pub(in crate::record) fn failed_write(&self) -> u64 {
+        lock(&self.tail).map_or(u64::MAX, |tail| tail.waiting.failed())
+    }
+
     /// Number of the newest record, written or waiting.
     pub(in crate::record) fn records(&self) -> u64 {
         lock(&self.tail).map_or(0, |tail| tail.link.seq.saturating_sub(1))

@@ -157,3 +157,23 @@ fn what_is_owed_when_the_journal_is_handed_over_was_written() {
     new.close().unwrap();
     assert!(state.verify().ok);
 }
+
+#[test]
+fn what_failed_before_the_journal_was_handed_over_is_not_there_after_it() {
+    let state = State::new();
+    let (old, faults) = open(&state);
+    let (first, second) = (later(&old, 1), later(&old, 2));
+    faults.armed.store(true, Ordering::SeqCst);
+    assert!(old.settle(first).is_err());
+    faults.armed.store(false, Ordering::SeqCst);
+    let third = later(&old, 3);
+    let (new, thread) = taken_over(&state, &old);
+    assert!(matches!(old.settle(second), Err(RecordError::NotWritten)));
+    assert!(old.settle(second.and(third)).is_err());
+    assert!(old.settle(third).unwrap());
+    assert_eq!(ops(&state), [3]);
+    drop(old);
+    thread.join().unwrap().unwrap();
+    new.close().unwrap();
+    assert!(state.verify().ok);
+}
