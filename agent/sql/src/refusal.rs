@@ -77,6 +77,8 @@ pub enum How {
     Explain,
     Copy,
     WriteOracle,
+    Together,
+    Referring,
     Unexpanded,
 }
 
@@ -104,6 +106,10 @@ impl How {
             Self::Explain => "part of the relation being explained",
             Self::Copy => "copied in a format that cannot be masked",
             Self::WriteOracle => "unique or referenced, so that writing it tells which values exist",
+            Self::Together => "checked together with what is written, so that the outcome would tell of it",
+            Self::Referring => {
+                "a reference to these rows, so that whether they can go would tell which values exist"
+            }
             Self::Unexpanded => "at an output position that is not known",
         }
     }
@@ -113,6 +119,8 @@ impl How {
             Self::SetOperation => "use UNION ALL, or leave the column out",
             Self::WholeRow => "name the columns, or use * in the output list of the outermost SELECT",
             Self::WriteOracle => "leave the column out of the write",
+            Self::Together => "set that column in the same statement, or leave out what is checked with it",
+            Self::Referring => "only someone who may see the column can delete or renumber these rows",
             Self::Merge => "join with ON and another column",
             Self::Explain => "explain a statement that does not read this relation",
             Self::Copy => "use the text or CSV format with its default quoting",
@@ -228,7 +236,13 @@ impl Refusal {
     pub(crate) fn labelled(column: String, how: How) -> Box<Self> {
         let reason = format!("column {column} is masked for you and may not be {}", how.text());
         let reason = match how {
-            How::Merge | How::WholeRow | How::Explain | How::WriteOracle | How::Unexpanded => {
+            How::Merge
+            | How::WholeRow
+            | How::Explain
+            | How::WriteOracle
+            | How::Together
+            | How::Referring
+            | How::Unexpanded => {
                 format!("column {column} is masked for you and is {}", how.text())
             }
             _ => reason,

@@ -148,6 +148,17 @@ pub struct Knobs {
     pub computed: bool,
 }
 
+impl Knobs {
+    /// What two columns allow whose values are in one.
+    pub(crate) fn both(self, other: Self) -> Self {
+        Self {
+            predicate: self.predicate.min(other.predicate),
+            count: self.count && other.count,
+            computed: self.computed && other.computed,
+        }
+    }
+}
+
 /// In which predicates a masked column may stand. Each includes the ones before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Predicate {

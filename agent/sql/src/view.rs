@@ -1,6 +1,8 @@
 //! A catalogue as one principal sees it: which columns are masked, carried from the labelled columns to inheritance
 //! children and parents, partitions, generated columns, views and materialised views. Immutable once built.
 
+mod ties;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ pub struct View {
     /// Views not analysed yet; empty once built.
     pending: HashSet<RelId>,
     unmatched: Vec<ColumnPath>,
+    /// What views read.
+    reads: HashMap<RelId, Vec<RelId>>,
 }
 
 /// What is special about one relation for this principal.
@@ -34,6 +38,14 @@ pub(crate) struct RelMask {
     pub(crate) strict_write: bool,
     /// By position: writing the column tells which values exist.
     pub(crate) oracles: Vec<bool>,
+    /// Positions of columns that are checked together, masked ones among them.
+    pub(crate) together: Vec<Vec<usize>>,
+    /// Positions of which an UPDATE tells which values a masked column has, and that column.
+    pub(crate) referred: Vec<(usize, ColumnPath)>,
+    /// Deleting rows tells which values this masked column has.
+    pub(crate) delete_tells: Option<ColumnPath>,
+    /// So does an UPDATE of any column: a view of such a table.
+    pub(crate) update_tells: Option<ColumnPath>,
 }
 
 /// Where a result column comes from, as RowDescription says it.
@@ -61,6 +73,7 @@ impl View {
             relations: HashMap::new(),
             pending: HashSet::new(),
             unmatched: Vec::new(),
+            reads: HashMap::new(),
         };
         if masked.is_empty() {
             return view;
@@ -70,6 +83,7 @@ impl View {
         view.spread();
         view.definitions();
         view.mark_writes();
+        view.mark_ties();
         view
     }
 
@@ -161,7 +175,8 @@ impl View {
         }
     }
 
-    /// Masks one column as coming from `path`. Returns whether it was clean before.
+    /// Masks one column as coming from `path`. Where it is masked already the stricter holds, of the mask and of what is
+    /// allowed. Returns whether anything changed.
     fn taint(&mut self, id: RelId, position: usize, path: &ColumnPath, rule: Rule) -> bool {
         let catalog = Arc::clone(&self.catalog);
         let Some(relation) = catalog.relation(id) else { return false };
@@ -169,14 +184,25 @@ impl View {
         let entry = self.relations.entry(id).or_default();
         entry.strict = true;
         entry.taints.resize(relation.columns.list.len(), None);
-        let Some(slot) = entry.taints.get_mut(position).filter(|slot| slot.is_none()) else { return false };
+        let Some(slot) = entry.taints.get_mut(position) else { return false };
         let number = u32::try_from(self.masks.len()).ok();
-        *slot = number;
         let type_oid = catalog.base_type(column.type_oid);
         let text_like = catalog.is_text_like(type_oid);
         let Rule { kind, knobs } = rule;
         let whole = number.and_then(|number| number.checked_add(1));
-        let mask = MaskedColumn { path: path.clone(), kind, knobs, whole, type_oid, text_like };
+        let mut mask = MaskedColumn { path: path.clone(), kind, knobs, whole, type_oid, text_like };
+        if let Some(before) = slot.and_then(|before| self.masks.get(before as usize)) {
+            if mask.strictness() <= before.strictness() {
+                mask.path.clone_from(&before.path);
+                mask.kind = before.kind;
+            }
+            mask.knobs = mask.knobs.both(before.knobs);
+            if mask.rule() == before.rule() {
+                return false;
+            }
+        }
+        *slot = number;
+        let kind = mask.kind;
         // Of an expression over the column, a mask that shows part of a value could show another part.
         let kind = if kind == MaskKind::Redact { kind } else { MaskKind::Null };
         let derived = MaskedColumn { kind, knobs: Knobs::default(), whole: None, ..mask.clone() };
@@ -269,6 +295,11 @@ impl View {
             Some(text) => analyse::definition(text, self).map_err(|refusal| refusal.kind),
             None => Err(RefusalKind::Syntax),
         };
+        if let Ok(out) = &result {
+            let reads =
+                out.reads.iter().filter_map(|name| catalog.lookup(Some(&name.schema), &name.table, &[]));
+            self.reads.insert(id, reads.collect());
+        }
         match result {
             Ok(out) if out.taints.len() == columns && !out.implicit => {
                 for (position, taint) in out.taints.iter().enumerate() {

@@ -179,6 +179,57 @@ fn where_two_masks_meet_the_stricter_holds() {
     }
 }
 
+/// The mask of the first output column.
+fn first_mask(sql: &str, masked: &[(&str, MaskKind)]) -> MaskKind {
+    let masked = masked.iter().map(|(column, kind)| (path(column), *kind)).collect();
+    let view = View::build(catalog(), &masked);
+    let statement = analyse(sql, &view).unwrap_or_else(|refusal| panic!("{sql}: {refusal:?}")).remove(0);
+    let Output::Columns(columns) = statement.output else { panic!("{sql}") };
+    let mask = columns.first().and_then(|column| column.mask.as_ref());
+    mask.unwrap_or_else(|| panic!("{sql} is masked")).kind
+}
+
+#[test]
+fn a_value_that_moves_through_a_recursive_query_keeps_its_mask() {
+    let email = MaskKind::Partial(Partial::Email);
+    for steps in ["b, c, d, a", "b, c, d, d"] {
+        let sql = format!(
+            "WITH RECURSIVE r(a, b, c, d, n) AS (SELECT email, name, name, token, 1 FROM users
+             UNION ALL SELECT {steps}, n + 1 FROM r WHERE n < 9) SELECT a FROM r"
+        );
+        let masked =
+            [("app.users.email", email), ("app.users.name", email), ("app.users.token", MaskKind::Redact)];
+        assert_ne!(first_mask(&sql, &masked), email, "{steps}");
+    }
+}
+
+#[test]
+fn a_mask_of_a_table_covers_what_inherits_from_it() {
+    let email = MaskKind::Partial(Partial::Email);
+    let masked = [("app.users.token", email), ("app.child.token", MaskKind::Redact)];
+    for sql in ["SELECT token FROM users", "SELECT token FROM child", "SELECT t FROM v_users"] {
+        assert_eq!(first_mask(sql, &masked), MaskKind::Redact, "{sql}");
+    }
+    // What a view is labelled with does not show more than the table below it.
+    let masked = [("app.users.token", MaskKind::Redact), ("app.v_users.t", email)];
+    assert_eq!(first_mask("SELECT t FROM v_users", &masked), MaskKind::Redact);
+}
+
+#[test]
+fn what_a_table_allows_counts_for_what_inherits_from_it() {
+    use chaperone_sql::{Knobs, Predicate, Rule};
+    let open = Knobs { predicate: Predicate::Any, count: true, computed: true };
+    let rule = |knobs| Rule { kind: MaskKind::Redact, knobs };
+    let masked = BTreeMap::from([
+        (path("app.users.token"), rule(open)),
+        (path("app.child.token"), rule(Knobs::default())),
+    ]);
+    let view = View::with_rules(catalog(), &masked);
+    for sql in ["SELECT id FROM users WHERE token = 'x'", "SELECT count(token) FROM users"] {
+        assert!(analyse(sql, &view).is_err(), "{sql}");
+    }
+}
+
 #[test]
 fn masks_fit_the_type_of_their_column() {
     let cases = [

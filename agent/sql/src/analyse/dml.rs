@@ -58,7 +58,8 @@ impl<'a> Analyser<'a> {
             if let Some(with) = delete.with_clause() {
                 this.with(with)?;
             }
-            let (_, target) = this.target_relation(delete.relation(), Verb::Delete)?;
+            let (id, target) = this.target_relation(delete.relation(), Verb::Delete)?;
+            this.may_delete(id)?;
             this.target_and_from(&target, delete.using_clause())?;
             this.row_filter(delete.where_clause())?;
             this.returning(delete.returning_clause(), &target)
@@ -105,7 +106,10 @@ impl<'a> Analyser<'a> {
                 self.touch_write(id, Verb::Update)?;
                 self.assignments(id, res_targets(clause.target_list())?.into_iter())
             }
-            CmdType::CMD_DELETE => self.touch_write(id, Verb::Delete),
+            CmdType::CMD_DELETE => {
+                self.touch_write(id, Verb::Delete)?;
+                self.may_delete(id)
+            }
             CmdType::CMD_NOTHING => Ok(()),
             _ => Err(Refusal::unsupported("this action of MERGE")),
         }
@@ -216,16 +220,18 @@ impl<'a> Analyser<'a> {
     }
 
     fn assignments(&mut self, id: RelId, targets: impl Iterator<Item = &'a ResTarget>) -> Res<()> {
+        let mut written = Vec::new();
         for target in targets {
             let position = self.written_column(id, target)?;
             self.may_write(id, position)?;
+            written.push(position);
             match target.val() {
                 Node::MultiAssignRef(source) => self.multi_assigned(source)?,
                 value if self.is_own_excluded(value, id, position) => {}
                 value => self.stored(value)?,
             }
         }
-        Ok(())
+        self.may_update(id, &written)
     }
 
     /// `(a, b) = (…)`: every target refers to the same source, which is looked at once.

@@ -19,6 +19,7 @@ mod query;
 mod scope;
 mod settings;
 mod sort;
+mod ties;
 mod utility;
 mod with;
 
@@ -66,6 +67,8 @@ pub(crate) struct Definition {
     pub(crate) strict: bool,
     /// Which rows there are, or their order, depends on masked values.
     pub(crate) implicit: bool,
+    /// The relations it reads.
+    pub(crate) reads: Vec<RelName>,
 }
 
 /// Analyses one SELECT as printed by the server with only `pg_catalog` on the search path. A definition is fixed by its
@@ -88,7 +91,8 @@ pub(crate) fn definition(sql: &str, view: &View) -> Res<Definition> {
             return Err(Refusal::unsupported("this definition"));
         }
         let taints = rows.fields.iter().map(|field| field.taint).collect();
-        Ok(Definition { taints, strict: analyser.strict, implicit: analyser.implicit })
+        let reads = analyser.accesses.into_iter().filter_map(|access| access.relation).collect();
+        Ok(Definition { taints, strict: analyser.strict, implicit: analyser.implicit, reads })
     })
 }
 

@@ -282,15 +282,15 @@ impl<'a> Analyser<'a> {
         Ok(found)
     }
 
-    fn qualified(&mut self, schema: Option<&str>, relation: &'a str, name: &str) -> Res<Resolved> {
+    fn qualified(&mut self, schema: Option<&str>, relation: &'a str, name: &'a str) -> Res<Resolved> {
         let Some(item) = self.find_item(schema, relation)? else {
             return Err(Refusal::column(&format!("{relation}.{name}")));
         };
         let mut found = Found::default();
         item.find(name, &mut found);
         match found.count {
-            0 if found.open => Ok(Resolved::Column(None)),
-            // May be a function called on the row, in the notation of a column.
+            // A column that is not known, or a function called on the row, in the notation of a column.
+            0 if found.open => self.field_selection(name).map(|()| Resolved::Column(None)),
             0 => Err(Refusal::column(&format!("{relation}.{name}"))),
             1 => {
                 self.direct = found.direct;

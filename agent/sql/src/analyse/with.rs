@@ -7,8 +7,8 @@ use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{CommonTableExpr, SelectStmt, WithClause};
 use pg_raw_parse::raw::SetOperation;
 
-use super::Analyser;
 use super::scope::{Cte, Name, OutRows};
+use super::{Analyser, Taint};
 use crate::refusal::{How, Refusal, Res};
 use crate::statement::Flag;
 
@@ -95,11 +95,10 @@ impl<'a> Analyser<'a> {
                 set(this, Some(Rc::new(visible)))?;
                 let step = this.select(right)?;
                 this.pop_cte(base);
-                let before: Vec<bool> = rows.fields.iter().map(|field| field.taint.is_some()).collect();
+                // Masks only become stricter, so this ends.
+                let before: Vec<Taint> = rows.fields.iter().map(|field| field.taint).collect();
                 rows = this.combine(select, rows, &step)?;
-                let changed =
-                    rows.fields.iter().zip(before).any(|(field, before)| field.taint.is_some() != before);
-                if !changed {
+                if rows.fields.iter().map(|field| field.taint).eq(before) {
                     break;
                 }
             }

@@ -196,6 +196,7 @@ impl<'a> Builder<'a> {
             related: Vec::new(),
             foreign_keys: Vec::new(),
             uniques: Vec::new(),
+            together: Vec::new(),
             has_rules: row.flag(4)?,
             has_triggers: row.flag(5)?,
             definition,
@@ -204,7 +205,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Inheritance, foreign keys and unique indexes. Rows about relations that are not served (TOAST, temporary) are
+    /// Inheritance, foreign keys, unique indexes, and columns that are checked together. Rows about relations that are not served (TOAST, temporary) are
     /// passed over.
     fn kinship(&mut self) -> Built<()> {
         for row in self.answers("inherits") {
@@ -218,13 +219,20 @@ impl<'a> Builder<'a> {
             let (from, to) = (self.known(row.number(0)?), self.known(row.number(1)?));
             if let (Some(from), Some(to)) = (from, to) {
                 let columns = row.numbers(2)?.into_iter().zip(row.numbers(3)?).collect();
-                self.change(from, |relation| relation.foreign_keys.push(ForeignKey { to, columns }));
+                let key = ForeignKey { to, columns, cascades: row.flag(4)? };
+                self.change(from, |relation| relation.foreign_keys.push(key));
             }
         }
         for row in self.answers("uniques") {
             let unique = Unique { columns: row.numbers(1)?, opaque: row.flag(2)? };
             if let Some(relation) = self.known(row.number(0)?) {
                 self.change(relation, |relation| relation.uniques.push(unique));
+            }
+        }
+        for row in self.answers("together") {
+            let columns = row.numbers(1)?;
+            if let Some(relation) = self.known(row.number(0)?) {
+                self.change(relation, |relation| relation.together.push(columns));
             }
         }
         Ok(())

@@ -42,6 +42,7 @@ const UNLISTED: &[&str] = &[
     "pg_get_function_sqlbody",
     "pg_get_functiondef",
     "pg_input_error_info",
+    "pg_input_is_valid",
     "pg_mcv_list_items",
     "pg_stat_get_activity",
     "pg_stat_get_backend_activity",

@@ -52,6 +52,8 @@ pub(crate) struct Relation {
     pub(crate) related: Vec<RelId>,
     pub(crate) foreign_keys: Vec<ForeignKey>,
     pub(crate) uniques: Vec<Unique>,
+    /// Numbers of columns that the server looks at together when a row is written.
+    pub(crate) together: Vec<Vec<i16>>,
     /// Rewrite rules beyond a view's own.
     pub(crate) has_rules: bool,
     pub(crate) has_triggers: bool,
@@ -97,6 +99,8 @@ pub(crate) struct ForeignKey {
     pub(crate) to: RelId,
     /// Pairs of (referencing, referenced) column numbers.
     pub(crate) columns: Vec<(i16, i16)>,
+    /// Deleting a referenced row deletes those that refer to it.
+    pub(crate) cascades: bool,
 }
 
 #[derive(Debug)]

@@ -71,13 +71,31 @@ pub const QUERIES: &[CatalogQuery] = &[
     ),
     query(
         "foreign_keys",
-        "SELECT conrelid, confrelid, array_to_string(conkey, ' '), array_to_string(confkey, ' ')
+        "SELECT conrelid, confrelid, array_to_string(conkey, ' '), array_to_string(confkey, ' '),
+       confdeltype = 'c'
   FROM pg_constraint WHERE contype = 'f' ORDER BY oid",
     ),
     query(
         "uniques",
         "SELECT indrelid, indkey::text, indexprs IS NOT NULL OR indpred IS NOT NULL FROM pg_index
  WHERE indisunique OR indisexclusion ORDER BY indexrelid",
+    ),
+    // Columns of one row that are looked at together when it is written: by checks, keys, indexes of expressions,
+    // generated columns, policies and the bounds of partitions.
+    query(
+        "together",
+        concat!(
+            "SELECT d.refobjid, string_agg(DISTINCT d.refobjsubid::text, ' ')
+  FROM pg_depend d LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.refobjid IN (SELECT c.oid FROM ",
+            relations!(),
+            ")
+   AND (d.classid IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass, 'pg_policy'::regclass)
+     OR d.classid = 'pg_class'::regclass AND d.objid = d.refobjid AND d.objsubid > 0
+     OR i.indisunique OR i.indisexclusion OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+ GROUP BY d.classid, d.objid, d.objsubid, d.refobjid HAVING count(DISTINCT d.refobjsubid) > 1
+UNION SELECT partrelid, partattrs::text FROM pg_partitioned_table WHERE partnatts > 1 ORDER BY 1, 2"
+        ),
     ),
     query(
         "functions",
