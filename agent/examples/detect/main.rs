@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::{BufMut, BytesMut};
-use chaperone::detect::{Kind, look};
+use chaperone::detect::{Kind, find, look};
 use chaperone::protocol::postgres::codec::Fields;
+use chaperone::protocol::postgres::copy::CopyMasker;
+use chaperone::protocol::postgres::plan::CopyFormat;
 use chaperone::protocol::postgres::rows::{Cell, put_masked};
 use chaperone::protocol::postgres::watch::Place;
 
 const VALUES: usize = 400_000;
+const ROUNDS: usize = 7;
 
 fn main() {
     let mut random = corpus::Random(1);
@@ -42,35 +45,99 @@ fn main() {
         let (precision, recall) = (right / (right + false_ones), right / (right + missed));
         println!("{kind:28} precision {precision:.3}  recall {recall:.3}");
     }
-    let (megabytes, nanoseconds) = (bytes as f64 / 1e6 / seconds, seconds * 1e9 / VALUES as f64);
-    println!("{VALUES} values of {} bytes: {megabytes:.0} MB/s, {nanoseconds:.0} ns each", bytes / VALUES);
-    replaced(&values);
+    println!("that was {VALUES} values, {:.0} MB, in {seconds:.2} s\n", bytes as f64 / 1e6);
+    println!(
+        "MB/s of one core, median of {ROUNDS}: recognising | rows of four values, taken apart and put together,"
+    );
+    println!(
+        "with nothing done to them | with what is recognised replaced | COPY's lines of four, in the same two ways"
+    );
+    let mixed: Vec<String> = values.into_iter().map(|(text, _)| text).collect();
+    measure("short cells, half of them with something", &mixed);
+    for (name, text) in corpus::CLEAN {
+        let mut values = Vec::new();
+        let mut size = 0;
+        while size < bytes {
+            let value = text(&mut random);
+            size += value.len();
+            values.push(value);
+        }
+        measure(name, &values);
+    }
 }
 
-/// Rows of four such values, as they are and with what is recognised replaced.
-fn replaced(values: &[corpus::Value]) {
-    let rows: Vec<BytesMut> = values
-        .chunks_exact(4)
-        .map(|values| {
-            let mut row = BytesMut::new();
-            row.put_i16(4);
-            for (text, _) in values {
-                row.put_i32(i32::try_from(text.len()).unwrap_or(0));
-                row.put_slice(text.as_bytes());
-            }
-            row
-        })
-        .collect();
-    let looked = |column| Cell::Looked { place: Place::Position(column), text: true };
-    let bytes: usize = rows.iter().map(|row| row.len()).sum();
-    for (name, cells) in [("kept", [1, 2, 3, 4].map(|_| Cell::Keep)), ("masked", [1, 2, 3, 4].map(looked))] {
-        let (mut out, mut count) = (BytesMut::with_capacity(1 << 16), 0);
+/// One kind of text, in all the ways it can come.
+fn measure(name: &str, values: &[String]) {
+    let bytes: usize = values.iter().map(String::len).sum();
+    let columns = [1, 2, 3, 4];
+    let looked = columns.map(|column| Cell::Looked { place: Place::Position(column), text: true });
+    let (rows, lines) = (rows(values), lines(values));
+    let recognised =
+        || values.iter().filter(|text| find(text.as_bytes()).is_some()).fold(0, |count, _| count + 1);
+    let results = [
+        rate(bytes, recognised),
+        rate(bytes, || rewritten(&rows, &columns.map(|_| Cell::Keep))),
+        rate(bytes, || rewritten(&rows, &looked)),
+        rate(bytes, || copied(&lines, false)),
+        rate(bytes, || copied(&lines, true)),
+    ];
+    let rates: Vec<String> = results.iter().map(|(rate, _)| format!("{rate:.0}")).collect();
+    let replaced: Vec<String> = results.iter().map(|(_, count)| count.to_string()).collect();
+    println!("{name}, {:.0} MB in {} values: {}", bytes as f64 / 1e6, values.len(), rates.join(" | "));
+    println!("    recognised or replaced: {}", replaced.join(" | "));
+}
+
+/// MB/s of the median round, and what the work counted.
+fn rate(bytes: usize, mut work: impl FnMut() -> u64) -> (f64, u64) {
+    let mut count = 0;
+    let mut times: Vec<f64> = Vec::new();
+    for _ in 0..ROUNDS {
         let started = Instant::now();
-        for row in &rows {
-            out.clear();
-            count += put_masked(&mut out, Fields::new(b'D', row), &cells, None).unwrap_or(0);
-        }
-        let megabytes = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
-        println!("rows of four, {name}: {megabytes:.0} MB/s, {count} values replaced");
+        count = work();
+        times.push(started.elapsed().as_secs_f64());
     }
+    times.sort_by(f64::total_cmp);
+    let median = times.get(ROUNDS / 2).copied().unwrap_or(f64::INFINITY);
+    (bytes as f64 / 1e6 / median, count)
+}
+
+/// Rows of four values, as DataRow has them.
+fn rows(values: &[String]) -> Vec<BytesMut> {
+    let row = |values: &[String]| {
+        let mut row = BytesMut::new();
+        row.put_i16(4);
+        for text in values {
+            row.put_i32(i32::try_from(text.len()).unwrap_or(0));
+            row.put_slice(text.as_bytes());
+        }
+        row
+    };
+    values.chunks_exact(4).map(row).collect()
+}
+
+/// The same in the text format of COPY.
+fn lines(values: &[String]) -> Vec<String> {
+    let escaped = |text: &String| text.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t");
+    let line = |values: &[String]| values.iter().map(escaped).collect::<Vec<_>>().join("\t") + "\n";
+    values.chunks_exact(4).map(line).collect()
+}
+
+fn rewritten(rows: &[BytesMut], cells: &[Cell]) -> u64 {
+    let (mut out, mut count) = (BytesMut::with_capacity(1 << 16), 0);
+    for row in rows {
+        out.clear();
+        count += put_masked(&mut out, Fields::new(b'D', row), cells, None).unwrap_or(0);
+    }
+    count
+}
+
+fn copied(lines: &[String], looking: bool) -> u64 {
+    let format = CopyFormat::Text { delimiter: b'\t', null: "\\N".to_owned(), header: false };
+    let mut masker = CopyMasker::new(format, vec![None; 4]).looking(looking);
+    let (mut out, mut count) = (BytesMut::with_capacity(1 << 16), 0);
+    for line in lines {
+        out.clear();
+        count += masker.put(&mut out, line.as_bytes()).unwrap_or(0);
+    }
+    count
 }
