@@ -80,6 +80,7 @@ pub enum How {
     Together,
     Referring,
     Unexpanded,
+    Definition,
 }
 
 impl How {
@@ -111,6 +112,7 @@ impl How {
                 "a reference to these rows, so that whether they can go would tell which values exist"
             }
             Self::Unexpanded => "at an output position that is not known",
+            Self::Definition => "used in an index, a constraint, a default or another column",
         }
     }
 
@@ -139,6 +141,7 @@ impl How {
             | Self::Store
             | Self::Arbiter
             | Self::Sample
+            | Self::Definition
             | Self::Unexpanded => {
                 "select the column as it is (its value arrives masked), or use columns that are not masked"
             }

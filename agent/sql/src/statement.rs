@@ -102,6 +102,8 @@ pub enum Flag {
     /// Runs, or stores for later, code or expressions that were not analysed. A permit for such a statement is a
     /// permit to read every column of the target, masked ones included.
     Opaque,
+    /// Why it is opaque although it only changes the schema. For who may not do everything.
+    Because(String),
     /// Compares a masked column with so many constants.
     Compares(String, u32),
     /// Names a relation that has masked columns.

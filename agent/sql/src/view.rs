@@ -23,6 +23,8 @@ pub struct View {
     unmatched: Vec<ColumnPath>,
     /// What views read.
     reads: HashMap<RelId, Vec<RelId>>,
+    /// Columns that have a label, whether it masks them for this principal or not, by position.
+    kept: HashSet<(RelId, usize)>,
 }
 
 /// What is special about one relation for this principal.
@@ -74,6 +76,7 @@ impl View {
             pending: HashSet::new(),
             unmatched: Vec::new(),
             reads: HashMap::new(),
+            kept: HashSet::new(),
         };
         if masked.is_empty() {
             return view;
@@ -85,6 +88,18 @@ impl View {
         view.mark_writes();
         view.mark_ties();
         view
+    }
+
+    /// Names the columns that have a label. For whom it masks nothing it still must not get lost by the way.
+    #[must_use]
+    pub fn keeping<'p>(mut self, labels: impl IntoIterator<Item = &'p ColumnPath>) -> Self {
+        for path in labels {
+            let id = self.catalog.lookup(Some(&path.schema), &path.table, &[]);
+            let relation = id.and_then(|id| self.catalog.relation(id));
+            let position = relation.and_then(|relation| relation.columns.position(&path.column));
+            self.kept.extend(id.zip(position));
+        }
+        self
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -139,6 +154,41 @@ impl View {
 
     pub(crate) fn rel_mask(&self, id: RelId) -> Option<&RelMask> {
         self.relations.get(&id)
+    }
+
+    /// The labelled column that this one is, or is masked for.
+    pub(crate) fn label_of(&self, id: RelId, column: &str) -> Option<String> {
+        let relation = self.catalog.relation(id)?;
+        let position = relation.columns.position(column)?;
+        match self.mask_at(id, position) {
+            Some(mask) => Some(mask.path.to_string()),
+            None => self.kept.contains(&(id, position)).then(|| column_path(relation, position).to_string()),
+        }
+    }
+
+    /// A labelled column of the relation, or of one it inherits with.
+    pub(crate) fn label_near(&self, id: RelId) -> Option<String> {
+        self.kin(id).into_iter().find_map(|id| {
+            let columns = &self.catalog.relation(id)?.columns.list;
+            columns.iter().find_map(|column| self.label_of(id, &column.name))
+        })
+    }
+
+    /// The label of the column of that name in the relation or in one it inherits with.
+    pub(crate) fn label_in_kin(&self, id: RelId, column: &str) -> Option<String> {
+        self.kin(id).into_iter().find_map(|id| self.label_of(id, column))
+    }
+
+    /// The relation and all it inherits with, both ways.
+    fn kin(&self, id: RelId) -> Vec<RelId> {
+        let mut list = vec![id];
+        let mut seen = HashSet::from([id]);
+        let mut next = 0;
+        while let Some(relation) = list.get(next).and_then(|id| self.catalog.relation(*id)) {
+            list.extend(relation.related.iter().filter(|relative| seen.insert(**relative)));
+            next += 1;
+        }
+        list
     }
 
     pub(crate) fn is_pending(&self, id: RelId) -> bool {

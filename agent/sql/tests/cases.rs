@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
+#[path = "cases/definitions.rs"]
+mod definitions;
 mod support;
 
 use support::{Outcome, directory, labelled, outcome, unlabelled};

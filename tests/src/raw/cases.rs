@@ -57,6 +57,21 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// Changes of the schema: for those who may change it and nothing more, what is plain passes.
+pub(crate) fn definitions() -> Vec<Case> {
+    let lines = include_str!("../../../agent/sql/tests/cases/definitions.txt").lines().enumerate();
+    lines
+        .filter_map(|(number, line)| {
+            let (expect, sql) = line.split_once(" | ").filter(|_| !line.starts_with('#'))?;
+            Some(Case {
+                id: format!("definitions:{}", number + 1),
+                strings: sql.split(" ;; ").map(str::to_owned).collect(),
+                expect: if expect == "PLAIN" { Expect::Allow } else { Expect::Deny },
+            })
+        })
+        .collect()
+}
+
 fn expectation(text: &str) -> Expect {
     match text.split(' ').next() {
         Some("ALLOW") => Expect::Allow,

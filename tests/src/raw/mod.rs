@@ -24,7 +24,11 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     match args {
         ["matrix", host, port, user, database, planted, ways @ ..] => {
             let at = wire::Place { host, port: port.parse()?, user, database };
-            matrix::run(&at, &planted_in(planted)?, ways)
+            matrix::run(&at, &planted_in(planted)?, cases::all()?, ways)
+        }
+        ["define", host, port, user, database, planted, way] => {
+            let at = wire::Place { host, port: port.parse()?, user, database };
+            matrix::run(&at, &planted_in(planted)?, cases::definitions(), &[*way])
         }
         ["fuzz", host, port, user, a, b, planted, seed, sessions] => {
             let range = seed.parse()?..seed.parse::<u64>()? + sessions.parse::<u64>()?;
@@ -34,7 +38,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         }
         ["show", seed] => fuzz::show(seed.parse()?),
         _ => bail!(
-            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
+            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | define HOST PORT USER DATABASE PLANTED WAY | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
         ),
     }
 }

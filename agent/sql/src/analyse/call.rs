@@ -164,7 +164,7 @@ impl<'a> Analyser<'a> {
     }
 
     /// Whether the type runs functions of the database's own; `None` if there is no such type.
-    fn find_type(&self, name: Qualified<'_>) -> Option<bool> {
+    pub(super) fn find_type(&self, name: Qualified<'_>) -> Option<bool> {
         let types = self.catalog.types.get(name.name)?;
         match name.schema {
             Some(schema) => {

@@ -5,8 +5,10 @@
 //! levels, the same visibility of FROM items, the same choice between output names and input columns. Where it cannot
 //! follow, it refuses.
 
+mod alter;
 mod call;
 mod copy;
+mod define;
 mod dispatch;
 mod dml;
 mod expr;

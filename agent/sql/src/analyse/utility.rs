@@ -2,11 +2,11 @@
 
 use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{
-    CallStmt, CreateStmt, DropStmt, FetchStmt, GrantStmt, RangeVar, TransactionStmt, TruncateStmt,
-    VariableSetStmt, VariableShowStmt,
+    CallStmt, FetchStmt, GrantStmt, RangeVar, TransactionStmt, TruncateStmt, VariableSetStmt,
+    VariableShowStmt,
 };
 use pg_raw_parse::raw::{
-    ConstrType, DiscardMode, DropBehavior, GrantTargetType, ObjectType, TransactionStmtKind, VariableSetKind,
+    DiscardMode, DropBehavior, GrantTargetType, ObjectType, TransactionStmtKind, VariableSetKind,
 };
 use pg_raw_parse::{ConstValue, Node};
 
@@ -105,12 +105,9 @@ impl<'a> Analyser<'a> {
     /// DDL. What embeds code or expressions is marked opaque: they are stored or run without having been analysed.
     fn definition_statement(&mut self, node: Node<'a>) -> Res<Draft<'a>> {
         let relation = match node {
-            Node::CreateStmt(it) => {
-                if !is_plain_table(it) {
-                    self.opaque();
-                }
-                return Ok(self.ddl(it.relation()));
-            }
+            Node::CreateStmt(it) => return self.create_table(it),
+            Node::AlterTableStmt(it) => return self.alter_table(it),
+            Node::IndexStmt(it) => return self.create_index(it),
             Node::DropStmt(it) => return Ok(self.drop_objects(it)),
             Node::CommentStmt(_)
             | Node::CreateEnumStmt(_)
@@ -120,11 +117,9 @@ impl<'a> Analyser<'a> {
             }
             Node::CreateSeqStmt(it) => return Ok(self.ddl(it.sequence())),
             Node::AlterSeqStmt(it) => return Ok(self.ddl(it.sequence())),
-            Node::RenameStmt(it) => return Ok(self.ddl(it.relation())),
-            Node::AlterObjectSchemaStmt(it) => return Ok(self.ddl(it.relation())),
+            Node::RenameStmt(it) => return Ok(self.rename_object(it)),
+            Node::AlterObjectSchemaStmt(it) => return Ok(self.set_schema(it)),
             Node::CreateSchemaStmt(it) if it.schema_elts().is_empty() => return Ok(self.ddl(None)),
-            Node::AlterTableStmt(it) => it.relation(),
-            Node::IndexStmt(it) => it.relation(),
             Node::CreateTrigStmt(it) => it.relation(),
             Node::RuleStmt(it) => it.relation(),
             Node::CreatePolicyStmt(it) => it.table(),
@@ -171,13 +166,18 @@ impl<'a> Analyser<'a> {
         Ok(self.ddl(relation))
     }
 
-    fn opaque(&mut self) {
+    pub(super) fn opaque(&mut self) {
         self.flags.insert(Flag::Opaque);
         self.strict = true;
     }
 
-    fn ddl(&mut self, relation: Option<&'a RangeVar>) -> Draft<'a> {
+    pub(super) fn ddl(&mut self, relation: Option<&'a RangeVar>) -> Draft<'a> {
         self.created(relation);
+        self.ddl_noted()
+    }
+
+    /// A definition whose accesses are noted already.
+    pub(super) fn ddl_noted(&self) -> Draft<'a> {
         Draft { changes: true, ..independent(Class::Ddl) }
     }
 
@@ -195,7 +195,7 @@ impl<'a> Analyser<'a> {
         self.named_parts(verb, range.schemaname(), table, range.relpersistence == b't'.cast_signed());
     }
 
-    fn named_parts(&mut self, verb: Verb, schema: Option<&str>, table: &str, temporary: bool) {
+    pub(super) fn named_parts(&mut self, verb: Verb, schema: Option<&str>, table: &str, temporary: bool) {
         let id = self.catalog.lookup(schema, table, self.path).filter(|_| !temporary);
         if id.and_then(|id| self.view.rel_mask(id)).is_some_and(|mask| !mask.taints.is_empty()) {
             self.flags.insert(Flag::MaskedRelation);
@@ -229,7 +229,7 @@ impl<'a> Analyser<'a> {
         Ok(independent(Class::Admin))
     }
 
-    fn changing_admin(&mut self, relation: Option<&'a RangeVar>) -> Draft<'a> {
+    pub(super) fn changing_admin(&mut self, relation: Option<&'a RangeVar>) -> Draft<'a> {
         Draft { changes: true, ..self.admin(relation) }
     }
 
@@ -255,28 +255,6 @@ impl<'a> Analyser<'a> {
             }
         }
         Ok(Draft::new(Class::Truncate))
-    }
-
-    fn drop_objects(&mut self, drop: &'a DropStmt) -> Draft<'a> {
-        if drop.behavior == DropBehavior::DROP_CASCADE {
-            self.flags.insert(Flag::Cascade);
-        }
-        let relations = matches!(
-            drop.remove_type,
-            ObjectType::OBJECT_TABLE
-                | ObjectType::OBJECT_VIEW
-                | ObjectType::OBJECT_MATVIEW
-                | ObjectType::OBJECT_FOREIGN_TABLE
-                | ObjectType::OBJECT_SEQUENCE
-        );
-        for object in drop.objects().iter().filter(|_| relations) {
-            let Node::NodeList(parts) = object else { continue };
-            match qualified(parts.iter().map(Node::as_str)) {
-                Ok(name) => self.named_parts(Verb::Ddl, name.schema, name.name, false),
-                Err(_) => self.access(Verb::Ddl, None),
-            }
-        }
-        Draft { changes: true, ..independent(Class::Ddl) }
     }
 
     /// CALL runs code that was not analysed. What OUT parameters return is not known to be clean.
@@ -363,25 +341,4 @@ fn fetch<'a>(it: &'a FetchStmt) -> Draft<'a> {
     let output = if it.ismove { Output::NoRows } else { Output::OfName };
     let names = NameOp::Fetch { name, sends_rows: !it.ismove };
     Draft { names, output: Some(output), ..independent(Class::Fetch) }
-}
-
-/// Columns with types and simple constraints only: no expressions, nothing taken over from other tables.
-fn is_plain_table(create: &CreateStmt) -> bool {
-    let plain = |node| match node {
-        Node::ColumnDef(column) => column.constraints().iter().all(is_plain_constraint),
-        node => is_plain_constraint(node),
-    };
-    create.inh_relations().is_empty()
-        && create.partbound().is_none()
-        && create.of_typename().is_none()
-        && create.table_elts().iter().all(plain)
-}
-
-fn is_plain_constraint(node: Node<'_>) -> bool {
-    let Node::Constraint(constraint) = node else { return false };
-    match constraint.contype {
-        ConstrType::CONSTR_DEFAULT => matches!(constraint.raw_expr(), Node::A_Const(_)),
-        ConstrType::CONSTR_CHECK | ConstrType::CONSTR_GENERATED | ConstrType::CONSTR_EXCLUSION => false,
-        _ => true,
-    }
 }

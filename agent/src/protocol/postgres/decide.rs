@@ -2,6 +2,7 @@
 
 mod account;
 pub(super) mod budget;
+mod changing;
 mod detected;
 mod hold;
 mod labels;
@@ -236,6 +237,13 @@ impl Decider {
                     return Ok(self.denied(question, &sql, step, &plan, report, staged));
                 }
             }
+        }
+        match self.unsettled(&plan, names) {
+            Some(changing::Unsettled::Wait) => return Ok(Answer::Wait),
+            Some(changing::Unsettled::Deny(report)) => {
+                return Ok(self.denied(question, &sql, step, &plan, report, staged));
+            }
+            None => {}
         }
         match &plan.verdict {
             Verdict::Deny(report) => Ok(self.denied(question, &sql, step, &plan, report.clone(), staged)),

@@ -129,6 +129,8 @@ pub struct StatementPlan {
     pub reads_only: bool,
     /// After this the catalogue must be read again.
     pub changes_catalogue: bool,
+    /// Columns may stand in other places after it.
+    pub changes_schema: bool,
     pub names: Names,
     /// BEGIN, COMMIT and their kin: deferred checks speak up here about what ran before.
     pub transaction: bool,

@@ -1,6 +1,7 @@
 //! Masking that holds: every case of the analysis and random sessions against a real server, through the kernel's
 //! redirect, with values planted in every masked column and two databases that differ in these alone.
 
+mod define;
 mod harden;
 mod random;
 mod seen;
@@ -22,6 +23,14 @@ const CASES: &[Case<World>] = &[
     Case {
         name: "every case comes out as published, in the simple and the extended protocol, in text and binary",
         run: table::matrix,
+    },
+    Case {
+        name: "who may change the schema may change what no label hangs on, and no label gets lost",
+        run: define::matrix,
+    },
+    Case {
+        name: "while the schema changes, what is masked is not read, and what comes after is masked",
+        run: define::meanwhile,
     },
     Case { name: "the catalogue queries of psql's backslash commands pass", run: table::catalogue },
     Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },

@@ -33,7 +33,7 @@ impl Decider {
                 masked.insert(path, Rule { kind, knobs: label.knobs });
             }
         }
-        let view = View::with_rules(Arc::clone(&self.snapshot.catalog), &masked);
+        let view = View::with_rules(Arc::clone(&self.snapshot.catalog), &masked).keeping(labelled.keys());
         if let Some(path) = view.unmatched().iter().find(|path| self.must_match(path)) {
             let what = format!("column {path} is labelled, and database \"{}\" has none", self.database_name);
             return Err(Report::new(sqlstate::INVALID_AUTHORIZATION, what).hint(

@@ -36,8 +36,10 @@ impl Facts {
         }
         flags.sort();
         flags.dedup();
-        let opaque =
-            guarded && statements.iter().any(|statement| statement.flags.contains(&sql::Flag::Opaque));
+        // Where nothing is masked for this principal, what would take labels away from others is opaque still.
+        let opaque = statements.iter().any(|statement| {
+            statement.flags.contains(&sql::Flag::Opaque) && (guarded || because(statement).is_some())
+        });
         Self { accesses, flags, opaque }
     }
 
@@ -101,6 +103,14 @@ fn action(verb: Verb) -> Action {
     }
 }
 
+/// Why a change of the schema takes the right to everything.
+fn because(statement: &Statement) -> Option<&str> {
+    statement.flags.iter().find_map(|flag| match flag {
+        sql::Flag::Because(why) => Some(why.as_str()),
+        _ => None,
+    })
+}
+
 fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
     match flag {
         sql::Flag::NoWhere => Some(policy::Flag::NoWhere),
@@ -110,6 +120,7 @@ fn flag(flag: &sql::Flag) -> Option<policy::Flag> {
         sql::Flag::NestedWrite => Some(policy::Flag::ModifyingCte),
         sql::Flag::OpaqueFunction(_)
         | sql::Flag::Opaque
+        | sql::Flag::Because(_)
         | sql::Flag::MaskedRelation
         | sql::Flag::Compares(..) => None,
     }
@@ -129,7 +140,14 @@ pub(super) fn decided(
 ) -> Plan {
     let verdict = match decision.effect {
         Effect::Permit => Verdict::Permit,
-        Effect::Deny => Verdict::Deny(denied(decision.rule(), &decision.reason, decision.hint.as_deref())),
+        Effect::Deny => {
+            let why = statements.iter().find_map(because);
+            let reason = match why {
+                Some(why) => format!("{} (this takes sql:admin, too: {why})", decision.reason),
+                None => decision.reason.clone(),
+            };
+            Verdict::Deny(denied(decision.rule(), &reason, decision.hint.as_deref()))
+        }
         Effect::Hold => Verdict::Hold(HoldTerms { needs: decision.obligations.approvals.clone() }),
     };
     let obligations = &decision.obligations;
@@ -266,6 +284,7 @@ fn plan(
         max_time: obligations.max_time,
         reads_only: reads_only(statement),
         changes_catalogue: matches!(statement.class, sql::Class::Ddl | sql::Class::Call | sql::Class::Admin),
+        changes_schema: matches!(statement.class, sql::Class::Ddl | sql::Class::Call),
         names: names(&statement.names, inner),
         transaction: statement.transaction.is_some(),
     }

@@ -34,7 +34,7 @@ use crate::record::event::Bind;
 
 pub use self::client::Next;
 pub use self::limit::Limit;
-pub use self::named::Named;
+pub use self::named::{Named, Schema};
 pub use self::names::Found;
 pub use self::unrecorded::Unrecorded;
 
@@ -231,6 +231,8 @@ pub struct Machine<O> {
     escapes: bool,
     /// The open transaction changed the catalogue; other connections do not see that yet.
     catalogue_changed: bool,
+    /// The same for where columns stand.
+    schema_changed: bool,
     /// So did one that is over, since it was last asked for.
     catalogue_due: bool,
     /// A statement came to a limit, and the server is to be told.
@@ -267,6 +269,7 @@ impl<O: Origins> Machine<O> {
             free: false,
             escapes: false,
             catalogue_changed: false,
+            schema_changed: false,
             catalogue_due: false,
             cancel_due: false,
             owed: None,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::super::plan::{Names as Effect, Plan, StatementPlan};
 use super::super::rows::Origins;
 use super::names::Found;
-use super::{Cursor, Machine, Portal, Prepared, Run};
+use super::{Cursor, Expect, Machine, Portal, Prepared, Run};
 
 /// A name on its way to the server.
 #[derive(Debug)]
@@ -17,10 +17,22 @@ pub(super) enum Definition {
     Portal(Bytes, Arc<Portal>),
 }
 
+/// What the session's own statements do to the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// Nothing that is not known.
+    Settled,
+    /// Something, and it will be known when the server has answered what it was sent.
+    Settling,
+    /// The open transaction changed it, or is about to.
+    Changed,
+}
+
 /// What the names of a session stand for when the next message is read.
 pub trait Named {
     fn statement(&self, name: &str) -> Found<Prepared>;
     fn portal(&self, name: &str) -> Found<Portal>;
+    fn schema(&self) -> Schema;
 }
 
 impl<O: Origins> Named for Machine<O> {
@@ -30,6 +42,21 @@ impl<O: Origins> Named for Machine<O> {
 
     fn portal(&self, name: &str) -> Found<Portal> {
         self.portals.find(name.as_bytes(), self.group)
+    }
+
+    fn schema(&self) -> Schema {
+        let changes = |plan: &Plan| plan.statements.iter().any(|statement| statement.changes_schema);
+        let under_way = self.expect.iter().any(|expect| match expect {
+            Expect::Execute(run) | Expect::Query { run, .. } => changes(&run.plan),
+            _ => false,
+        });
+        if !under_way && !self.schema_changed {
+            return Schema::Settled;
+        }
+        let ends = self.expect.iter().any(|expect| {
+            matches!(expect, Expect::Sync | Expect::Query { .. } | Expect::Poison { simple: true, .. })
+        });
+        if ends { Schema::Settling } else { Schema::Changed }
     }
 }
 

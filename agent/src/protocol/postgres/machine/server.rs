@@ -364,6 +364,7 @@ impl<O: Origins> Machine<O> {
         self.copy_in = CopyIn::No;
         let Some(statement) = statement else { return };
         self.catalogue_changed |= statement.changes_catalogue;
+        self.schema_changed |= statement.changes_schema;
         self.strict_transaction |= statement.strict;
         self.settle_names(defined, statement);
     }
@@ -479,6 +480,7 @@ impl<O: Origins> Machine<O> {
             self.portals.keep(|portal| portal.cursor.is_some_and(|cursor| cursor.held));
             self.strict_transaction = false;
             self.catalogue_due |= std::mem::take(&mut self.catalogue_changed);
+            self.schema_changed = false;
         }
         Ok(if self.owes_a_failure() { Act::Dropped } else { Act::Pass })
     }

@@ -410,6 +410,25 @@ fn a_changed_catalogue_is_due_when_its_transaction_is_over() {
 }
 
 #[test]
+fn a_changed_schema_is_known_again_when_its_transaction_is_over() {
+    let changes = plan(vec![StatementPlan { changes_schema: true, ..StatementPlan::default() }]);
+    let mut machine = machine();
+    assert_eq!(machine.schema(), Schema::Settled);
+    client(&mut machine, query("ALTER"), |_| Ok(Arc::clone(&changes)));
+    assert_eq!(machine.schema(), Schema::Settling, "the answer says whether a transaction is open");
+    server(&mut machine, join(&[complete("ALTER TABLE"), ready(b'T')])).unwrap();
+    assert_eq!(machine.schema(), Schema::Changed);
+    client(&mut machine, query("COMMIT"), |_| Ok(nothing()));
+    assert_eq!(machine.schema(), Schema::Settling);
+    server(&mut machine, join(&[complete("COMMIT"), ready(b'I')])).unwrap();
+    assert_eq!(machine.schema(), Schema::Settled);
+    // Of what fails nothing is left.
+    client(&mut machine, query("ALTER"), |_| Ok(Arc::clone(&changes)));
+    server(&mut machine, join(&[error("42P01"), ready(b'I')])).unwrap();
+    assert_eq!(machine.schema(), Schema::Settled);
+}
+
+#[test]
 fn what_nobody_read_may_answer_as_it_likes_where_nothing_is_masked() {
     let unread = Arc::new(Plan { unread: true, ..Plan::clone(&columns(&[])) });
     let mut machine = Machine::new(Table7, false, true);

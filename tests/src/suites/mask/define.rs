@@ -1,0 +1,96 @@
+//! Changes of the schema by somebody who may do that and nothing more: what is plain passes, what a label hangs on does
+//! not, and afterwards everything that was masked still is.
+
+use super::*;
+use crate::raw::cases::{self, Expect};
+
+pub(super) fn matrix(world: &mut World) -> Result<()> {
+    let (one, other) = (Pair::copy(world, 910)?, Pair::copy(world, 911)?);
+    let planted = planted_in(world);
+    let start = |place, database: &str, way| -> Result<Running> {
+        let args = [database, table::path(&planted)?, way];
+        raw(world, place, &["define", HOST, "shop_trust"], &args)?.start()
+    };
+    // One database for each way: what is committed stays.
+    let direct = start(&world.places.bypassed, &one.names[0], "simple")?;
+    let bot = &world.places.mail_bot;
+    let simple = start(bot, &one.names[1], "simple")?;
+    let (direct, simple) = (table::lines(direct)?, table::lines(simple)?);
+    let text = start(bot, &other.names[0], "text")?;
+    let binary = start(bot, &other.names[1], "binary")?;
+    let ways = [("simple", simple), ("text", table::lines(text)?), ("binary", table::lines(binary)?)];
+    let (mut wrong, mut passed, mut denied) = (Vec::new(), 0, 0);
+    let cases = cases::definitions();
+    for case in &cases {
+        let Some(beside) = direct.get(&(case.id.clone(), "simple".to_owned())) else {
+            bail!("{} was not played directly", case.id);
+        };
+        // What the server itself refuses shows nothing about what would pass.
+        if case.expect == Expect::Allow && beside.verdict != "served" {
+            wrong.push(format!("{} {:?}: directly {}", case.id, case.strings, beside.verdict));
+        }
+        for (way, lines) in &ways {
+            let Some(line) = lines.get(&(case.id.clone(), (*way).to_owned())) else {
+                bail!("{} was not played in {way}", case.id);
+            };
+            let expect = if case.expect == Expect::Allow { "served" } else { "denied" };
+            *if expect == "served" { &mut passed } else { &mut denied } += 1;
+            if line.verdict != expect || !line.leak.is_empty() {
+                let (verdict, leak) = (&line.verdict, &line.leak);
+                wrong.push(format!("{} ({way}) {:?}: {verdict}, not {expect} {leak}", case.id, case.strings));
+            }
+        }
+    }
+    eprintln!("        {} changes in 3 ways: {passed} passed, {denied} denied", cases.len());
+    ensure!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    ensure!(direct.values().any(|line| !line.leak.is_empty()), "directly, nothing planted came out");
+    Ok(())
+}
+
+/// Reads the column before the one it names by the catalogue of before: a table further left has one column more by then.
+const SHIFTED: &str = "select c9 || '' as x from (select l.*, u.* from app.log l right join app.users u on true) \
+                       s(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11) where c9 is not null limit 1";
+
+const REPLACED: [&str; 2] = ["drop table app.log", "create table app.log as select 1 as a, 2 as b, 3 as c"];
+
+pub(super) fn meanwhile(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 912)?;
+    let [database, direct] = &pair.names;
+    let client = |place, database: &str| world.client_in(place, HOST, "shop_trust").database(database);
+    let [drop, create] = REPLACED;
+    let script = format!("begin;\n{drop};\n{create};\n{SHIFTED};\nrollback;\n");
+    let secret = client(&world.places.bypassed, direct).script(&script)?;
+    ensure!(secret.stdout.lines().any(|line| line.len() > 9), "directly, it shows a number: {secret}");
+    let bot = client(&world.places.mail_bot, database);
+    let tried = bot.script(&script)?;
+    ensure!(tried.stderr.contains("denied by policy \"schema-changed\""), "{tried}");
+    ensure!(tried.stdout == "BEGIN\nDROP TABLE\nSELECT 1\nROLLBACK\n", "{tried}");
+    // In a pipeline: in one transaction, and in three.
+    let program = format!(
+        "import psycopg, sys\nhost, port, user, database = sys.argv[1:5]\n\
+         for synced in (False, True):\n    c = psycopg.connect(host=host, port=port, user=user, dbname=database, autocommit=True)\n    \
+         cursor = c.cursor()\n    try:\n        with c.pipeline() as p:\n            for sql in ({drop:?}, {create:?}, {SHIFTED:?}):\n                \
+         cursor.execute(sql)\n                if synced:\n                    p.sync()\n        print('served', cursor.fetchall())\n    \
+         except psycopg.Error as e:\n        print(e.sqlstate, str(e).splitlines()[0])\n"
+    );
+    let said = bot.python(&program, &[])?.ok()?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(
+        lines.len() == 2
+            && lines[0].contains("42501 denied by policy \"schema-changed\"")
+            && lines[1].contains("42501 denied by policy \"flow-only\": column app.users.pin"),
+        "{said}"
+    );
+    // Both changes of the second stand, and what was masked is.
+    let rows = bot
+        .limit(30)
+        .psql(&["select a, b, c from app.log", "select id, token from app.users where id = 1"])?;
+    ensure!(rows.stdout == "1|2|3\n1|***\n", "{rows}");
+    let told =
+        client(&world.places.mail_bot, database).psql(&["alter table app.users rename to app_users"])?;
+    ensure!(
+        told.stderr.contains("42501") && told.stderr.contains("has a label, which would be lost"),
+        "{told}"
+    );
+    Ok(())
+}
