@@ -59,17 +59,25 @@ pub(crate) fn all() -> Result<Vec<Case>> {
 
 /// Changes of the schema: for those who may change it and nothing more, what is plain passes.
 pub(crate) fn definitions() -> Vec<Case> {
-    let lines = include_str!("../../../agent/sql/tests/cases/definitions.txt").lines().enumerate();
-    lines
-        .filter_map(|(number, line)| {
-            let (expect, sql) = line.split_once(" | ").filter(|_| !line.starts_with('#'))?;
-            Some(Case {
-                id: format!("definitions:{}", number + 1),
-                strings: sql.split(" ;; ").map(str::to_owned).collect(),
-                expect: if expect == "PLAIN" { Expect::Allow } else { Expect::Deny },
-            })
+    lines(include_str!("../../../agent/sql/tests/cases/definitions.txt"), "definitions", "PLAIN")
+}
+
+/// Sessions to which the server speaks late.
+pub(crate) fn deferred() -> Vec<Case> {
+    lines(include_str!("../../../agent/sql/tests/cases/deferred.txt"), "deferred", "SAME")
+}
+
+/// Lines of a verdict and a session; `served` is the verdict of those that are not denied.
+fn lines(text: &str, file: &str, served: &str) -> Vec<Case> {
+    let line = |(number, line): (usize, &str)| {
+        let (expect, sql) = line.split_once(" | ").filter(|_| !line.starts_with('#'))?;
+        Some(Case {
+            id: format!("{file}:{}", number + 1),
+            strings: sql.split(" ;; ").map(str::to_owned).collect(),
+            expect: if expect == served { Expect::Allow } else { Expect::Deny },
         })
-        .collect()
+    };
+    text.lines().enumerate().filter_map(line).collect()
 }
 
 fn expectation(text: &str) -> Expect {

@@ -26,9 +26,10 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
             let at = wire::Place { host, port: port.parse()?, user, database };
             matrix::run(&at, &planted_in(planted)?, cases::all()?, ways)
         }
-        ["define", host, port, user, database, planted, way] => {
+        [set @ ("define" | "deferred"), host, port, user, database, planted, ways @ ..] => {
             let at = wire::Place { host, port: port.parse()?, user, database };
-            matrix::run(&at, &planted_in(planted)?, cases::definitions(), &[*way])
+            let cases = if *set == "define" { cases::definitions() } else { cases::deferred() };
+            matrix::run(&at, &planted_in(planted)?, cases, ways)
         }
         ["fuzz", host, port, user, a, b, planted, seed, sessions] => {
             let range = seed.parse()?..seed.parse::<u64>()? + sessions.parse::<u64>()?;
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         }
         ["show", seed] => fuzz::show(seed.parse()?),
         _ => bail!(
-            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | define HOST PORT USER DATABASE PLANTED WAY | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
+            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | define|deferred (as matrix) | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
         ),
     }
 }

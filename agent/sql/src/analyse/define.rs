@@ -356,7 +356,8 @@ impl<'a> Analyser<'a> {
                     self.schema_leaves(schema.sval().unwrap_or_default());
                 }
                 Node::TypeName(name) => {
-                    let name = name.names().iter().last().and_then(|part| part.sval()).unwrap_or_default();
+                    let name =
+                        name.names().iter().next_back().and_then(|part| part.sval()).unwrap_or_default();
                     let types = self.catalog.types.get(name);
                     // Another type of that name may run code.
                     if types.is_some_and(|types| types.len() > 1 && types.iter().any(|found| found.opaque)) {

@@ -154,32 +154,42 @@ pub fn read(mut fields: Fields<'_>) -> Result<Seen, CodecError> {
 
 /// Copies an ErrorResponse or NoticeResponse without the fields that can carry data of a masked relation.
 ///
-/// Detail, hint, where, internal query and routine are dropped; the message stays only for SQLSTATE classes
-/// whose texts name objects and states, not values.
+/// Detail, hint, where, internal query and routine are dropped. The message stays only for SQLSTATE classes whose texts
+/// name objects and states, not values. What code of the database's own says, in whatever class and fields it likes,
+/// comes with the context it ran in (`W`): then the names of objects go as well.
 ///
 /// # Errors
 /// When the body is not a list of fields.
 pub fn put_scrubbed(out: &mut BytesMut, tag: u8, body: Fields<'_>) -> Result<(), CodecError> {
     const SAFE_CLASSES: [&str; 6] = ["42", "40", "57", "53", "08", "25"];
+    // Of a text that was sent, these tell a name and where it stands. Without a place, a value was read as one:
+    // `value::regclass`, `value::tsquery`.
+    const PLACED: [&str; 6] = ["42601", "42602", "42P01", "42703", "42704", "42883"];
     let seen = read(body)?;
-    let safe = SAFE_CLASSES.iter().any(|class| seen.sqlstate.starts_with(class));
+    let (mut placed, mut in_code) = (false, false);
     let mut fields = body;
-    let mut kept: Vec<(u8, &[u8])> = Vec::new();
+    let mut all: Vec<(u8, &[u8])> = Vec::new();
     loop {
         let field = match fields.u8()? {
             0 => break,
             field => field,
         };
-        let text = fields.c_bytes()?;
-        match field {
-            b'S' | b'V' | b'C' | b's' | b't' | b'c' | b'd' | b'n' => kept.push((field, text)),
-            b'M' if safe => kept.push((field, text)),
-            b'M' => kept.push((field, b"message withheld by policy: the statement touches masked columns")),
-            _ => {}
-        }
+        placed |= field == b'P';
+        in_code |= field == b'W';
+        all.push((field, fields.c_bytes()?));
     }
+    let safe = SAFE_CLASSES.iter().any(|class| seen.sqlstate.starts_with(class))
+        && !in_code
+        && (placed || !PLACED.contains(&seen.sqlstate.as_str()));
     put(out, tag, |out| {
-        for (field, text) in kept {
+        for (field, text) in all {
+            let text = match field {
+                b'S' | b'V' | b'C' => text,
+                b's' | b't' | b'c' | b'd' | b'n' if !in_code => text,
+                b'M' if safe => text,
+                b'M' => b"message withheld by policy: the statement touches masked columns",
+                _ => continue,
+            };
             out.put_u8(field);
             put_c_str(out, text);
         }
@@ -229,12 +239,39 @@ mod tests {
             assert!(!out.windows(5).any(|w| w == b"Zebra"), "{code} {}", char::from(secret_in));
             assert_eq!(read(take(&mut out, WHOLE_MAX).unwrap().unwrap().body()).unwrap().sqlstate, code);
         };
-        for field in [b'D', b'H', b'W', b'q', b'R'] {
-            check("42601", field);
+        for field in [b'D', b'H', b'q', b'R'] {
+            check("42501", field);
             check("23505", field);
         }
         check("22P02", b'M');
         check("23505", b'M');
         check("P0001", b'M');
+        // A value that was read as a name.
+        check("42P01", b'M');
+        check("42601", b'M');
+    }
+
+    #[test]
+    fn code_of_the_databases_own_says_nothing_of_a_masked_relation() {
+        for code in ["42501", "40001", "23505", "00000"] {
+            let secret = "Zebra-Quartz-91";
+            let fields = [b'M', b'D', b'H', b's', b't', b'c', b'd', b'n'].map(|field| (field, secret));
+            let context = "PL/pgSQL function app.late() line 3 at RAISE";
+            let all = [&[(b'S', "NOTICE"), (b'C', code)][..], &fields, &[(b'W', context)]].concat();
+            let mut bytes = error(&all);
+            let message = take(&mut bytes, WHOLE_MAX).unwrap().unwrap();
+            let mut out = BytesMut::new();
+            put_scrubbed(&mut out, b'N', message.body()).unwrap();
+            assert!(!out.windows(5).any(|w| w == b"Zebra"), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_text_that_was_sent_is_told() {
+        let mut bytes = error(&[(b'S', "ERROR"), (b'C', "42703"), (b'M', "column \"x\""), (b'P', "8")]);
+        let message = take(&mut bytes, WHOLE_MAX).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        put_scrubbed(&mut out, b'E', message.body()).unwrap();
+        assert_eq!(read(take(&mut out, WHOLE_MAX).unwrap().unwrap().body()).unwrap().message, "column \"x\"");
     }
 }

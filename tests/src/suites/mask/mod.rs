@@ -1,6 +1,7 @@
 //! Masking that holds: every case of the analysis and random sessions against a real server, through the kernel's
 //! redirect, with values planted in every masked column and two databases that differ in these alone.
 
+mod deferred;
 mod define;
 mod harden;
 mod random;
@@ -31,6 +32,10 @@ const CASES: &[Case<World>] = &[
     Case {
         name: "while the schema changes, what is masked is not read, and what comes after is masked",
         run: define::meanwhile,
+    },
+    Case {
+        name: "what the server says at the end of a transaction, or at SET CONSTRAINTS, shows nothing",
+        run: deferred::cases,
     },
     Case { name: "the catalogue queries of psql's backslash commands pass", run: table::catalogue },
     Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },
