@@ -15,12 +15,12 @@ impl Random {
         (self.0 >> 11) % limit.max(1)
     }
 
-    fn one(&mut self, list: &[&'static str]) -> &'static str {
+    pub(crate) fn one(&mut self, list: &[&'static str]) -> &'static str {
         let index = usize::try_from(self.below(list.len() as u64)).unwrap_or(0);
         list.get(index).copied().unwrap_or_default()
     }
 
-    fn digits(&mut self, count: usize) -> String {
+    pub(crate) fn digits(&mut self, count: usize) -> String {
         (0..count).map(|_| char::from(b'0' + u8::try_from(self.below(10)).unwrap_or(0))).collect()
     }
 
@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-const WORDS: &[&str] = &[
+pub(crate) const WORDS: &[&str] = &[
     "order",
     "shipment",
     "delayed",
@@ -72,32 +72,7 @@ pub(crate) fn value(random: &mut Random) -> Value {
     (format!("{before} {text}, {after}"), kind)
 }
 
-/// What tables mostly hold, with next to nothing to recognise.
-pub(crate) const CLEAN: [(&str, fn(&mut Random) -> String); 3] = [
-    ("short cells, numbers and words", |random| harmless(random).0),
-    ("prose, 4 KiB a cell", |random| text_of(random, 4096)),
-    ("JSON, 1 KiB a cell", document),
-];
-
-fn text_of(random: &mut Random, size: usize) -> String {
-    let mut text = String::new();
-    while text.len() < size {
-        text += &sentence(random);
-        text += ". ";
-    }
-    text
-}
-
-fn document(random: &mut Random) -> String {
-    let mut items = Vec::new();
-    while items.len() < 12 {
-        let (key, id, text) = (random.one(WORDS), random.digits(8), sentence(random));
-        items.push(format!("\"{key}\": {{\"id\": {id}, \"note\": \"{text}\", \"done\": false}}"));
-    }
-    format!("{{{}}}", items.join(", "))
-}
-
-fn sentence(random: &mut Random) -> String {
+pub(crate) fn sentence(random: &mut Random) -> String {
     let count = 1 + random.below(8);
     (0..count).map(|_| random.one(WORDS)).collect::<Vec<_>>().join(" ")
 }
@@ -141,7 +116,7 @@ fn sensitive(random: &mut Random) -> Value {
 }
 
 /// Numbers that databases are full of and that are nobody's.
-fn harmless(random: &mut Random) -> Value {
+pub(crate) fn harmless(random: &mut Random) -> Value {
     let text = match random.below(9) {
         0 => random.digits(16),
         1 => random.digits(13),

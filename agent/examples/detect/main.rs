@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a tool of the tests")]
 
 mod corpus;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -54,7 +55,7 @@ fn main() {
     );
     let mixed: Vec<String> = values.into_iter().map(|(text, _)| text).collect();
     measure("short cells, half of them with something", &mixed);
-    for (name, text) in corpus::CLEAN {
+    for (name, text) in texts::CLEAN {
         let mut values = Vec::new();
         let mut size = 0;
         while size < bytes {
