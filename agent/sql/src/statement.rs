@@ -19,6 +19,8 @@ pub struct Statement {
     pub names: NameOp,
     pub copy: Option<CopyPlan>,
     pub transaction: Option<TransactionOp>,
+    /// It changes the name or the columns of a relation that other statements may be naming right now.
+    pub reshapes: bool,
     /// Where the statement stands in the string that was analysed, in bytes.
     pub range: Range<usize>,
 }

@@ -111,6 +111,12 @@ impl View {
         self.masks.is_empty()
     }
 
+    /// Whether a relation of this name, in whatever schema, has masked columns or reads some.
+    pub fn has_masked_namesake(&self, table: &str) -> bool {
+        let masked = self.relations.iter().filter(|(_, mask)| mask.strict || mask.opaque);
+        masked.filter_map(|(id, _)| self.catalog.relation(*id)).any(|relation| &*relation.name == table)
+    }
+
     /// Labelled paths for which the catalogue has no column.
     pub fn unmatched(&self) -> &[ColumnPath] {
         &self.unmatched

@@ -191,6 +191,7 @@ impl<'a> Analyser<'a> {
         let rows = rename(self.select(select)?, create.aliases())?;
         self.require_clean_rows(&rows, How::Store)?;
         self.created(create.view());
+        self.reshapes = create.replace;
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }
 
@@ -213,6 +214,7 @@ impl<'a> Analyser<'a> {
             names: draft.names,
             copy: draft.copy,
             transaction: draft.transaction,
+            reshapes: self.reshapes,
             range: 0..0,
         })
     }

@@ -107,6 +107,8 @@ pub(crate) struct Analyser<'a> {
     accesses: Vec<Access>,
     flags: BTreeSet<Flag>,
     strict: bool,
+    /// A relation may have another name or other columns after the statement.
+    reshapes: bool,
     /// The one SELECT that may have an INTO clause: the statement itself.
     into_allowed: Option<&'a SelectStmt>,
     /// Set while the definition of a view is followed: masked values may be used, and what depends on them is noted.
@@ -133,6 +135,7 @@ impl<'a> Analyser<'a> {
             accesses: Vec::new(),
             flags: BTreeSet::new(),
             strict: false,
+            reshapes: false,
             into_allowed: None,
             lenient: false,
             derived: None,

@@ -104,6 +104,13 @@ impl<'a> Analyser<'a> {
 
     /// DDL. What embeds code or expressions is marked opaque: they are stored or run without having been analysed.
     fn definition_statement(&mut self, node: Node<'a>) -> Res<Draft<'a>> {
+        self.reshapes = matches!(
+            node,
+            Node::RenameStmt(_)
+                | Node::AlterObjectSchemaStmt(_)
+                | Node::AlterTableStmt(_)
+                | Node::DropStmt(_)
+        );
         let relation = match node {
             Node::CreateStmt(it) => return self.create_table(it),
             Node::AlterTableStmt(it) => return self.alter_table(it),

@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use chaperone_sql::{Catalog, QUERIES};
+use chaperone_sql::{Catalog, QUERIES, RelName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::changes::Changes;
 use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::decide::budget::Comparisons;
 use super::open::{OpenError, Opened, open};
@@ -112,6 +113,8 @@ pub(super) struct Catalogue {
     /// Places and what they were seen to hold, as they were recorded.
     sighted: std::sync::Mutex<BTreeSet<(String, Kind)>>,
     comparisons: Comparisons,
+    /// What sessions are changing of it.
+    pub(super) changes: Changes,
 }
 
 impl Catalogue {
@@ -127,6 +130,7 @@ impl Catalogue {
             told: std::sync::Mutex::default(),
             sighted: std::sync::Mutex::default(),
             comparisons: Comparisons::default(),
+            changes: Changes::default(),
         }
     }
 
@@ -192,6 +196,20 @@ impl Catalogue {
     /// Whether an identity may compare a masked column with so many values more.
     pub(super) fn may_compare(&self, identity: &str, column: &str, count: u32) -> bool {
         self.comparisons.spend(Instant::now().into_std(), identity, column, count)
+    }
+
+    /// One of these relations that another session is changing.
+    pub(super) fn under_way<'a>(
+        &self,
+        session: &str,
+        relations: impl IntoIterator<Item = &'a RelName>,
+    ) -> Option<RelName> {
+        self.changes.under_way(|| Instant::now().into_std(), session, relations)
+    }
+
+    /// A session ended, and nobody knows what became of its changes.
+    pub(super) fn abandon(&self, session: &str) {
+        self.changes.abandon(session, Instant::now().into_std());
     }
 
     /// A reading from before now will not do for sessions to come.

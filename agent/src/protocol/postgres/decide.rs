@@ -7,6 +7,7 @@ mod detected;
 mod hold;
 mod labels;
 mod link;
+mod overtaken;
 mod plan_of;
 mod plans;
 mod refresh;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use chaperone_policy::{self as policy, Effect};
 use chaperone_sql::{NameOp, Origin, Refusal, RefusalKind, View};
 
+use self::overtaken::OnTheirWay;
 use self::plan_of::{Facts, Maskers};
 use self::plans::Plans;
 use super::blast::Waiting;
@@ -96,6 +98,8 @@ pub(super) struct Decider {
     behind: bool,
     /// The session's open transaction changed the catalogue: its locks would keep a reading waiting for itself.
     busy: bool,
+    /// Statements the server has not begun to answer.
+    on_their_way: OnTheirWay,
     decisions: policy::Kept<Facts>,
     /// Set for a replication connection.
     replication: Option<Replication>,
@@ -141,6 +145,7 @@ impl Decider {
             misread: false,
             behind: false,
             busy: false,
+            on_their_way: OnTheirWay::default(),
             decisions: policy::Kept::default(),
             server_pid: None,
             replication: None,
@@ -245,6 +250,9 @@ impl Decider {
             }
             None => {}
         }
+        if let Some(report) = self.in_the_way(&plan) {
+            return Ok(self.denied(question, &sql, step, &plan, report, staged));
+        }
         match &plan.verdict {
             Verdict::Deny(report) => Ok(self.denied(question, &sql, step, &plan, report.clone(), staged)),
             // Parsing runs nothing: what needs an approval is held when it is executed.
@@ -288,6 +296,9 @@ impl Decider {
         };
         self.unseen |= plan.ran_unseen();
         self.free |= plan.unread;
+        if step != Step::Prepare {
+            self.sent(question.op, &plan);
+        }
         let plan = self.within_grants(plan);
         let permit =
             self.gate.admit(event, staged).ok_or_else(|| End::Killed("no permit was made".into()))?;

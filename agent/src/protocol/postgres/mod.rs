@@ -7,6 +7,7 @@
 mod access;
 mod blast;
 mod catalogue;
+mod changes;
 pub mod client_auth;
 mod client_tls;
 pub mod codec;

@@ -257,6 +257,9 @@ where
             self.serve_client()?;
             self.keep_limits();
             self.adopt_changes().await?;
+            if self.machine.is_settled() {
+                self.decider.settled();
+            }
             self.decider.set_busy(self.machine.changes_catalogue());
             self.decider.set_misread(self.machine.set_free(self.decider.is_free()));
             if let Some(question) = self.may_go_on() {
@@ -372,6 +375,7 @@ where
     /// Server bytes to the client; they, and the outcomes among them, are recorded first.
     fn serve_client(&mut self) -> Result<(), End> {
         if !self.wire.from_upstream.is_empty() && self.wire.to_client.len() < HIGH_WATER {
+            self.decider.not_overtaken(&self.machine).map_err(Fatal::from)?;
             self.machine.server(&mut self.wire.from_upstream, &mut self.served, &mut self.outcomes)?;
         }
         if !self.notices.is_empty() && self.machine.at_boundary() {

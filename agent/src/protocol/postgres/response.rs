@@ -15,6 +15,7 @@ pub mod sqlstate {
     pub const CONNECTION_FAILURE: &str = "08006";
     pub const CANNOT_CONNECT: &str = "08001";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub const OBJECT_IN_USE: &str = "55006";
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     pub const QUERY_CANCELED: &str = "57014";
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";

@@ -31,6 +31,8 @@ pub enum Mismatch {
     Unmasked { column: usize },
     #[error("rows where the plan expects none")]
     Unexpected,
+    #[error("{0} was changed by another session while the statement was on its way")]
+    Overtaken(String),
     #[error(transparent)]
     Codec(#[from] CodecError),
 }

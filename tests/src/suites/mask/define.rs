@@ -65,6 +65,11 @@ pub(super) fn meanwhile(world: &mut World) -> Result<()> {
     let tried = bot.script(&script)?;
     ensure!(tried.stderr.contains("denied by policy \"schema-changed\""), "{tried}");
     ensure!(tried.stdout == "BEGIN\nDROP TABLE\nSELECT 1\nROLLBACK\n", "{tried}");
+    // Nor is it stored, or kept to be read later.
+    for keep in ["create table app.kin as", "create view app.kin as", "prepare kin as"] {
+        let kept = bot.script(&format!("begin;\n{drop};\n{create};\n{keep} {SHIFTED};\nrollback;\n"))?;
+        ensure!(kept.stderr.contains("denied by policy \"schema-changed\""), "{keep}: {kept}");
+    }
     // In a pipeline: in one transaction, and in three.
     let program = format!(
         "import psycopg, sys\nhost, port, user, database = sys.argv[1:5]\n\

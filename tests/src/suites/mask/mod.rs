@@ -4,6 +4,7 @@
 mod deferred;
 mod define;
 mod harden;
+mod overtaken;
 mod random;
 mod seen;
 mod table;
@@ -48,6 +49,7 @@ const CASES: &[Case<World>] = &[
         run: seen::cases,
     },
     Case { name: "where they are to be masked, they are, by the types of their columns", run: seen::masked },
+    Case { name: "a statement finds no other column than the one it was decided on", run: overtaken::cases },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
 ];

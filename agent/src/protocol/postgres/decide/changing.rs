@@ -1,7 +1,7 @@
 //! What is read while the session's own transaction changes the schema: the catalogue is that of before, and columns may
 //! stand in other places by now.
 
-use chaperone_sql::Class;
+use chaperone_sql::Verb;
 
 use super::Decider;
 use crate::protocol::postgres::machine::{Named, Schema};
@@ -36,20 +36,19 @@ impl Decider {
     }
 }
 
+/// What only changes the schema asks for that alone; what stores a query's rows, or keeps the query, reads.
 fn reads_masked(statement: &chaperone_sql::Statement) -> bool {
-    let reads = matches!(
-        statement.class,
-        Class::Select
-            | Class::Insert
-            | Class::Update
-            | Class::Delete
-            | Class::Merge
-            | Class::Copy
-            | Class::Explain
-            | Class::Prepare
-            | Class::Execute
-            | Class::DeclareCursor
-            | Class::Fetch
-    );
+    let reads = statement.accesses.iter().any(|access| {
+        matches!(
+            access.action,
+            Verb::Select
+                | Verb::Insert
+                | Verb::Update
+                | Verb::Delete
+                | Verb::Merge
+                | Verb::CopyIn
+                | Verb::CopyOut
+        )
+    });
     reads && statement.strict
 }

@@ -56,6 +56,7 @@ pub(super) fn unknown(class: Class, access: Access) -> Statement {
         names: NameOp::None,
         copy: None,
         transaction: None,
+        reshapes: false,
         range: 0..0,
     }
 }

@@ -83,6 +83,25 @@ impl<O: Origins> Machine<O> {
         self.owed.is_some() || self.expect.front().is_some_and(cut)
     }
 
+    /// True while the server has not answered all of an operation.
+    pub fn owes(&self, op: u64) -> bool {
+        self.expect.iter().any(|expect| match expect {
+            Expect::Execute(run) | Expect::Query { run, .. } => run.op == op,
+            _ => false,
+        })
+    }
+
+    /// True when the server has looked up the names of an operation's last statement: it has told what it returns.
+    pub fn has_begun(&self, op: u64) -> bool {
+        let (run, described) = match self.expect.front() {
+            Some(Expect::Query { run, failed: false }) => (run, run.cells.is_some()),
+            // What describes it can be older than its binding.
+            Some(Expect::Execute(run)) => (run, false),
+            _ => return false,
+        };
+        run.op == op && run.index + 1 >= run.plan.statements.len() && (described || run.rows > 0)
+    }
+
     /// The statement that is answering, if it may only do so for a time.
     pub fn timed(&self) -> Option<(u64, usize, Duration)> {
         match self.expect.front() {

@@ -288,6 +288,11 @@ impl<O: Origins> Machine<O> {
         self.expect.is_empty()
     }
 
+    /// True when nothing that changes the catalogue is under way, and all that did has been taken over.
+    pub fn is_settled(&self) -> bool {
+        self.idle() && self.transaction == b'I' && !self.catalogue_changed && !self.catalogue_due
+    }
+
     /// How often the server has answered. What had to wait for it is looked at again when this moves.
     pub fn answers(&self) -> u64 {
         self.answers

@@ -1,0 +1,167 @@
+//! What sessions of the agent are changing of a catalogue. A statement is analysed by the names and columns that were
+//! read last; the server looks them up when it comes to it, and that can be later: behind a slow statement, or when a lock
+//! is let go. A change between the two would let it find a masked column where the analysis saw another one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chaperone_sql::RelName;
+
+/// More relations than these are not told apart: then every one counts as changed.
+const CHANGED_MAX: usize = 4096;
+
+/// How long the changes of a session count that ended before they were answered. The catalogue is read again meanwhile.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Counts changes, from the moment they may be sent.
+    generation: AtomicU64,
+    /// Sessions that have some under way.
+    open: AtomicUsize,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// What a session changed and did not commit, or did not read again.
+    open: HashMap<Arc<str>, Open>,
+    /// The last change of each relation by each session.
+    changed: HashMap<RelName, HashMap<Arc<str>, u64>>,
+    /// Of changes up to this one nothing is kept.
+    forgotten: u64,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    relations: HashSet<RelName>,
+    /// The session has ended without a word of what became of it.
+    until: Option<Instant>,
+}
+
+impl Changes {
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// A session is about to change these.
+    pub(super) fn begin<'a>(&self, session: &str, relations: impl IntoIterator<Item = &'a RelName>) {
+        let session: Arc<str> = session.into();
+        let mut known = self.known();
+        let now = self.generation.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        if known.changed.len() >= CHANGED_MAX {
+            known.changed.clear();
+            known.forgotten = now;
+        }
+        for relation in relations {
+            known.changed.entry(relation.clone()).or_default().insert(Arc::clone(&session), now);
+            known.open.entry(Arc::clone(&session)).or_default().relations.insert(relation.clone());
+        }
+        self.open.store(known.open.len(), Ordering::SeqCst);
+    }
+
+    /// All that the session changed is known to everybody, or did not come about.
+    pub(super) fn end(&self, session: &str) {
+        let mut known = self.known();
+        known.open.remove(session);
+        self.open.store(known.open.len(), Ordering::SeqCst);
+    }
+
+    /// The session is gone, and the server may go on with what it sent.
+    pub(super) fn abandon(&self, session: &str, now: Instant) {
+        if let Some(open) = self.known().open.get_mut(session) {
+            open.until = now.checked_add(ABANDONED);
+        }
+    }
+
+    /// One of these that another session is changing.
+    pub(super) fn under_way<'a>(
+        &self,
+        now: impl FnOnce() -> Instant,
+        session: &str,
+        relations: impl IntoIterator<Item = &'a RelName>,
+    ) -> Option<RelName> {
+        if self.open.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut known = self.known();
+        let now = now();
+        known.open.retain(|_, open| open.until.is_none_or(|until| now < until));
+        self.open.store(known.open.len(), Ordering::SeqCst);
+        let others = || known.open.iter().filter(|(other, _)| &***other != session);
+        let changing = |name: &RelName| others().any(|(_, open)| open.relations.contains(name));
+        relations.into_iter().find(|name| changing(name)).cloned()
+    }
+
+    /// One of these that another session changed after that generation.
+    pub(super) fn since<'a>(
+        &self,
+        generation: u64,
+        session: &str,
+        relations: impl IntoIterator<Item = &'a RelName>,
+    ) -> Option<RelName> {
+        let known = self.known();
+        let changed = |name: &RelName| {
+            let by = known.changed.get(name).into_iter().flatten();
+            known.forgotten > generation
+                || by.into_iter().any(|(other, at)| &**other != session && *at > generation)
+        };
+        relations.into_iter().find(|name| changed(name)).cloned()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(table: &str) -> RelName {
+        RelName { schema: "app".into(), table: table.into() }
+    }
+
+    #[test]
+    fn a_change_is_under_way_until_its_session_is_done_with_it() {
+        let (changes, now) = (Changes::default(), Instant::now());
+        let (a, b) = (named("a"), named("b"));
+        assert_eq!(changes.under_way(|| now, "two", [&a]), None);
+        changes.begin("one", [&a]);
+        assert_eq!(changes.under_way(|| now, "two", [&b, &a]), Some(a.clone()));
+        assert_eq!(changes.under_way(|| now, "two", [&b]), None);
+        assert_eq!(changes.under_way(|| now, "one", [&a]), None, "its own are looked at elsewhere");
+        changes.end("one");
+        assert_eq!(changes.under_way(|| now, "two", [&a]), None);
+        // Nobody knows what became of it, so it goes on counting.
+        changes.begin("one", [&a]);
+        changes.abandon("one", now);
+        assert_eq!(changes.under_way(|| now, "two", [&a]), Some(a.clone()));
+        assert_eq!(changes.under_way(|| now + ABANDONED, "two", [&a]), None);
+    }
+
+    #[test]
+    fn what_was_sent_before_a_change_by_another_session_is_told_from_what_came_after() {
+        let changes = Changes::default();
+        let (a, b) = (named("a"), named("b"));
+        let before = changes.generation();
+        changes.begin("one", [&a]);
+        changes.end("one");
+        assert_eq!(changes.since(before, "two", [&a]), Some(a.clone()));
+        assert_eq!(changes.since(before, "two", [&b]), None);
+        assert_eq!(changes.since(before, "one", [&a]), None, "its own statements come in order");
+        assert_eq!(changes.since(changes.generation(), "two", [&a]), None);
+    }
+
+    #[test]
+    fn what_is_not_kept_counts_as_changed() {
+        let changes = Changes::default();
+        let before = changes.generation();
+        for number in 0..=CHANGED_MAX {
+            changes.begin("one", [&named(&number.to_string())]);
+        }
+        assert!(changes.since(before, "two", [&named("never")]).is_some());
+    }
+}
