@@ -2,7 +2,7 @@
 //! masked and a plain column, a key or index with both, a generated column made of both, or a row that a masked column
 //! refers to. Whether such a write succeeds depends on the masked value, and who may write can ask by trying.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::{View, column_path};
@@ -31,7 +31,7 @@ impl View {
     /// Sets of columns that are checked together, in this relation or in one it inherits with, with a masked one.
     fn together(&self, id: RelId, relation: &Relation) -> Vec<Vec<usize>> {
         let mut sets = Vec::new();
-        for other in self.kin_of(id).into_iter().filter_map(|id| self.catalog.relation(id)) {
+        for other in self.kin(id).into_iter().filter_map(|id| self.catalog.relation(id)) {
             for set in &other.together {
                 let names = set.iter().filter_map(|number| {
                     let at = other.columns.position_of_number(*number)?;
@@ -60,7 +60,7 @@ impl View {
     /// Rows that masked columns refer to, and rows that are found by a masked column.
     fn mark_referred(&mut self) {
         let catalog = Arc::clone(&self.catalog);
-        let mut telling: HashMap<RelId, ColumnPath> = HashMap::new();
+        let mut telling: BTreeMap<RelId, ColumnPath> = BTreeMap::new();
         for (relation, id) in catalog.relations.iter().zip(0..) {
             for key in &relation.foreign_keys {
                 let Some(there) = catalog.relation(key.to) else { continue };
@@ -72,7 +72,7 @@ impl View {
                     })
                 });
                 let Some(secret) = secret else { continue };
-                for kin in self.kin_of(key.to) {
+                for kin in self.kin(key.to) {
                     telling.insert(kin, secret.clone());
                 }
                 for (_, to) in &key.columns {
@@ -84,14 +84,14 @@ impl View {
             }
         }
         // Deleting a row deletes what refers to it, and so on.
-        let mut todo: Vec<(RelId, ColumnPath)> = telling.into_iter().collect();
+        let mut todo: VecDeque<(RelId, ColumnPath)> = telling.into_iter().collect();
         let mut cascading: HashMap<RelId, Vec<RelId>> = HashMap::new();
         for (relation, id) in catalog.relations.iter().zip(0..) {
             for key in relation.foreign_keys.iter().filter(|key| key.cascades) {
                 cascading.entry(id).or_default().push(key.to);
             }
         }
-        while let Some((id, secret)) = todo.pop() {
+        while let Some((id, secret)) = todo.pop_front() {
             let entry = self.relations.entry(id).or_default();
             if entry.delete_tells.is_some() {
                 continue;
@@ -113,7 +113,8 @@ impl View {
             let (mut seen, mut todo) = (HashSet::from([view]), vec![view]);
             let (mut updates, mut deletes) = (None, None);
             while let Some(id) = todo.pop() {
-                if let (Some(mask), Some(relation)) = (self.relations.get(&id), catalog.relation(id)) {
+                let relation = catalog.relation(id).filter(|relation| relation.kind != RelKind::View);
+                if let (Some(mask), Some(relation)) = (self.relations.get(&id), relation) {
                     let tied = mask.together.iter().flatten().find(|at| self.is_secret(id, **at).is_some());
                     let tied = tied.map(|at| column_path(relation, *at));
                     let referred = mask.referred.first().map(|(_, path)| path.clone());
@@ -128,15 +129,5 @@ impl View {
                 (entry.update_tells, entry.delete_tells) = (updates, deletes);
             }
         }
-    }
-
-    /// The relation and all it inherits with, both ways.
-    fn kin_of(&self, id: RelId) -> Vec<RelId> {
-        let (mut kin, mut seen, mut next) = (vec![id], HashSet::from([id]), 0);
-        while let Some(relation) = kin.get(next).and_then(|id| self.catalog.relation(*id)) {
-            kin.extend(relation.related.iter().filter(|relative| seen.insert(**relative)));
-            next += 1;
-        }
-        kin
     }
 }
