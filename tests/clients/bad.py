@@ -324,5 +324,23 @@ def false_cancel():
     alive(s)
 
 
+def keeps():
+    # Prepares statement after statement, each as long as a message may be, and the end of it is an error, not the agent's.
+    s = login()
+    text = b"SELECT '" + b"x" * (30 << 20) + b"'\0"
+    for number in range(12):
+        send(s, message(b"P", b"s%d\0" % number + text + b"\0\0") + message(b"S"))
+        found = read_until(s, b"Z")
+        if sqlstate(found):
+            break
+    assert sqlstate(found) == "54000" and number > 2, (number, found)
+    # What is given back makes room.
+    for given in (message(b"C", b"Ss0\0"), message(b"P", b"again\0" + text + b"\0\0")):
+        send(s, given + message(b"S"))
+        found = read_until(s, b"Z")
+        assert not sqlstate(found), found
+    alive(s)
+
+
 globals()[scenario]()
 print("ok")

@@ -58,6 +58,10 @@ const CASES: &[Case<World>] = &[
     Case { name: "10,000 half-open connections", run: half_open },
     Case { name: "PA15: a server that dies mid-row", run: server_dies },
     Case { name: "PA15: a client that dies mid-row", run: client_dies },
+    Case {
+        name: "prepared statements without end, each as long as can be, do not fill the agent's memory",
+        run: |world| raw(world, "keeps"),
+    },
     Case { name: "the journal is whole after all of it", run: journal_whole },
 ];
 

@@ -26,7 +26,7 @@ use self::plans::Plans;
 use super::blast::Waiting;
 use super::catalogue::{Catalogue, Snapshot};
 use super::machine::{Asked, Named, Question};
-use super::plan::{Plan, Verdict, Version};
+use super::plan::{Names, Plan, Verdict, Version};
 use super::relay::End;
 use super::response::{Report, sqlstate};
 use super::rows::Origins;
@@ -250,7 +250,7 @@ impl Decider {
             }
             None => {}
         }
-        if let Some(report) = self.in_the_way(&plan) {
+        if let Some(report) = self.in_the_way(&plan).or_else(|| too_much(&plan, step, &sql, names)) {
             return Ok(self.denied(question, &sql, step, &plan, report, staged));
         }
         match &plan.verdict {
@@ -453,6 +453,19 @@ fn binds(question: &Question) -> &[Bind] {
         Asked::Call { binds, .. } => binds,
         Asked::Query { .. } | Asked::Prepare { .. } => &[],
     }
+}
+
+/// Why the names that a text defines cannot be kept.
+fn too_much(plan: &Plan, step: Step, sql: &str, names: &impl Named) -> Option<Report> {
+    let (mut statements, mut cursors) = (0, 0);
+    for statement in plan.statements.iter().filter(|_| step != Step::Prepare) {
+        match &statement.names {
+            Names::Prepare(..) => statements += 1,
+            Names::Declare { .. } => cursors += 1,
+            _ => {}
+        }
+    }
+    (statements + cursors > 0).then(|| names.refuses(sql, statements, cursors))?
 }
 
 fn names_unknown(refusal: &Refusal) -> bool {

@@ -142,6 +142,10 @@ impl<O: Origins> Machine<O> {
             self.poison_step(op, report, staged);
             return Ok(None);
         }
+        if let Some(report) = self.no_room(sql.len(), name.is_empty()) {
+            self.poison_step(op, report, staged);
+            return Ok(None);
+        }
         self.waiting = Some(Waiting::Parse { op, name, sql: Arc::clone(&sql), bytes: message.bytes });
         Ok(Some(Next::Ask(Question { op, what: Asked::Prepare { sql } })))
     }
@@ -156,6 +160,11 @@ impl<O: Origins> Machine<O> {
             self.ops += 1;
             let many = Report::new("54000", "too many portals in this transaction");
             let report = if name.len() > NAME_MAX { long_name() } else { many };
+            self.poison_step(self.ops, report, staged);
+            return Ok(());
+        }
+        if let Some(report) = self.no_room(message.bytes.len(), name.is_empty()) {
+            self.ops += 1;
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }

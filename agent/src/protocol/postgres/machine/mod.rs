@@ -11,6 +11,7 @@ mod limit;
 mod looking;
 mod named;
 mod names;
+mod room;
 mod run;
 mod server;
 #[cfg(test)]

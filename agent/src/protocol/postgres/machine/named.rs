@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::plan::{Names as Effect, Plan, StatementPlan};
+use super::super::response::{Report, sqlstate};
 use super::super::rows::Origins;
 use super::names::Found;
 use super::{Cursor, Expect, Machine, Portal, Prepared, Run};
@@ -33,6 +34,8 @@ pub trait Named {
     fn statement(&self, name: &str) -> Found<Prepared>;
     fn portal(&self, name: &str) -> Found<Portal>;
     fn schema(&self) -> Schema;
+    /// Why a text that defines so many statements and cursors cannot be kept.
+    fn refuses(&self, text: &str, statements: usize, cursors: usize) -> Option<Report>;
 }
 
 impl<O: Origins> Named for Machine<O> {
@@ -42,6 +45,17 @@ impl<O: Origins> Named for Machine<O> {
 
     fn portal(&self, name: &str) -> Found<Portal> {
         self.portals.find(name.as_bytes(), self.group)
+    }
+
+    fn refuses(&self, text: &str, statements: usize, cursors: usize) -> Option<Report> {
+        if !self.statements.has_room(statements) || !self.portals.has_room(cursors) {
+            let report = Report::new(
+                sqlstate::LIMIT_EXCEEDED,
+                "too many prepared statements and cursors in this session",
+            );
+            return Some(report.hint("Deallocate and close those that are no longer used."));
+        }
+        self.no_room(text.len(), false)
     }
 
     fn schema(&self) -> Schema {

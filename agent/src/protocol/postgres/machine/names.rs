@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Most names a session may have; a client beyond it is told to close some.
-pub(super) const NAMES_MAX: usize = 1_000;
+/// Most names a session may have; a client beyond it is told to close some. Rails keeps 1,000 statements, and prepares the
+/// next one before it gives one up.
+pub(super) const NAMES_MAX: usize = 4_000;
 
 #[derive(Debug)]
 pub(super) struct Names<T> {
@@ -69,7 +70,18 @@ impl<T> Names<T> {
     }
 
     pub(super) fn full(&self) -> bool {
-        self.named.len() >= NAMES_MAX
+        !self.has_room(1)
+    }
+
+    /// Whether there may be so many more.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        self.named.len().saturating_add(more) <= NAMES_MAX
+    }
+
+    /// All that names stand for, or will when the server confirms it; with `all`, what has no name, too.
+    pub(super) fn values(&self, all: bool) -> impl Iterator<Item = &Arc<T>> {
+        let slots = self.named.values().chain(all.then_some(&self.unnamed));
+        slots.flat_map(|slot| slot.confirmed.iter().chain(slot.pending.iter().map(|(_, value)| value)))
     }
 
     pub(super) fn define(&mut self, name: &[u8], group: u64, value: Arc<T>) {

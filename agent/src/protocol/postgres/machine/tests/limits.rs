@@ -29,7 +29,7 @@ fn cut(reads_only: bool) -> Machine<Table7> {
     machine
 }
 
-fn only_error(out: BytesMut) -> (String, String) {
+pub(super) fn only_error(out: BytesMut) -> (String, String) {
     let mut out = out;
     let error = take(&mut out, WHOLE_MAX).unwrap().unwrap();
     assert_eq!(error.tag, b'E');

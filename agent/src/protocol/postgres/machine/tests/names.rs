@@ -122,3 +122,31 @@ fn portals_end_with_their_transaction() {
     let (sent, _) = client(&mut machine, join(&[execute("p"), sync()]), |_| Ok(nothing()));
     assert_eq!(tags(sent), "PS", "a poison: the portal is gone");
 }
+
+#[test]
+fn what_is_kept_for_a_session_has_an_end() {
+    let long = "x".repeat(50 << 20);
+    let sent_for = |machine: &mut Machine<Table7>, bytes: BytesMut| {
+        let (sent, _) = client(machine, bytes, |_| Ok(nothing()));
+        assert!(!sent.is_empty());
+        sent.len() > long.len()
+    };
+    let mut machine = machine();
+    for name in ["a", "b", "c", "d", "e"] {
+        assert!(sent_for(&mut machine, join(&[parse(name, &long), sync()])));
+        server(&mut machine, join(&[msg(b'1', b""), ready(b'I')])).unwrap();
+    }
+    assert!(!sent_for(&mut machine, join(&[parse("f", &long), sync()])));
+    let (out, _) = server(&mut machine, join(&[error("42601"), ready(b'I')])).unwrap();
+    assert_eq!(limits::only_error(out).0, "54000");
+    // What is closed makes room, and what has no name takes the place of its like.
+    client(&mut machine, join(&[msg(b'C', b"Sa\0"), sync()]), |_| Ok(nothing()));
+    server(&mut machine, join(&[msg(b'3', b""), ready(b'I')])).unwrap();
+    for _ in 0..3 {
+        assert!(sent_for(&mut machine, join(&[parse("", &long), sync()])));
+        server(&mut machine, join(&[msg(b'1', b""), ready(b'I')])).unwrap();
+    }
+    // Unconfirmed, each is kept.
+    assert!(sent_for(&mut machine, join(&[parse("", &long), msg(b'H', b"")])));
+    assert!(!sent_for(&mut machine, join(&[parse("", &long), msg(b'H', b"")])));
+}
