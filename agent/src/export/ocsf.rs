@@ -143,6 +143,11 @@ impl Mapper {
                     put(out, "status_code", json!(sqlstate));
                 }
             }
+            Event::Replicated { session, op, to_client_bytes, .. } => {
+                self.activity(out, session, None, ("Query", 4), ("Traffic", 6));
+                say(out, Said::Allowed);
+                query(out, session, *op, "replication stream", Some(*to_client_bytes));
+            }
             Event::Streams { session, .. } | Event::FileContent { session, .. } => {
                 self.activity(out, session, Some(Step::File), ("Other", 99), ("Traffic", 6));
             }

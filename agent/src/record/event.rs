@@ -205,6 +205,16 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unlisted: Option<String>,
     },
+    /// What a stream of replication carried, written before its result.
+    Replicated {
+        session: String,
+        op: u64,
+        /// Of the data alone, without the messages around it.
+        to_client_bytes: u64,
+        to_client_sha256: String,
+        to_server_bytes: u64,
+        to_server_sha256: String,
+    },
     /// What was read from or written to a file, written when it is closed, or has gone through.
     FileContent {
         session: String,
@@ -334,6 +344,7 @@ impl Event {
             | Self::HoldResolved { session, .. }
             | Self::Result { session, .. }
             | Self::Streams { session, .. }
+            | Self::Replicated { session, .. }
             | Self::FileContent { session, .. }
             | Self::CommandSeen { session, .. }
             | Self::SessionEnd { session, .. }

@@ -26,6 +26,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "PA14: a notification arrives with what it carries, within a second", run: notified },
     Case { name: "a base backup is taken by who may, and is sound", run: base_backup },
     Case { name: "pg_receivewal and pg_recvlogical receive", run: receivers },
+    Case { name: "the record holds how much of a stream went which way, and its digest", run: summed },
     Case { name: "replication is denied where anything is masked, and to who may not", run: no_replication },
     Case { name: "a stream is cut off at its limit", run: limited_stream },
 ];
@@ -279,6 +280,48 @@ fn receivers(world: &mut World) -> Result<()> {
     let output = reader.script("IDENTIFY_SYSTEM;\nselect count(*) from customers;\n")?.ok()?;
     ensure!(output.ends_with("|shop\n5\n"), "{output}");
     holds(world.trail("logical")?.statement("select count(*) from customers")?, &json!({"verdict": "permit"}))
+}
+
+/// The same sums as of a client that kept every byte.
+fn summed(world: &mut World) -> Result<()> {
+    world.postgres.admin("select pg_create_logical_replication_slot('chaperone_sum', 'test_decoding')")?;
+    world.postgres.admin("insert into scratch (word) values ('summed-up')")?;
+    let client = world.client_at(FREE, "summed").limit(90);
+    let told =
+        client.python(include_str!("../../clients/replicated.py"), &["chaperone_sum", "summed-up"])?.ok()?;
+    world.postgres.admin("select pg_drop_replication_slot('chaperone_sum')")?;
+    let told: Value = serde_json::from_str(&told)?;
+    let events = trail::everything(&world.agent)?;
+    for (what, command) in
+        [("backup", "BASE_BACKUP (LABEL 'summed'"), ("stream", "START_REPLICATION SLOT \"chaperone_sum\"")]
+    {
+        let is_command = |event: &&Value| event["sql"].as_str().is_some_and(|sql| sql.starts_with(command));
+        let statement = events.iter().find(is_command).with_context(|| format!("no {command}"))?;
+        let (session, op) = (&statement["session"], &statement["op"]);
+        let of = |event: &&Value| {
+            event["event"] == "replicated" && event["session"] == *session && event["op"] == *op
+        };
+        let summed: Vec<_> = events.iter().filter(of).collect();
+        ensure!(summed.len() == 1, "{what}: {summed:?}");
+        let [down, up] = [&told[what][0], &told[what][1]];
+        holds(
+            summed[0],
+            &json!({
+                "to_client_bytes": down[0], "to_client_sha256": down[1],
+                "to_server_bytes": up[0], "to_server_sha256": up[1],
+            }),
+        )?;
+        let replay = world.agent.command(&["replay", session.as_str().unwrap_or_default()])?.ok()?;
+        // What is empty is not shown.
+        let shown = [("to client", down), ("to server", up)].into_iter().filter(|(_, side)| side[0] != 0);
+        for (name, side) in shown {
+            let line = format!("{name}  {} bytes, sha256 {}", side[0], side[1].as_str().unwrap_or_default());
+            ensure!(replay.contains(&line), "no `{line}` in {replay}");
+        }
+    }
+    // The backup is some megabytes, in messages that come in pieces.
+    ensure!(told["backup"][0][0].as_u64().is_some_and(|bytes| bytes > 10_000_000), "{told}");
+    Ok(())
 }
 
 fn no_replication(world: &mut World) -> Result<()> {

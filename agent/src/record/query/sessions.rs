@@ -302,6 +302,7 @@ impl Row {
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }
             | Event::Streams { .. }
+            | Event::Replicated { .. }
             | Event::FileContent { .. }
             | Event::CommandSeen { .. }
             | Event::Control { .. } => {}

@@ -363,6 +363,23 @@ impl Builder {
                     }
                 }
             }
+            Event::Replicated {
+                op,
+                to_client_bytes,
+                to_client_sha256,
+                to_server_bytes,
+                to_server_sha256,
+                ..
+            } => {
+                if let Some(operation) = self.operation(op) {
+                    for (what, bytes, sha256) in [
+                        ("to client", to_client_bytes, to_client_sha256),
+                        ("to server", to_server_bytes, to_server_sha256),
+                    ] {
+                        operation.contents.push(Content { what, path: None, bytes, sha256: Some(sha256) });
+                    }
+                }
+            }
             Event::FileContent { op, path, read_bytes, written_bytes, sha256, .. } => {
                 if let Some(operation) = self.operation(op) {
                     let (what, bytes) =

@@ -70,7 +70,7 @@ impl Decider {
         }
     }
 
-    /// The plan of a command. What it streams is counted, and not recorded: it is the database itself.
+    /// The plan of a command. What it streams is summed up, and not recorded: it is the database itself.
     pub(super) fn replication_plan(&mut self) -> Plan {
         let statements = [command()];
         let decision = self.decision(Facts::of(&statements, false));

@@ -278,6 +278,7 @@ impl<O: Origins> Machine<O> {
     fn start_copy_data(&mut self, total: usize) {
         // Outside COPY the server would ignore it, so it goes no further.
         self.client_rest = (total, self.copy_in == CopyIn::Open);
+        self.client_head = HEADER;
     }
 
     /// True when the CopyData at hand is through.
@@ -286,7 +287,9 @@ impl<O: Origins> Machine<O> {
         let now = rest.min(input.len());
         if keep {
             staged.continuation(input.get(..now).unwrap_or_default());
+            self.streamed_to_server(input.get(self.client_head.min(now)..now).unwrap_or_default());
         }
+        self.client_head -= self.client_head.min(now);
         input.advance(now);
         self.client_rest.0 = rest - now;
         self.client_rest.0 == 0

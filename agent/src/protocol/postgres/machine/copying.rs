@@ -16,6 +16,7 @@ use crate::record::raw::{Line, Value};
 impl<O: Origins> Machine<O> {
     pub(super) fn copy_begins(&mut self, tag: u8, mut fields: Fields<'_>) -> Result<Act, Fatal> {
         let looking = self.looking.is_some();
+        self.stream_begins();
         let run = self.running().ok_or(Fatal::OutOfTurn(tag))?;
         let plan = Arc::clone(&run.plan);
         let statement = plan.statement(run.index).ok_or(Mismatch::Unexpected)?;
@@ -56,6 +57,7 @@ impl<O: Origins> Machine<O> {
         let run = self.running().filter(|run| run.plan.replicates()).ok_or(Fatal::OutOfTurn(b'W'))?;
         run.copying_out = true;
         self.copy_in = CopyIn::Open;
+        self.stream_begins();
         Ok(Act::Pass)
     }
 
@@ -76,6 +78,7 @@ impl<O: Origins> Machine<O> {
         }
         if run.copy.is_none() {
             run.bytes += header.total as u64;
+            self.streamed_to_client(body.unwrap_or_default());
             return Ok(Act::Pass);
         }
         let Some(body) = body else { return Ok(Act::Incomplete) };

@@ -14,6 +14,7 @@ mod names;
 mod room;
 mod run;
 mod server;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod unrecorded;
@@ -37,6 +38,7 @@ pub use self::client::Next;
 pub use self::limit::Limit;
 pub use self::named::{Named, Schema};
 pub use self::names::Found;
+pub use self::streams::Streamed;
 pub use self::unrecorded::Unrecorded;
 
 /// The session cannot go on.
@@ -133,6 +135,8 @@ pub struct Outcome {
     pub masked_cells: u64,
     pub tag: String,
     pub sqlstate: Option<String>,
+    /// What a stream of replication carried, to the client and to the server.
+    pub streamed: Option<Box<(Streamed, Streamed)>>,
     /// Where it ends in what was served with it.
     pub at: usize,
 }
@@ -210,12 +214,16 @@ pub struct Machine<O> {
     copy_in: CopyIn,
     /// Bytes of a client CopyData that are still to come, and whether they are forwarded or dropped.
     client_rest: (usize, bool),
+    /// How much of that is the message's header.
+    client_head: usize,
     /// Bytes of a server message that are still to come and go as they are.
     server_rest: usize,
     /// Whether those are dropped.
     rest_dropped: bool,
     /// Whether those are recorded.
     rest_recorded: bool,
+    /// Or is data of a COPY.
+    rest_streamed: bool,
     /// Whether what belongs to no statement is recorded.
     recorded: bool,
     unrecorded: Unrecorded,
@@ -258,9 +266,11 @@ impl<O: Origins> Machine<O> {
             skipping: false,
             copy_in: CopyIn::No,
             client_rest: (0, false),
+            client_head: 0,
             server_rest: 0,
             rest_dropped: false,
             rest_recorded: recorded,
+            rest_streamed: false,
             recorded,
             unrecorded: Unrecorded::default(),
             raw: Vec::new(),

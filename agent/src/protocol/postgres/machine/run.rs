@@ -6,6 +6,7 @@ use super::super::copy::CopyMasker;
 use super::super::plan::Plan;
 use super::super::rows::Cell;
 use super::named::Definition;
+use super::streams::Streams;
 use super::{Limit, Outcome, Portal, Prepared};
 
 /// A statement that is running on the server.
@@ -32,6 +33,8 @@ pub(super) struct Run {
     pub(super) cut: Option<Limit>,
     /// Something was dropped.
     pub(super) dropped: bool,
+    /// Set for a stream of replication.
+    pub(super) streams: Option<Box<Streams>>,
 }
 
 impl Run {
@@ -57,6 +60,7 @@ impl Run {
             masked_cells: 0,
             cut: None,
             dropped: false,
+            streams: None,
         }
     }
 
@@ -68,6 +72,7 @@ impl Run {
             masked_cells: std::mem::take(&mut self.masked_cells),
             tag,
             sqlstate,
+            streamed: self.streams.take().map(|streams| Box::new(streams.end())),
             at: 0,
         };
         self.cut = None;

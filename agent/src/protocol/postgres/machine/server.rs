@@ -50,6 +50,7 @@ impl<O: Origins> Machine<O> {
             input.advance(std::mem::take(&mut clean));
             self.rest_dropped = self.server_rest > 0;
         }
+        self.stream_goes_on(input.get(..clean));
         if clean > 0 && !self.rest_recorded {
             self.leave_out(input, std::mem::take(&mut clean), out);
         }
@@ -75,6 +76,8 @@ impl<O: Origins> Machine<O> {
                     let here = header.total.min(rest.len());
                     self.server_rest = header.total - here;
                     self.rest_recorded = recorded;
+                    self.rest_streamed = header.tag == b'd' && body.is_none();
+                    self.stream_goes_on(rest.get(HEADER..here));
                     if recorded {
                         clean += here;
                     } else {

@@ -10,6 +10,7 @@ mod limits;
 mod looking;
 mod names;
 mod raw;
+mod streams;
 
 /// Column 2 of table 7 is masked.
 struct Table7;

@@ -119,6 +119,17 @@ where
             self.rows += outcome.rows;
             self.decider.count_rows(outcome.rows);
             let to = self.recorded + unrecorded.recorded_before(outcome.at) as u64;
+            self.events.extend(outcome.streamed.map(|streamed| {
+                let (to_client, to_server) = *streamed;
+                Event::Replicated {
+                    session: self.session.to_owned(),
+                    op: outcome.op,
+                    to_client_bytes: to_client.bytes,
+                    to_client_sha256: to_client.sha256,
+                    to_server_bytes: to_server.bytes,
+                    to_server_sha256: to_server.sha256,
+                }
+            }));
             self.events.push(Event::Result {
                 session: self.session.to_owned(),
                 op: outcome.op,
