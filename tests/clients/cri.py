@@ -1,6 +1,6 @@
 # Plays the kubelet towards a real Kubernetes runtime (runtime.v1 on a unix socket): makes a pod on the host's network with
-# one container, runs a program in it, removes the pod. gRPC is grpcio's; the messages are written out here (protobuf's
-# wire format, field numbers of kubernetes/cri-api, api.proto).
+# one container, runs a program in it, removes the pod. gRPC is grpcio's; the messages are written out here (field numbers of
+# kubernetes/cri-api, api.proto).
 # Arguments: socket, then one of
 #   run IMAGE CGROUP_PARENT UID NAMESPACE NAME   prints {"sandbox": id, "container": id}
 #   exec CONTAINER COMMAND...                    prints {"code": n, "stdout": text, "stderr": text}
@@ -10,56 +10,15 @@ import sys
 
 import grpc
 
+from protobuf import fields, number, text
+
 socket, verb, *words = sys.argv[1:]
 channel = grpc.insecure_channel(f"unix:{socket}")
 NODE = 2  # NamespaceMode
 
 
-def varint(number):
-    out = b""
-    while number > 0x7F:
-        out += bytes([number & 0x7F | 0x80])
-        number >>= 7
-    return out + bytes([number])
-
-
-def text(field, value):
-    data = value if isinstance(value, bytes) else value.encode()
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
 def pairs(field, values):
     return b"".join(text(field, text(1, name) + text(2, value)) for name, value in values.items())
-
-
-def fields(message):
-    found, at = {}, 0
-
-    def read():
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(message):
-        key = read()
-        if key & 7 == 2:
-            length = read()
-            found[key >> 3] = message[at : at + length]
-            at += length
-        else:
-            assert key & 7 == 0, key
-            found[key >> 3] = read()
-    return found
 
 
 def call(method, request):

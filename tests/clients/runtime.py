@@ -1,5 +1,5 @@
 # Stands in for two services that speak gRPC on a unix socket: the Kubernetes container runtime (runtime.v1) and SPIFFE's
-# Workload API. gRPC is grpcio's; the few messages are written out here (protobuf's wire format).
+# Workload API. gRPC is grpcio's; the few messages are written out here.
 # Arguments: socket, file: {"containers": {"id": {"state": 1, "pod": "uid", "pid": n}}, "svid": "token"}
 import json
 import sys
@@ -7,30 +7,13 @@ from concurrent import futures
 
 import grpc
 
+from protobuf import fields, number, text
+
 socket, file = sys.argv[1:]
 
 
-def varint(number):
-    out = b""
-    while number > 0x7F:
-        out += bytes([number & 0x7F | 0x80])
-        number >>= 7
-    return out + bytes([number])
-
-
-def text(field, value):
-    data = value if isinstance(value, bytes) else value.encode()
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
 def first_text(message):
-    """Field 1 of a message whose first field is a short text."""
-    assert message[0] == 0x0A
-    return message[2 : 2 + message[1]].decode()
+    return fields(message)[1].decode()
 
 
 def read():

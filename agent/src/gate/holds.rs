@@ -6,6 +6,8 @@
 //!
 //! Who does not wait is parked: the request stands without a session, and once approved, exactly the same passes once.
 
+mod info;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use self::info::Asker;
 use super::grants::Given;
 use crate::record::event::{Bind, Identity, Workload};
 

@@ -23,8 +23,8 @@ pub use approvers::Approvers;
 pub use enter::{Admission, Entry, Place, approvals, connect};
 pub use grants::{Given, Grant, GrantError, Grants, Hours, Lease, Now, Revoked, Swept, Terms};
 pub use holds::{
-    AccessTerms, Blast, Held, HoldInfo, Holds, InTheWay, Need, Resolution, Ticket, TooMany, Vote, VoteError,
-    Voted,
+    AccessTerms, Asker, Blast, Held, HoldInfo, Holds, InTheWay, Need, Resolution, Ticket, TooMany, Vote,
+    VoteError, Voted,
 };
 pub use staged::{Permit, Staged};
 pub use yes::Granting;

@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::Admitted;
 use crate::gate::{
-    Admission, Entry, Gate, GrantError, Held, HoldInfo, Need, Now, Place, Resolution, Ticket, TooMany,
+    Admission, Asker, Entry, Gate, GrantError, Held, HoldInfo, Need, Now, Place, Resolution, Ticket, TooMany,
 };
 use crate::record::Journal;
 use crate::record::event::{AccessAsked, Event, GrantIssued, HoldOutcome};
@@ -230,8 +230,7 @@ impl Asking<'_> {
 
     fn hold(&self, decision: &Decision) -> HoldInfo {
         let (admitted, place) = (self.admitted, self.place);
-        let random = uuid::Uuid::now_v7().simple().to_string();
-        let id = format!("h-{}", random.get(22..).unwrap_or(&random));
+        let id = HoldInfo::fresh_id();
         let mut hash = Sha256::new();
         let parts = [
             "chaperone access v1",
@@ -246,30 +245,18 @@ impl Asking<'_> {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        HoldInfo {
-            request: crate::hex(&hash.finalize()),
-            binding: String::new(),
-            id,
-            what: Held::Access,
-            session: admitted.id.clone(),
-            op: 0,
+        let asker = Asker {
+            session: &admitted.id,
             identity: admitted.identity(),
-            owner: admitted.owner.clone(),
-            workload: Some(admitted.workload.clone()),
-            target: place.target.to_owned(),
-            env: place.env.to_owned(),
-            database: place.database.to_owned(),
-            host: place.host,
-            sql: String::new(),
-            binds: Vec::new(),
+            owner: admitted.owner.as_deref(),
+            workload: &admitted.workload,
+        };
+        HoldInfo {
+            what: Held::Access,
             policies: decision.policies.clone(),
             reason: Some(decision.reason.clone()),
             needs: decision.obligations.approvals.iter().map(Need::from).collect(),
-            given: Vec::new(),
-            blast: None,
-            in_the_way: None,
-            created_unix_s: 0,
-            expires_unix_s: 0,
+            ..HoldInfo::new(id, crate::hex(&hash.finalize()), asker, place)
         }
     }
 

@@ -4,6 +4,7 @@ use super::*;
 
 const ENGINE: &str = include_str!("../../../clients/engine.py");
 const RUNTIME: &str = include_str!("../../../clients/runtime.py");
+const PROTOBUF: &str = include_str!("../../../clients/protobuf.py");
 
 /// Ids of containers.
 const BOXED: &str = "4c318da53e134a0efb886faf41df9ab0edb4d39a5bad68a16b52e55d31238b23";
@@ -28,6 +29,7 @@ impl Runtimes {
         let folder = world.scratch.folder("runtimes", 0o755)?;
         fs::write(folder.join("engine.py"), ENGINE)?;
         fs::write(folder.join("runtime.py"), RUNTIME)?;
+        fs::write(folder.join("protobuf.py"), PROTOBUF)?;
         fs::create_dir_all(folder.join("units"))?;
         let mut runtimes = Self { folder, engine: None, runtime: None };
         runtimes.say("docker.json", &json!({}))?;

@@ -7,6 +7,7 @@ use super::*;
 use crate::harness::spawn::{Program, Running};
 
 const CLIENT: &str = include_str!("../../../clients/cri.py");
+const PROTOBUF: &str = include_str!("../../../clients/protobuf.py");
 const IMAGE: &str = include_str!("../../../clients/image.py");
 
 const BOX: &str = "chaperone.test/box:1";
@@ -22,7 +23,7 @@ pub(super) struct Containerd {
 impl Containerd {
     pub(super) fn prepare(world: &World) -> Result<Self> {
         let folder = world.scratch.folder("containerd", 0o711)?;
-        for (name, text) in [("cri.py", CLIENT), ("image.py", IMAGE)] {
+        for (name, text) in [("cri.py", CLIENT), ("protobuf.py", PROTOBUF), ("image.py", IMAGE)] {
             fs::write(folder.join(name), text)?;
         }
         let at = |name: &str| folder.join(name).display().to_string();

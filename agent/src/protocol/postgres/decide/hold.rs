@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan_of::Facts;
 use super::{Answer, Decider, binds};
-use crate::gate::{Held, HoldInfo, InTheWay, Need, Staged, approvals};
+use crate::gate::{Asker, HoldInfo, InTheWay, Need, Place, Staged, approvals};
 use crate::protocol::postgres::blast::{self, Waiting};
 use crate::protocol::postgres::machine::Question;
 use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
@@ -27,7 +27,7 @@ impl Decider {
         binding: String,
         staged: &mut Staged,
     ) -> Answer {
-        let id = fresh_id();
+        let id = HoldInfo::fresh_id();
         let event = self.event(question, sql, step, plan, event::Verdict::Hold, Some(id.clone()));
         self.gate.admit(event, staged);
         let ttl = terms.needs.iter().map(|need| need.ttl).min();
@@ -79,7 +79,7 @@ impl Decider {
         binding: String,
         staged: &mut Staged,
     ) -> Result<Answer, End> {
-        let mut info = self.info(fresh_id(), question, sql, &plan, binding);
+        let mut info = self.info(HoldInfo::fresh_id(), question, sql, &plan, binding);
         if let Some((id, given)) = self.gate.holds().take_ready(&info.request) {
             info.given = given;
             if self.released(&plan, &info) {
@@ -119,30 +119,23 @@ impl Decider {
             Verdict::Hold(terms) => terms.needs.iter().map(Need::from).collect(),
             Verdict::Permit | Verdict::Deny(_) => Vec::new(),
         };
-        HoldInfo {
-            id,
-            what: Held::Statement,
-            session: self.session.clone(),
-            op: question.op,
+        let asker = Asker {
+            session: &self.session,
             identity: self.identity.clone(),
-            owner: self.owner.clone(),
-            workload: Some(self.workload.clone()),
-            target: self.backend.target.name.clone(),
-            env: self.backend.target.env.clone(),
-            database: self.database_name.clone(),
-            host: false,
+            owner: self.owner.as_deref(),
+            workload: &self.workload,
+        };
+        let target = &self.backend.target;
+        let place =
+            Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };
+        HoldInfo {
+            op: question.op,
             sql: shown(sql, plan),
             binds: binds(question).to_vec(),
-            request: binding,
-            binding: String::new(),
             policies: plan.policies.clone(),
             reason: plan.reason.clone(),
             needs,
-            given: Vec::new(),
-            blast: None,
-            in_the_way: None,
-            created_unix_s: 0,
-            expires_unix_s: 0,
+            ..HoldInfo::new(id, binding, asker, place)
         }
     }
 
@@ -201,11 +194,6 @@ fn shown(sql: &str, plan: &Plan) -> String {
 }
 
 /// Short enough to be typed, and not to be guessed among what waits.
-fn fresh_id() -> String {
-    let random = uuid::Uuid::now_v7().simple().to_string();
-    format!("h-{}", random.get(22..).unwrap_or(&random))
-}
-
 fn wanted(plan: &Plan, terms: &HoldTerms) -> String {
     let people = |need: &chaperone_policy::ApprovalNeed| {
         let groups = need.groups.join(" or ");

@@ -4,7 +4,7 @@ use chaperone_policy::{ApprovalNeed, Decision};
 use sha2::{Digest, Sha256};
 
 use super::{Answer, Decider, Reading};
-use crate::gate::{Held, HoldInfo, Need, Staged};
+use crate::gate::{Asker, HoldInfo, Need, Place, Staged};
 use crate::protocol::ssh::machine::{Asked, Question};
 use crate::record::event;
 
@@ -50,7 +50,7 @@ impl Decider {
                 return Answer::Hold(Box::new(self.gate.holds().decided(info)), notice);
             }
             // What was approved by whoever may not any more is asked for anew.
-            let random = fresh_id();
+            let random = HoldInfo::fresh_id();
             (info.id, info.given) = (random, Vec::new());
         }
         let needs = &decision.obligations.approvals;
@@ -101,30 +101,20 @@ impl Decider {
         decision: &Decision,
         binding: String,
     ) -> HoldInfo {
-        HoldInfo {
-            id: fresh_id(),
-            what: Held::Statement,
-            session: self.session.clone(),
-            op: question.op,
+        let asker = Asker {
+            session: &self.session,
             identity: self.identity.clone(),
-            owner: self.owner.clone(),
-            workload: Some(self.workload.clone()),
-            target: self.target.clone(),
-            env: self.env.clone(),
-            database: self.user.clone(),
-            host: true,
+            owner: self.owner.as_deref(),
+            workload: &self.workload,
+        };
+        let place = Place { target: &self.target, env: &self.env, database: &self.user, host: true };
+        HoldInfo {
+            op: question.op,
             sql: reading.text.clone(),
-            binds: Vec::new(),
-            request: binding,
-            binding: String::new(),
             policies: decision.policies.clone(),
             reason: Some(decision.reason.clone()),
             needs: decision.obligations.approvals.iter().map(Need::from).collect(),
-            given: Vec::new(),
-            blast: None,
-            in_the_way: None,
-            created_unix_s: 0,
-            expires_unix_s: 0,
+            ..HoldInfo::new(HoldInfo::fresh_id(), binding, asker, place)
         }
     }
 
@@ -171,11 +161,6 @@ impl Decider {
 }
 
 /// Short enough to be typed, and not to be guessed among what waits.
-fn fresh_id() -> String {
-    let random = uuid::Uuid::now_v7().simple().to_string();
-    format!("h-{}", random.get(22..).unwrap_or(&random))
-}
-
 fn groups(needs: &[ApprovalNeed]) -> String {
     let mut groups: Vec<&str> =
         needs.iter().flat_map(|need| need.groups.iter().map(String::as_str)).collect();
