@@ -26,6 +26,25 @@ pub(crate) fn scan(sql: &str, junk_numbers: bool) -> Res<()> {
     Ok(())
 }
 
+/// Bytes of a name that count; the server forgets the rest.
+const NAME_MAX: usize = 63;
+
+/// Refuses names that a server whose database is not in UTF-8 would take for others: it cuts them by its own bytes, and
+/// may make letters small that this grammar leaves as they are.
+pub(crate) fn scan_names(sql: &str) -> Res<()> {
+    if sql.is_ascii() && !sql.contains("&\"") {
+        return Ok(());
+    }
+    let mut scanner = Scanner { bytes: sql.as_bytes(), ..Scanner::default() };
+    while scanner.at < scanner.bytes.len() {
+        scanner.token()?;
+    }
+    match scanner.ambiguous {
+        true => Err(Refusal::unsupported("this name, in a database that is not in UTF-8,")),
+        false => Ok(()),
+    }
+}
+
 fn memchr_nul(sql: &str) -> bool {
     sql.as_bytes().contains(&0)
 }
@@ -41,6 +60,8 @@ struct Scanner<'a> {
     joins: u32,
     statements: u32,
     text: usize,
+    /// A name was met that a server may read in another way.
+    ambiguous: bool,
 }
 
 const OPERATOR: &[u8] = b"~!@#^&|`?+-*/%<>=";
@@ -133,6 +154,12 @@ impl Scanner<'_> {
                 break;
             }
         }
+        let name = self.bytes.get(start..self.at).unwrap_or_default();
+        let before = self.bytes.get(..start).unwrap_or_default();
+        // A doubled quote makes two of one name, and escapes say what it is made of.
+        let pieces = before.ends_with(b"\"") || self.peek(0) == quote;
+        let escaped = before.ends_with(b"U&") || before.ends_with(b"u&");
+        self.ambiguous |= escaped || !name.is_ascii() && (pieces || name.len() > NAME_MAX + 2);
         self.text += self.at - start;
         self.check()
     }
@@ -200,6 +227,11 @@ impl Scanner<'_> {
             self.at += 1;
         }
         let word = self.bytes.get(start..self.at).unwrap_or_default();
+        if !word.is_ascii() {
+            let text = String::from_utf8_lossy(word);
+            let small = text.chars().all(|c| c.is_ascii() || c.is_lowercase());
+            self.ambiguous |= !small || word.len() > NAME_MAX;
+        }
         let is = |keyword: &str| word.eq_ignore_ascii_case(keyword.as_bytes());
         if is("union") || is("intersect") || is("except") {
             self.set_operations += 1;
@@ -238,7 +270,7 @@ fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::scan;
+    use super::{scan, scan_names};
     use crate::refusal::RefusalKind;
 
     /// Any text is counted through, and the stricter reading of numbers lets nothing more pass.
@@ -294,6 +326,29 @@ mod tests {
         assert!(refused(&"1,".repeat(600_000)));
         assert!(refused(&";".repeat(6000)));
         assert!(matches!(scan("SELECT 1\0", false), Err(refusal) if refusal.kind == RefusalKind::Nul));
+    }
+
+    #[test]
+    fn names_that_another_encoding_reads_in_another_way_are_told() {
+        let long = "é".repeat(32);
+        let longest = "é".repeat(31);
+        for sql in [
+            format!("SELECT {long}"),
+            format!("SELECT \"{long}\""),
+            format!("SELECT \"{longest}\"\"{longest}\""),
+            "SELECT É".to_owned(),
+            "SELECT aÉ FROM t".to_owned(),
+            "SELECT U&\"\\00e9\"".to_owned(),
+        ] {
+            assert!(scan_names(&sql).is_err(), "{sql}");
+        }
+        for sql in [
+            format!("SELECT '{long}É' -- {long}"),
+            format!("SELECT {longest}, \"{longest}\", \"É\", é, $É$ É $É$, U&'\\00e9' /* É */"),
+            format!("SELECT {}", "a".repeat(99)),
+        ] {
+            assert!(scan_names(&sql).is_ok(), "{sql}");
+        }
     }
 
     #[test]

@@ -384,7 +384,9 @@ fn a_catalogue_that_cannot_be_trusted_is_not_built() {
         Catalog::build(&rows, &path)
     };
     assert!(matches!(built(|rows| drop(rows.remove("inherits"))), Err(CatalogError::Missing("inherits"))));
-    let newer = built(|rows| drop(rows.insert("server".into(), vec![vec![Some("190001".into())]])));
+    let newer = built(|rows| {
+        drop(rows.insert("server".into(), vec![vec![Some("190001".into()), Some("UTF8".into())]]))
+    });
     assert!(matches!(newer, Err(CatalogError::Version(190_001))));
     let torn = built(|rows| rows.get_mut("columns").expect("there")[0].truncate(2));
     assert!(matches!(torn, Err(CatalogError::Row("columns", _))));
@@ -456,4 +458,23 @@ fn statements_at_the_limits_neither_overflow_nor_stall() {
         }
     });
     worker.expect("a thread").join().expect("no overflow");
+}
+
+#[test]
+fn a_name_that_a_database_in_another_encoding_would_cut_elsewhere_is_refused_there() {
+    let (x, z) = (format!("{}x", "é".repeat(40)), format!("{}z", "é".repeat(40)));
+    let sql = format!(
+        "SELECT (SELECT \"{x}\" FROM (SELECT 1 AS \"{z}\") s) FROM (SELECT token AS \"{x}\" FROM users) u"
+    );
+    let masked = BTreeMap::from([(path("app.users.token"), MaskKind::Redact)]);
+    let served = |encoding: &str, masked: &BTreeMap<_, _>| {
+        let mut rows = rows();
+        rows.insert("server".into(), vec![vec![Some("150018".into()), Some(encoding.into())]]);
+        let schemas = ["app".to_owned(), "public".to_owned()];
+        let catalog = Catalog::build(&rows, &schemas).expect("built");
+        analyse(&sql, &View::build(Arc::new(catalog), masked)).is_ok()
+    };
+    assert!(served("UTF8", &masked), "there both are the same name");
+    assert!(!served("LATIN1", &masked) && !served("SQL_ASCII", &masked));
+    assert!(served("LATIN1", &BTreeMap::new()));
 }

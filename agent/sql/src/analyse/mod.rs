@@ -56,11 +56,16 @@ const MAX_COLUMNS: usize = 1_664;
 /// The first statement that cannot be served soundly refuses the string.
 pub fn analyse(sql: &str, view: &View) -> Result<Vec<Statement>, Refusal> {
     guarded(|| {
-        lexer::scan(sql, view.catalog().version < 160_000)?;
+        scan(sql, view)?;
         let tree = parse::parse(sql)?;
         dispatch::statements(&tree, sql.len(), view)
     })
     .map_err(|refusal| *refusal)
+}
+
+fn scan(sql: &str, view: &View) -> Res<()> {
+    lexer::scan(sql, view.catalog().version < 160_000)?;
+    if view.catalog().utf8 || view.is_clear() { Ok(()) } else { lexer::scan_names(sql) }
 }
 
 /// What a view's definition, or a generated column's expression, gives.
@@ -77,7 +82,7 @@ pub(crate) struct Definition {
 /// author, so computing on masked columns is no refusal here: the column that results is as masked as they are.
 pub(crate) fn definition(sql: &str, view: &View) -> Res<Definition> {
     guarded(|| {
-        lexer::scan(sql, view.catalog().version < 160_000)?;
+        scan(sql, view)?;
         let tree = parse::parse(sql)?;
         let mut statements = tree.statements();
         let (Some(first), None) = (statements.next(), statements.next()) else {

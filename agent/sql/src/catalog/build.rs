@@ -99,6 +99,7 @@ impl<'a> Builder<'a> {
     fn new(rows: &'a Rows) -> Self {
         let catalog = Catalog {
             version: 0,
+            utf8: false,
             schemas: Vec::new(),
             schema_ids: HashMap::new(),
             path: Vec::new(),
@@ -131,6 +132,7 @@ impl<'a> Builder<'a> {
     fn version(&mut self) -> Built<()> {
         let row = self.answers("server").next().ok_or(CatalogError::Missing("server"))?;
         self.catalog.version = row.number(0)?;
+        self.catalog.utf8 = row.text(1)? == "UTF8";
         if !builtins::REVIEWED.contains(&(self.catalog.version / 10_000)) {
             return Err(CatalogError::Version(self.catalog.version));
         }

@@ -21,6 +21,8 @@ pub(crate) type RelId = u32;
 #[derive(Debug, Default)]
 pub struct Catalog {
     pub(crate) version: u32,
+    /// Names are in UTF-8 in the database itself.
+    pub(crate) utf8: bool,
     pub(crate) schemas: Vec<Schema>,
     pub(crate) schema_ids: HashMap<Box<str>, usize>,
     /// Schemas that unqualified names are looked up in, `pg_catalog` first unless the path says otherwise.

@@ -39,7 +39,7 @@ macro_rules! relations {
 pub const QUERIES: &[CatalogQuery] = &[
     // First: the texts of views and expressions below name everything but built-ins in full.
     query("pin", "SELECT set_config('search_path', 'pg_catalog', false)"),
-    query("server", "SELECT current_setting('server_version_num')"),
+    query("server", "SELECT current_setting('server_version_num'), current_setting('server_encoding')"),
     query(
         "relations",
         concat!(

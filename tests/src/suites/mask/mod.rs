@@ -4,6 +4,7 @@
 mod deferred;
 mod define;
 mod harden;
+mod latin;
 mod overtaken;
 mod random;
 mod seen;
@@ -50,6 +51,10 @@ const CASES: &[Case<World>] = &[
     },
     Case { name: "where they are to be masked, they are, by the types of their columns", run: seen::masked },
     Case { name: "a statement finds no other column than the one it was decided on", run: overtaken::cases },
+    Case {
+        name: "a database that is not in UTF-8 finds no other names than the analysis",
+        run: latin::cases,
+    },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
 ];
