@@ -4,7 +4,7 @@ use super::*;
 
 const TABLES: &str = "create schema app; grant usage on schema app to shop_trust;\n\
     create table app.users(id int, name text, email text, ssn text, token text, pin int, dob date, blob bytea, prof jsonb);\n\
-    insert into app.users(id, name, token) values (1, 'Zo\u{eb}', 'hidden-token');\n\
+    insert into app.users(id, name, token) values (1, 'Zo' || chr(235), 'hidden-token');\n\
     grant select on app.users to shop_trust";
 
 pub(super) fn cases(world: &mut World) -> Result<()> {
