@@ -96,7 +96,8 @@ impl<'a> Analyser<'a> {
     /// The table with what the statement adds to it.
     pub(super) fn table(&mut self, range: &'a RangeVar, added: &[&'a str]) -> Res<Table<'a>> {
         let id = self.named_relation(range);
-        let mut rows = OutRows { fields: Vec::new(), open: id.is_none() };
+        // A column that is not known was added, or renamed, in the same transaction: those that are masked keep their names.
+        let mut rows = OutRows { fields: Vec::new(), open: true };
         if let Some(id) = id {
             self.table_fields(id)?.expand(&mut rows);
         } else {

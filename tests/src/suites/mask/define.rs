@@ -47,6 +47,17 @@ pub(super) fn matrix(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// All of Django's own migrations: tables, keys, indexes, new types of columns, and the rows that note them.
+pub(super) fn migrations(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 914)?;
+    let client = world.client_in(&world.places.mail_bot, HOST, "shop_trust").database(&pair.names[0]);
+    let source = include_str!("../../../clients/django_tools.py");
+    let said = client.limit(90).python(source, &["migrate"])?.ok()?;
+    ensure!(said.contains("[X] 0012_alter_user_first_name_max_length"), "{said}");
+    ensure!(said.contains("class AuthUser") && said.contains("class DjangoMigrations"), "{said}");
+    Ok(())
+}
+
 /// Reads the column before the one it names by the catalogue of before: a table further left has one column more by then.
 const SHIFTED: &str = "select c9 || '' as x from (select l.*, u.* from app.log l right join app.users u on true) \
                        s(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11) where c9 is not null limit 1";

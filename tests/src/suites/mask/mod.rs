@@ -32,6 +32,10 @@ const CASES: &[Case<World>] = &[
         run: define::matrix,
     },
     Case {
+        name: "Django's migrations run beside labels for who may change the schema, and no more",
+        run: define::migrations,
+    },
+    Case {
         name: "while the schema changes, what is masked is not read, and what comes after is masked",
         run: define::meanwhile,
     },
