@@ -318,16 +318,23 @@ impl<'a> Analyser<'a> {
     }
 
     fn labelled_in_schema(&self, name: &str) -> Option<String> {
-        let schema = self.catalog.schema_ids.get(name).and_then(|id| self.catalog.schemas.get(*id))?;
-        schema.relations.values().find_map(|id| self.view.label_near(*id))
+        self.schema_relations(name).into_iter().find_map(|id| self.view.label_near(id))
     }
 
     fn schema_leaves(&mut self, name: &str) {
+        for relation in self.schema_relations(name) {
+            self.uncovers(relation);
+        }
+    }
+
+    /// In their order, so that the same of them is named each time.
+    fn schema_relations(&self, name: &str) -> Vec<RelId> {
         let id = self.catalog.schema_ids.get(name);
         let schema = id.and_then(|id| self.catalog.schemas.get(*id));
-        for relation in schema.into_iter().flat_map(|schema| schema.relations.values()) {
-            self.uncovers(*relation);
-        }
+        let mut list: Vec<RelId> =
+            schema.into_iter().flat_map(|schema| schema.relations.values().copied()).collect();
+        list.sort_unstable();
+        list
     }
 
     pub(super) fn drop_objects(&mut self, drop: &'a DropStmt) -> Draft<'a> {
