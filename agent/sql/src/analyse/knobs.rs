@@ -127,26 +127,30 @@ impl<'a> Analyser<'a> {
                 self.function(name, Some(call.args()))?;
                 Ok(Some(taint))
             }
-            Node::CoalesceExpr(it) => self.first_computed(it.args().iter()),
+            Node::CoalesceExpr(it) => self.first_computed(it.args().iter(), false),
             Node::A_Expr(it)
                 if it.kind == A_Expr_Kind::AEXPR_OP
                     && it.name().iter().map(Node::as_str).eq([Some("||")]) =>
             {
                 self.operation_names(it)?;
-                self.first_computed([it.lexpr(), it.rexpr()].into_iter())
+                // Joining arrays or JSON fails for some values of them.
+                self.first_computed([it.lexpr(), it.rexpr()].into_iter(), true)
             }
             _ => Ok(None),
         }
     }
 
     /// Of several values: constants, or masked in whole; anything else is looked at by the general rule.
-    fn first_computed(&mut self, values: impl Iterator<Item = Node<'a>>) -> Res<Taint> {
+    fn first_computed(&mut self, values: impl Iterator<Item = Node<'a>>, text: bool) -> Res<Taint> {
         let mut result = None;
         for value in values {
             if constants(value).is_some() {
                 continue;
             }
             match self.deeper(|this| this.computed_mask(value))? {
+                Some(taint) if text && self.view.mask(taint).is_none_or(|mask| !mask.text_like) => {
+                    return Ok(None);
+                }
                 Some(taint) => result = self.join_taints(result, Some(taint)),
                 None => return Ok(None),
             }

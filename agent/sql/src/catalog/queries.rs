@@ -81,7 +81,7 @@ pub const QUERIES: &[CatalogQuery] = &[
  WHERE indisunique OR indisexclusion ORDER BY indexrelid",
     ),
     // Columns of one row that are looked at together when it is written: by checks, keys, indexes of expressions,
-    // generated columns, policies and the bounds of partitions.
+    // generated columns, policies and the bounds of partitions. A check of the whole row says 0.
     query(
         "together",
         concat!(
@@ -94,7 +94,8 @@ pub const QUERIES: &[CatalogQuery] = &[
      OR d.classid = 'pg_class'::regclass AND d.objid = d.refobjid AND d.objsubid > 0
      OR i.indisunique OR i.indisexclusion OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
  GROUP BY d.classid, d.objid, d.objsubid, d.refobjid HAVING count(DISTINCT d.refobjsubid) > 1
-UNION SELECT partrelid, partattrs::text FROM pg_partitioned_table WHERE partnatts > 1 ORDER BY 1, 2"
+UNION SELECT partrelid, partattrs::text FROM pg_partitioned_table WHERE partnatts > 1
+UNION SELECT conrelid, '0' FROM pg_constraint WHERE contype = 'c' AND 0 = ANY (conkey) ORDER BY 1, 2"
         ),
     ),
     query(

@@ -33,13 +33,16 @@ impl View {
         let mut sets = Vec::new();
         for other in self.kin(id).into_iter().filter_map(|id| self.catalog.relation(id)) {
             for set in &other.together {
-                let names = set.iter().filter_map(|number| {
+                let all = set.contains(&0).then_some(other.columns.list.iter()).into_iter().flatten();
+                let named = set.iter().filter_map(|number| {
                     let at = other.columns.position_of_number(*number)?;
-                    other.columns.list.get(at).map(|column| &column.name)
+                    other.columns.list.get(at)
                 });
+                let names = all.chain(named).map(|column| &column.name);
                 let mut positions: Vec<usize> =
                     names.filter_map(|name| relation.columns.position(name)).collect();
                 positions.sort_unstable();
+                positions.dedup();
                 if positions.iter().any(|at| self.is_secret(id, *at).is_some()) && !sets.contains(&positions)
                 {
                     sets.push(positions);
