@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod intercept;
+pub mod log;
 pub mod privileges;
 pub mod protocol;
 pub mod record;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chaperone_policy::Principal;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{info, info_span, warn};
 use uuid::Uuid;
 
 use crate::authority::Authorities;
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::{Identities, IdentityError, Word};
 use crate::intercept::Lookup;
+use crate::log::InSpan;
 use crate::protocol::{Admitted, Protocol, Services, TunnelTo};
 use crate::record::Journal;
 use crate::record::event::{Event, Workload};
@@ -106,15 +107,16 @@ pub enum Refusal {
 pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client: SocketAddr) {
     let id = Uuid::now_v7().simple().to_string();
     let span = info_span!("session", id, identity = tracing::field::Empty, target = tracing::field::Empty);
-    async move {
+    let here = span.clone();
+    InSpan::new(span, async move {
         let _ = stream.set_nodelay(true);
         let _unfinished = Unfinished { journal: Arc::clone(&shared.journal), session: id.clone() };
         let world = shared.world();
         let mut seen = Seen::default();
         match admit(&shared, &world, &stream, client, &id, &mut seen).await {
             Ok((admitted, protocol)) => {
-                tracing::Span::current().record("identity", admitted.principal.name());
-                tracing::Span::current().record("target", &admitted.backend.target.name);
+                here.record("identity", admitted.principal.name());
+                here.record("target", &admitted.backend.target.name);
                 protocol.serve(shared.services(), admitted, stream).await;
             }
             Err(refusal) => {
@@ -128,8 +130,7 @@ pub async fn serve<L: Lookup>(shared: Arc<Shared<L>>, stream: TcpStream, client:
                 }
             }
         }
-    }
-    .instrument(span)
+    })
     .await;
 }
 

@@ -276,7 +276,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let config = arguments.config.as_path();
     match &arguments.command {
         Command::Run => {
-            log_to_stderr();
+            crate::log::to_stderr();
             // Told apart from what fails later: this is mended in a file, and trying again does not help.
             crate::app::checked_policies(&Config::load(config)?)
                 .map_err(|error| Failure::Usage(format!("{error:#}")))?;
@@ -325,10 +325,4 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Uninstall(wanted) => install::uninstall(config, wanted, out),
         Command::Detach => operate::detach(config, out),
     }
-}
-
-fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("CHAPERONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }

@@ -49,6 +49,8 @@ pub enum GateError {
 /// A policy set and its place in the order of those that were in force.
 pub struct Loaded {
     pub set: PolicySet,
+    /// The first 16 digits of its digest.
+    pub short_digest: Arc<str>,
     pub version: u64,
     /// When it was put in force.
     pub since: SystemTime,
@@ -56,7 +58,8 @@ pub struct Loaded {
 
 impl Loaded {
     fn now(set: PolicySet, version: u64) -> Self {
-        Self { set, version, since: SystemTime::now() }
+        let short_digest = set.digest().get(..16).unwrap_or(set.digest()).into();
+        Self { set, short_digest, version, since: SystemTime::now() }
     }
 }
 

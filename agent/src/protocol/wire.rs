@@ -82,7 +82,12 @@ where
         poll_fn(|cx| self.poll_exchange(cx, want)).await
     }
 
-    fn poll_exchange(&mut self, cx: &mut Context<'_>, want: Want) -> Poll<Result<Progress, IoError>> {
+    /// The same for whoever waits for other things too.
+    pub(super) fn poll_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        want: Want,
+    ) -> Poll<Result<Progress, IoError>> {
         let on = |side| move |source| IoError { side, source };
         // A buffer that kept the other side from being read and is empty now: the relay may go on reading.
         let mut any = false;

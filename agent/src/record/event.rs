@@ -8,6 +8,8 @@ mod access;
 mod statement;
 mod who;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 pub use access::{AccessAsked, GrantIssued, GrantUsed, Login, Signature, Vote};
@@ -120,7 +122,7 @@ pub enum Event {
     },
     /// A statement, written before anything of it reaches the target.
     Statement {
-        session: String,
+        session: Arc<str>,
         /// Number of the statement in its session, from 1.
         op: u64,
         #[serde(default)]
@@ -132,14 +134,14 @@ pub enum Event {
         /// Number of the operation that prepared what is executed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prepared: Option<u64>,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        binds: Vec<Bind>,
+        #[serde(default, skip_serializing_if = "none")]
+        binds: Arc<[Bind]>,
         verdict: Verdict,
         /// Ids of the policies that decided.
-        policies: Vec<String>,
+        policies: Arc<[String]>,
         /// The first 16 digits of the digest of the policies that were asked.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        policy: String,
+        #[serde(default, skip_serializing_if = "empty")]
+        policy: Arc<str>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
         /// Output columns that will be masked, `schema.table.column` each.
@@ -173,7 +175,7 @@ pub enum Event {
     },
     /// What the target answered, written before the completion is served.
     Result {
-        session: String,
+        session: Arc<str>,
         op: u64,
         rows: u64,
         /// Bytes of row data served to the client, after masking.
@@ -339,10 +341,8 @@ impl Event {
         match self {
             Self::SessionStart { session, .. }
             | Self::SessionRefused { session, .. }
-            | Self::Statement { session, .. }
             | Self::HoldEscalated { session, .. }
             | Self::HoldResolved { session, .. }
-            | Self::Result { session, .. }
             | Self::Streams { session, .. }
             | Self::Replicated { session, .. }
             | Self::FileContent { session, .. }
@@ -350,6 +350,7 @@ impl Event {
             | Self::SessionEnd { session, .. }
             | Self::Detected { session, .. }
             | Self::ForeignCredential { session, .. } => Some(session),
+            Self::Statement { session, .. } | Self::Result { session, .. } => Some(session),
             Self::AccessAsked(asked) => Some(&asked.session),
             Self::GrantUsed(used) => Some(&used.session),
             Self::Vote(vote) => Some(&vote.session),
@@ -373,6 +374,14 @@ impl Event {
             | Self::Control { .. } => None,
         }
     }
+}
+
+fn none<T>(list: &Arc<[T]>) -> bool {
+    list.is_empty()
+}
+
+fn empty(text: &Arc<str>) -> bool {
+    text.is_empty()
 }
 
 fn once() -> u64 {

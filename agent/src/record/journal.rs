@@ -293,7 +293,7 @@ impl Journal {
 
     /// Records that the agent lives, when nothing else said so.
     fn heartbeat(&self) -> Result<(), RecordError> {
-        if lock(&self.tail)?.silent() < HEARTBEAT {
+        if lock(&self.tail)?.silent((self.fixed.now)()) < HEARTBEAT {
             return Ok(());
         }
         let used_bytes = self.fixed.used();
@@ -440,7 +440,6 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
             tree,
             unsigned: 0,
             signed: None,
-            written: Instant::now(),
             dirty: false,
             rotating: false,
             failed: false,
@@ -459,7 +458,6 @@ fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
         tree: end.tree,
         unsigned: end.unsigned,
         signed: end.signed,
-        written: Instant::now(),
         dirty: false,
         rotating: false,
         failed: false,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::checkpoint::{Checkpoint, NOTE_MAX};
 use super::clock::{Moment, Now, Set, Watch};
@@ -136,8 +136,6 @@ pub(super) struct Tail {
     /// Records after the newest checkpoint.
     pub(super) unsigned: u64,
     pub(super) signed: Option<Checkpoint>,
-    /// When the newest record was written.
-    pub(super) written: Instant,
     /// The segment may be longer than `offset`.
     pub(super) dirty: bool,
     /// A rotation was begun and not finished: its file may exist, so nothing may be added to the segment before it.
@@ -245,7 +243,6 @@ impl Tail {
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
-        self.written = Instant::now();
         batch.hashes.iter().for_each(|hash| self.tree.push(hash));
         if self.waiting.is_full() {
             self.flush(fixed)?;
@@ -273,9 +270,9 @@ impl Tail {
         written
     }
 
-    /// How long ago the newest record was written, as far as this process knows.
-    pub(super) fn silent(&self) -> Duration {
-        self.written.elapsed()
+    /// How long ago this process wrote its newest record; no time, when it wrote none.
+    pub(super) fn silent(&self, now: Moment) -> Duration {
+        self.watch.silent(now)
     }
 
     /// Signs everything up to the last record.

@@ -69,7 +69,7 @@ impl Origins for MaskedOrigins {
 pub(super) struct Decider {
     gate: Arc<Gate>,
     backend: Arc<Backend>,
-    session: String,
+    session: Arc<str>,
     principal: policy::Principal,
     identity: Identity,
     owner: Option<String>,
@@ -118,7 +118,7 @@ impl Decider {
         let target = &backend.target;
         let policies = gate.policies();
         let decider = Self {
-            session: admitted.id.clone(),
+            session: admitted.id.as_str().into(),
             maskers: Maskers {
                 pseudonyms: PseudonymKey::of(
                     backend.credentials.pseudonym_secret.expose(),
@@ -447,11 +447,11 @@ impl Decider {
     }
 }
 
-fn binds(question: &Question) -> &[Bind] {
+fn binds(question: &Question) -> Arc<[Bind]> {
     match &question.what {
-        Asked::Execute { portal } => &portal.binds,
-        Asked::Call { binds, .. } => binds,
-        Asked::Query { .. } | Asked::Prepare { .. } => &[],
+        Asked::Execute { portal } => Arc::clone(&portal.binds),
+        Asked::Call { binds, .. } => Arc::clone(binds),
+        Asked::Query { .. } | Asked::Prepare { .. } => Arc::default(),
     }
 }
 

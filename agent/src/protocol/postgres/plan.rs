@@ -17,7 +17,7 @@ pub struct Plan {
     pub verdict: Verdict,
     pub statements: Vec<StatementPlan>,
     /// Ids of the policies that decided.
-    pub policies: Vec<String>,
+    pub policies: Arc<[String]>,
     pub reason: Option<String>,
     /// What was decided on, statement by statement; empty when the text was not understood.
     pub analysis: Arc<[chaperone_sql::Statement]>,
@@ -42,7 +42,7 @@ impl Plan {
             version: Version::default(),
             verdict: Verdict::Permit,
             statements,
-            policies: vec![],
+            policies: Arc::default(),
             reason: None,
             analysis: Arc::default(),
             linked: false,

@@ -4,6 +4,7 @@
 mod held;
 mod limits;
 mod recording;
+mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,9 @@ use crate::record::{Journal, Owed, RecordError};
 use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
-use held::{Held, Woken, wait_for};
+use held::{Held, Woken};
 use recording::Company;
+use wake::{Policy, Wake, wait};
 
 /// Above this much waiting for one side, the other is not read.
 const HIGH_WATER: usize = 256 << 10;
@@ -120,7 +122,7 @@ pub(super) struct Relay<'a, C, U> {
     /// How much waited for the client before anything of it was owed, and whether that was `whole`.
     sure: Option<(usize, bool)>,
     company: Company,
-    session: &'a str,
+    session: Arc<str>,
     staged: Staged,
     outcomes: Vec<Outcome>,
     events: Vec<Event>,
@@ -188,7 +190,7 @@ where
             company: Company::default(),
             decider,
             journal,
-            session,
+            session: session.into(),
             staged: Staged::default(),
             outcomes: Vec::new(),
             events: Vec::new(),
@@ -209,9 +211,9 @@ where
     pub(super) async fn run(
         mut self,
         command_rx: &mut mpsc::Receiver<Command>,
-        mut policy_rx: watch::Receiver<u64>,
+        policy_rx: watch::Receiver<u64>,
     ) -> (End, Totals) {
-        let end = match self.serve(command_rx, &mut policy_rx).await {
+        let end = match self.serve(command_rx, &mut Policy::new(policy_rx)).await {
             Ok(end) | Err(end) => end,
         };
         self.settle_at_last();
@@ -251,7 +253,7 @@ where
     async fn serve(
         &mut self,
         command_rx: &mut mpsc::Receiver<Command>,
-        policy_rx: &mut watch::Receiver<u64>,
+        policy: &mut Policy,
     ) -> Result<End, End> {
         loop {
             self.serve_client()?;
@@ -284,28 +286,24 @@ where
                 Pause::Hold(held) => Some(held),
                 Pause::None | Pause::Server(_) | Pause::Named(..) | Pause::Goodbye => None,
             };
-            tokio::select! {
-                biased;
-                command = command_rx.recv() => match command {
-                    Some(Command::Kill(why)) => return Err(End::Killed(why)),
-                    Some(Command::Withdraw) => self.withdraw(),
-                    None => return Err(End::Killed("the agent is shutting down".into())),
-                },
-                _ = policy_rx.changed() => {
-                    policy_rx.borrow_and_update();
-                    self.policy_changed().await?;
-                }
-                woken = wait_for(held) => {
+            match wait(command_rx, policy, held, &mut self.limits, (&mut self.wire, want)).await {
+                Wake::Command(Some(Command::Kill(why))) => return Err(End::Killed(why)),
+                Wake::Command(Some(Command::Withdraw)) => self.withdraw(),
+                Wake::Command(None) => return Err(End::Killed("the agent is shutting down".into())),
+                Wake::Policy => self.policy_changed().await?,
+                Wake::Held(woken) => {
                     if let Some(held) = self.take_held() {
                         match woken {
                             Woken::Resolved(resolution) => self.resolved(held, resolution).await?,
-                            Woken::InTheWay(found) if self.decider.escalates() => self.escalate(held, found)?,
+                            Woken::InTheWay(found) if self.decider.escalates() => {
+                                self.escalate(held, found)?
+                            }
                             Woken::InTheWay(found) => self.stand_aside(&held, found),
                         }
                     }
                 }
-                over = self.limits.over() => self.limit_reached(over),
-                progress = self.wire.exchange(want) => self.closed(progress)?,
+                Wake::Over(over) => self.limit_reached(over),
+                Wake::Moved(progress) => self.closed(progress)?,
             }
         }
     }

@@ -31,7 +31,7 @@ fn busy() -> State {
                 let mut events =
                     vec![statement_in(&id(number), op, &format!("select {op} -- of \u{e9} {number}"))];
                 if let Event::Statement { policy, verdict, .. } = &mut events[0] {
-                    *policy = format!("{agent}{}", "f".repeat(15));
+                    *policy = format!("{agent}{}", "f".repeat(15)).into();
                     if op == 5 && number == 2 {
                         *verdict = Verdict::Deny;
                     }
@@ -42,7 +42,7 @@ fn busy() -> State {
                 let burst = Burst { session: &session, offset: *offset, bytes: &bytes };
                 *offset += bytes.len() as u64;
                 let result = Event::Result {
-                    session: session.clone(),
+                    session: session.as_str().into(),
                     op,
                     rows: op,
                     bytes: 10,

@@ -116,8 +116,8 @@ fn nothing_in_a_journal_reaches_the_terminal_but_visible_characters() {
     (*claimed_user, *database, *application) = (evil.into(), evil.into(), Some(evil.into()));
     let mut sql = statement_in(evil, 1, evil);
     if let Event::Statement { policies, reason, masked, binds, hold, .. } = &mut sql {
-        (*policies, *reason, *masked) = (vec![evil.into()], Some(evil.into()), vec![evil.into()]);
-        (*binds, *hold) = (vec![crate::record::event::Bind::Text(evil.into())], Some(evil.into()));
+        (*policies, *reason, *masked) = ([evil.into()].into(), Some(evil.into()), vec![evil.into()]);
+        (*binds, *hold) = ([crate::record::event::Bind::Text(evil.into())].into(), Some(evil.into()));
     }
     events.push(sql);
     events.push(Event::Result {

@@ -1,5 +1,7 @@
 //! What a statement leaves behind in the journal.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use super::{Decider, binds};
@@ -33,16 +35,16 @@ impl Decider {
             }
         };
         Event::Statement {
-            session: self.session.clone(),
+            session: Arc::clone(&self.session),
             op: question.op,
             step,
             sql: text,
             sql_sha256: digest,
             prepared,
-            binds: binds(question).to_vec(),
+            binds: binds(question),
             verdict,
-            policies: plan.policies.clone(),
-            policy: self.policies.set.digest().chars().take(16).collect(),
+            policies: Arc::clone(&plan.policies),
+            policy: Arc::clone(&self.policies.short_digest),
             reason: plan.reason.clone(),
             masked: plan.statements.iter().flat_map(|statement| statement.masked.iter().cloned()).collect(),
             hold,

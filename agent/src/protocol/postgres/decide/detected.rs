@@ -40,7 +40,7 @@ impl Decider {
             Place::Notification => ("notification".to_owned(), false),
         };
         self.catalogue.is_new(&place, seen.kind).then(|| Event::Detected {
-            session: self.session.clone(),
+            session: self.session.to_string(),
             target: self.backend.target.name.clone(),
             database: self.database_name.clone(),
             place,

@@ -132,7 +132,7 @@ impl Decider {
             op: question.op,
             sql: shown(sql, plan),
             binds: binds(question).to_vec(),
-            policies: plan.policies.clone(),
+            policies: plan.policies.to_vec(),
             reason: plan.reason.clone(),
             needs,
             ..HoldInfo::new(id, binding, asker, place)
@@ -157,10 +157,10 @@ impl Decider {
     /// another moment, so there the approval's time is what bounds it.
     pub(super) fn binding(&self, question: &Question, sql: &str, plan: &Plan) -> String {
         let mut hash = Sha256::new();
-        let binds = serde_json::to_vec(binds(question)).unwrap_or_default();
+        let binds = serde_json::to_vec(&*binds(question)).unwrap_or_default();
         let (session, op) = match self.retry {
             true => ("", String::new()),
-            false => (self.session.as_str(), question.op.to_string()),
+            false => (&*self.session, question.op.to_string()),
         };
         let search_path = self.snapshot.search_path.as_bytes();
         let parts: [&[u8]; 9] = [

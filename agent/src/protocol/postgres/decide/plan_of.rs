@@ -159,7 +159,7 @@ pub(super) fn decided(
             .zip(inner.iter().map(Option::as_ref).chain(std::iter::repeat(None)))
             .map(|(statement, inner)| plan(statement, inner, obligations, maskers))
             .collect(),
-        policies: decision.policies.clone(),
+        policies: decision.policies.as_slice().into(),
         reason: (decision.effect != Effect::Permit).then(|| decision.reason.clone()),
         analysis: statements.into(),
         linked: false,
@@ -190,7 +190,7 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
     Plan {
         version,
         statements: Vec::new(),
-        policies: vec![format!("builtin:{rule}")],
+        policies: [format!("builtin:{rule}")].into(),
         reason: Some(report.message.clone()),
         verdict: Verdict::Deny(report),
         analysis: Arc::default(),

@@ -106,7 +106,7 @@ impl<O: Origins> Machine<O> {
                 let (function, binds) = read_call(&message).map_err(Fatal::Client)?;
                 self.ops += 1;
                 self.waiting = Some(Waiting::Call { op: self.ops, bytes: message.bytes });
-                let what = Asked::Call { function, binds: binds.into() };
+                let what = Asked::Call { function, binds };
                 return Ok(Some(Next::Ask(Question { op: self.ops, what })));
             }
             tag => return known(tag).map(|()| None),
@@ -330,7 +330,7 @@ fn read_kind_and_name(message: &Message) -> Result<(u8, Bytes), CodecError> {
 struct Bound {
     name: Bytes,
     statement: Bytes,
-    binds: Vec<Bind>,
+    binds: Arc<[Bind]>,
     formats: Box<[i16]>,
 }
 
@@ -348,7 +348,7 @@ fn read_bind(message: &Message) -> Result<Bound, CodecError> {
     Ok(Bound { name, statement, binds, formats: formats.into() })
 }
 
-fn read_call(message: &Message) -> Result<(u32, Vec<Bind>), CodecError> {
+fn read_call(message: &Message) -> Result<(u32, Arc<[Bind]>), CodecError> {
     let mut fields = message.body();
     let function = fields.i32()?.cast_unsigned();
     let binds = read_values(&mut fields, b'F')?;
@@ -358,7 +358,7 @@ fn read_call(message: &Message) -> Result<(u32, Vec<Bind>), CodecError> {
 }
 
 /// Format codes, then the values they are for.
-fn read_values(fields: &mut Fields<'_>, tag: u8) -> Result<Vec<Bind>, CodecError> {
+fn read_values(fields: &mut Fields<'_>, tag: u8) -> Result<Arc<[Bind]>, CodecError> {
     let formats = count(fields)?;
     let mut format_codes = Fields::new(tag, fields.bytes(formats * 2)?);
     let mut codes = Vec::with_capacity(formats);
@@ -374,7 +374,7 @@ fn read_values(fields: &mut Fields<'_>, tag: u8) -> Result<Vec<Bind>, CodecError
         let code = if formats > 1 { codes.get(index) } else { codes.first() };
         binds.push(bind(fields.value()?, code.copied().unwrap_or(0) == 1));
     }
-    Ok(binds)
+    Ok(binds.into())
 }
 
 /// A value as the journal keeps it.

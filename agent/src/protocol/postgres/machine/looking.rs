@@ -40,7 +40,15 @@ impl Looking {
 
 impl Prepared {
     pub(super) fn new(op: u64, sql: Arc<str>, plan: Arc<Plan>, part: Option<usize>) -> Self {
-        Self { op, sql, plan, part, cells: OnceLock::new(), looked: OnceLock::new() }
+        Self {
+            op,
+            sql,
+            plan,
+            part,
+            cells: OnceLock::new(),
+            described: OnceLock::new(),
+            looked: OnceLock::new(),
+        }
     }
 }
 
@@ -105,9 +113,19 @@ impl<O: Origins> Machine<O> {
         shape: &Output,
         statement: &Prepared,
     ) -> Result<(), Mismatch> {
+        let described = fields.rest();
+        // Whoever describes each execution says the same each time.
+        if statement
+            .described
+            .get()
+            .is_some_and(|(under, good)| *under == self.rebased && **good == *described)
+        {
+            return Ok(());
+        }
         if let Some(cells) = self.read_cells(fields, shape)? {
             let kept = if self.guarded { &statement.cells } else { &statement.looked };
             let _ = kept.set(cells);
+            let _ = statement.described.set((self.rebased, described.into()));
         }
         Ok(())
     }

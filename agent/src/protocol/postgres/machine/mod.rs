@@ -85,6 +85,8 @@ pub struct Prepared {
     pub part: Option<usize>,
     /// What to do with each cell, once the server has described it.
     cells: OnceLock<Arc<[Cell]>>,
+    /// A description that was found good, and under which of the machine's origins.
+    described: OnceLock<(u64, Box<[u8]>)>,
     /// The same where nothing is masked and values are only looked at.
     looked: OnceLock<Arc<[Cell]>>,
 }
@@ -93,7 +95,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Portal {
     pub statement: Arc<Prepared>,
-    pub binds: Vec<Bind>,
+    pub binds: Arc<[Bind]>,
     /// Formats of its results, as Bind asked for them.
     pub formats: Box<[i16]>,
     /// Set for a cursor that SQL declared.
@@ -200,6 +202,8 @@ enum Waiting {
 
 pub struct Machine<O> {
     origins: O,
+    /// How often they were exchanged.
+    rebased: u64,
     /// False when nothing of this target is masked for the principal: descriptions need no reading.
     guarded: bool,
     expect: VecDeque<Expect>,
@@ -256,6 +260,7 @@ impl<O: Origins> Machine<O> {
     pub fn new(origins: O, guarded: bool, recorded: bool) -> Self {
         Self {
             origins,
+            rebased: 0,
             guarded,
             expect: VecDeque::new(),
             statements: Names::default(),
@@ -292,6 +297,7 @@ impl<O: Origins> Machine<O> {
     pub fn rebase(&mut self, origins: O, guarded: bool) {
         self.origins = origins;
         self.guarded = guarded;
+        self.rebased += 1;
     }
 
     /// True when the server owes nothing.

@@ -93,7 +93,7 @@ impl<O: Origins> Machine<O> {
                     let cursor = Some(Cursor { held: *held });
                     let value = Arc::new(Portal {
                         statement: prepared(of),
-                        binds: Vec::new(),
+                        binds: Arc::default(),
                         formats: Box::default(),
                         cursor,
                     });

@@ -103,7 +103,7 @@ where
     pub(super) fn escalate(&mut self, held: Held, found: InTheWay) -> Result<(), End> {
         let InTheWay { sessions, seconds, who } = found.clone();
         let hold = held.ticket.info.id.clone();
-        let (session, op) = (self.session.to_owned(), held.question.op);
+        let (session, op) = (self.session.to_string(), held.question.op);
         self.staged.record(Event::HoldEscalated { session, op, hold: hold.clone(), sessions, seconds, who });
         self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
         self.decider.tell_again(&hold, found);

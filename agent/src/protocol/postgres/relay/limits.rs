@@ -39,6 +39,11 @@ impl Limits {
         }
     }
 
+    /// Whether there is nothing of theirs to wait for.
+    pub(super) fn are_far(&self) -> bool {
+        self.cancelling.is_none() && self.clock.is_none()
+    }
+
     pub(super) async fn over(&mut self) -> Over {
         if let Some(cancelling) = &mut self.cancelling {
             cancelling.await;

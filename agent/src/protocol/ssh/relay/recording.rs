@@ -102,7 +102,7 @@ where
                 unlisted: outcome.unlisted.map(str::to_owned),
             });
             self.staged.record(Event::Result {
-                session: self.session.to_owned(),
+                session: self.session.into(),
                 op: outcome.op,
                 rows: 0,
                 bytes: stdout.0 + stderr.0,

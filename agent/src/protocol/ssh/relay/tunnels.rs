@@ -12,9 +12,9 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::poll_read_buf;
-use tracing::Instrument as _;
 
 use super::super::machine::Machine;
+use crate::log::InSpan;
 use crate::protocol::{Admitted, Protocol, Services};
 
 /// At once, in one session.
@@ -56,7 +56,7 @@ fn begin(services: Services<'_>, admitted: Admitted, protocol: Protocol) -> std:
         let services = Services { gate: &gate, journal: &journal, registry: &registry };
         protocol.serve(services, admitted, far).await;
     });
-    tokio::spawn(serving.instrument(span));
+    tokio::spawn(InSpan::new(span, serving));
     Ok(near)
 }
 
