@@ -126,6 +126,7 @@ const UNSAFE_BELOW: &[&str] = &[
     "agent/src/intercept",
     "agent/src/export/queue.rs",
     "agent/src/workload/verity.rs",
+    "agent/src/record/spool.rs",
     "tests/src/harness/spawn.rs",
 ];
 

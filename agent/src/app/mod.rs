@@ -139,6 +139,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     // happens is written.
     let journal = Journal::open(&world::journal_options(&config)).context("cannot open the journal")?;
     let journal = Arc::new(journal);
+    journal.start_scribe()?;
     let grants = Grants::open(&config.state_dir).context("cannot open the grants")?;
     let hooks = config.webhooks.iter().map(announce::Hook::load).collect::<Result<Vec<_>>>()?;
     let (announce_tx, announce_rx) = tokio::sync::mpsc::channel(announce::QUEUE);

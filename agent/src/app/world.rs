@@ -283,6 +283,7 @@ pub fn own_cgroup() -> Result<String> {
 /// Where the journal is, how large it may get and what of it goes.
 pub fn journal_options(config: &Config) -> record::Options {
     let mut options = record::Options::new(&config.state_dir, config.record.max_bytes);
+    options.spool = Some(config.run_dir.join("journal-spool"));
     options.retention =
         record::Retention { keep: config.record.keep, when_full: config.record.prune_when_full };
     options.auditors = record::seal::Auditors::new(&config.record.auditors);

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::{control, record};
 
 /// Supervises non-human identities: intercepts, decides, masks and records what they do.
 #[derive(Debug, Parser)]
@@ -206,8 +207,23 @@ impl Place {
     fn dir(&self, config: &Path) -> Result<PathBuf, Failure> {
         match &self.dir {
             Some(dir) => Ok(dir.clone()),
-            None => Ok(Config::load(config)?.state_dir.join("journal")),
+            None => {
+                let config = Config::load(config)?;
+                written(&config);
+                Ok(config.state_dir.join("journal"))
+            }
         }
+    }
+}
+
+/// Has written to the journal's files what is recorded and not there yet: by the agent, or here when none lives.
+fn written(config: &Config) {
+    if control::call(&config.run_dir, &control::Request::Flush).is_ok() {
+        return;
+    }
+    // What is there can be read all the same, and the agent's next start says why the rest has no place.
+    if let Err(error) = record::complete(&crate::app::journal_options(config)) {
+        eprintln!("chaperone: the newest records are missing: {error}");
     }
 }
 

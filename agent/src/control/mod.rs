@@ -34,6 +34,8 @@ pub const DRAINING: &str = "draining.sock";
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Request {
     Status,
+    /// Write to the journal's files what is recorded and not there yet, for those who read them.
+    Flush,
     Approvals,
     Resolve {
         id: String,

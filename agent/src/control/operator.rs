@@ -117,6 +117,10 @@ impl Operator {
     fn act(&self, voice: &Voice<'_>, request: Request) -> Response {
         match request {
             Request::Status => Response::Status(self.status()),
+            Request::Flush => match self.journal.flush() {
+                Ok(()) => Response::Done { what: "written".to_owned() },
+                Err(error) => Response::Refused { why: error.to_string() },
+            },
             Request::Approvals => Response::Approvals { holds: self.gate.holds().list() },
             Request::Sessions => Response::Sessions { sessions: self.registry.list() },
             Request::Resolve { id, approve, comment, terms } => {

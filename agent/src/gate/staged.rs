@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use crate::record::event::Event;
-use crate::record::{Burst, Journal, Owed, RecordError};
+use crate::record::{Burst, Journal, RecordError};
 
 /// Proof that a statement was decided on and may run. Made by the gate alone, used once.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Permit {
 }
 
 /// A burst of bytes for the target with the events that account for it. The bytes are private until the events
-/// are in the journal: `commit` and its kin are the only way out.
+/// are in the journal: `commit` is the only way out.
 #[derive(Debug, Default)]
 pub struct Staged {
     bytes: BytesMut,
@@ -73,19 +73,6 @@ impl Staged {
         self.commit_with(Burst::NOTHING, Burst::NOTHING, journal, out)
     }
 
-    /// The same, but the events are written with those of other sessions. The bytes in `out` may go on their way only when
-    /// what is returned is settled.
-    ///
-    /// # Errors
-    /// As [`Self::commit`].
-    pub fn commit_later(&mut self, journal: &Journal, out: &mut BytesMut) -> Result<Owed, RecordError> {
-        let written = match self.events.is_empty() {
-            true => Ok(Owed::default()),
-            false => journal.append_later(&self.events),
-        };
-        self.release(written, out)
-    }
-
     /// The same in one write with what the client is about to be served, and with what masks took out of that.
     ///
     /// # Errors
@@ -98,20 +85,16 @@ impl Staged {
         out: &mut BytesMut,
     ) -> Result<(), RecordError> {
         let plain = served.bytes.is_empty() && raw.bytes.is_empty();
-        let written = match plain {
-            true if self.events.is_empty() => Ok(()),
-            true => journal.append(&self.events).map(drop),
-            false => journal.append_served(served, raw, &self.events).map(drop),
-        };
-        self.release(written, out)
-    }
-
-    /// The only way out.
-    fn release<T>(&mut self, written: Result<T, RecordError>, out: &mut BytesMut) -> Result<T, RecordError> {
-        self.events.clear();
-        if written.is_err() {
-            self.bytes.clear();
-            return written;
+        if !plain || !self.events.is_empty() {
+            let written = match plain {
+                true => journal.append(&self.events),
+                false => journal.append_served(served, raw, &self.events),
+            };
+            self.events.clear();
+            if let Err(error) = written {
+                self.bytes.clear();
+                return Err(error);
+            }
         }
         if out.is_empty() {
             std::mem::swap(out, &mut self.bytes);
@@ -119,7 +102,7 @@ impl Staged {
             out.extend_from_slice(&self.bytes);
         }
         self.bytes.clear();
-        written
+        Ok(())
     }
 
     /// What is staged, for tests of machines.

@@ -72,12 +72,6 @@ impl Watch {
         Some(Set { expected_ns, found_ns: now.wall_ns })
     }
 
-    /// How long ago it was last looked at; no time, when it never was.
-    pub(super) fn silent(&self, now: Moment) -> Duration {
-        let since = |last: Moment| Duration::from_nanos(now.boot_ns.saturating_sub(last.boot_ns));
-        self.last.map_or(Duration::ZERO, since)
-    }
-
     /// Whether the clock leapt forward while this agent ran: then it says nothing about how old a record is.
     pub(super) const fn leapt(&self) -> bool {
         self.leapt

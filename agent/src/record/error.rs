@@ -20,6 +20,13 @@ pub enum RecordError {
          as evidence", path.display()
     )]
     Damaged { path: PathBuf, offset: u64, seq: u64, problem: String },
+    #[error(
+        "{}: records that were not written yet have no place in the journal any more: {problem}; run `chaperone verify`, \
+         then move the file away and keep it as evidence", path.display()
+    )]
+    Misplaced { path: PathBuf, problem: &'static str },
+    #[error("cannot start the thread that writes records: {0}")]
+    Scribe(io::Error),
     #[error("the record cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
     #[error("a record of {bytes} bytes is longer than the {limit} a journal takes")]
@@ -40,8 +47,6 @@ pub enum RecordError {
     Successor(io::Error),
     #[error("the agent that took over could not record: {0}")]
     NotRecorded(String),
-    #[error("the write that held it failed")]
-    NotWritten,
     #[error("the journal is closed")]
     Closed,
     #[error("a thread died while it held the journal; its state is unknown")]

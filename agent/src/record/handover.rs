@@ -8,8 +8,6 @@
 //! (four bytes) and each with its length (four bytes) before it. An answer is 0, first and last number and the share
 //! of the ceiling that is used; or 1 and a text with its length before it.
 
-mod owed;
-
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +17,9 @@ use std::time::Duration;
 use super::event::Event;
 use super::format::{CHECKPOINT_EVERY, MAX_PAYLOAD};
 use super::journal::{self, Journal as Local};
+use super::scribe::Scribe;
 use super::served::{Burst, Encoder};
 use super::{Appended, Checkpoint, Gone, Options, RecordError, Repaired, Tally, Wanted};
-
-pub use owed::Owed;
 
 /// Longest wait for the successor: what takes longer was not recorded.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,11 +39,8 @@ pub struct Journal {
     place: RwLock<Place>,
     /// Share of the ceiling in use when it was last handed over or failed to be, as bits.
     usage_then: AtomicU64,
-    /// How often it was handed over.
-    era: AtomicU64,
-    /// The newest write that had failed when it was handed over last.
-    failed_then: AtomicU64,
     tally: Tally,
+    pub(super) scribe: Scribe,
 }
 
 enum Place {
@@ -93,9 +87,8 @@ impl Journal {
             options: options.clone(),
             place: RwLock::new(Place::Here(Box::new(local))),
             usage_then: AtomicU64::new(0),
-            era: AtomicU64::new(0),
-            failed_then: AtomicU64::new(0),
             tally: Tally::default(),
+            scribe: Scribe::default(),
         }
     }
 
@@ -123,6 +116,7 @@ impl Journal {
             Place::Nowhere => Err(RecordError::Closed),
         }?;
         self.tally.count(events);
+        self.scribe.wake();
         Ok(appended)
     }
 
@@ -145,7 +139,19 @@ impl Journal {
             Place::Nowhere => Err(RecordError::Closed),
         }?;
         self.tally.count(events);
+        self.scribe.wake();
         Ok(appended)
+    }
+
+    /// Writes what is recorded and not in its segment yet, for those who read segments.
+    ///
+    /// # Errors
+    /// When it cannot be written. It stays recorded, and nothing else is before it is written.
+    pub fn flush(&self) -> Result<(), RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.flush(),
+            Place::Away(_) | Place::Nowhere => Ok(()),
+        }
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head. Blocks on storage.
@@ -297,10 +303,7 @@ impl Journal {
         let Place::Here(local) = &*place else { return Err(RecordError::Closed) };
         let usage = local.usage();
         self.usage_then.store(usage.to_bits(), Ordering::Relaxed);
-        // This writes what is owed, or fails.
         local.close()?;
-        self.failed_then.store(local.failed_write(), Ordering::Relaxed);
-        self.era.fetch_add(1, Ordering::Relaxed);
         // Dropping it lets go of the directory's lock.
         *place = Place::Nowhere;
         match take() {

@@ -1,6 +1,6 @@
 //! The journal as the agent holds it: open, append, checkpoint, close.
 
-mod later;
+mod opening;
 mod prune;
 
 use std::path::{Path, PathBuf};
@@ -9,20 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
-use super::clock::{self, Now, Watch};
+use super::clock::{self, Now};
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
-use super::format::{CHECKPOINT_EVERY, JournalId, Kind};
-use super::recover::{self, Recovered};
-use super::scan::Link;
+use super::format::{CHECKPOINT_EVERY, Kind};
+use super::recover;
 use super::seal::{self, Auditors};
 use super::served::{self, Burst};
-use super::tail::{self, Batch, Begun, Fixed, How, Mount, Tail};
-use super::tree::Tree;
-use super::waiting::{Waiting, Writes};
-use super::{HEARTBEAT, HostKey, RecordError, Repaired, head, key};
+use super::spool;
+use super::tail::{Batch, Fixed, Mount, Tail};
+use super::{HEARTBEAT, HostKey, RecordError, Repaired, head};
 
+use opening::{fresh_id, open_spool, open_tail};
+
+pub use opening::complete;
 pub use prune::{Gone, Wanted};
 
 /// Records that end what was recorded before, and those that say that the agent lives, may use this much of the ceiling
@@ -49,6 +50,8 @@ pub struct Options {
     pub retention: Retention,
     /// To whom raw values are sealed.
     pub auditors: Auditors,
+    /// Where records stay until many of them are written to a segment, in memory that outlives the agent; see `spool`.
+    pub spool: Option<PathBuf>,
 }
 
 /// Which records the agent itself removes. By default none.
@@ -72,6 +75,7 @@ impl Options {
             segment_bytes: (max_bytes / 16).clamp(64 << 10, 64 << 20),
             retention: Retention::default(),
             auditors: Auditors::default(),
+            spool: None,
         }
     }
 }
@@ -129,6 +133,12 @@ impl Journal {
         files::create_dir(dir)?;
         let lock = DirLock::take(dir)?;
         let key = HostKey::load_or_create(&options.key)?;
+        if let Some(path) = &options.spool {
+            let bytes = spool::restore(path, dir)?;
+            if bytes > 0 {
+                tracing::info!(bytes, "what an agent that died had recorded is written to the journal now");
+            }
+        }
         let recovered = recover::recover(dir, &key.public())?;
         let journal = match &recovered.end {
             Some(end) => end.journal,
@@ -139,7 +149,8 @@ impl Journal {
             Fixed { dir: dir.clone(), key, journal, segment_bytes: options.segment_bytes, mount, used, now };
         let repaired = recovered.repaired.clone();
         let head_seq = recovered.head_seq;
-        let tail = open_tail(&fixed, recovered)?;
+        let mut tail = open_tail(&fixed, recovered)?;
+        tail.spool = options.spool.as_deref().and_then(|path| open_spool(path, journal));
         let opened = Self {
             fixed,
             max_bytes: options.max_bytes,
@@ -155,7 +166,7 @@ impl Journal {
             _lock: lock,
         };
         let repairs = opened.repaired.iter().map(Repaired::event).collect::<Vec<_>>();
-        opened.write(Burst::NOTHING, &[], &repairs, u64::MAX, How::Now)?;
+        opened.write(Burst::NOTHING, &[], &repairs, u64::MAX)?;
         Ok(opened)
     }
 
@@ -173,12 +184,8 @@ impl Journal {
     /// # Errors
     /// When not all events were recorded. What they speak of must then not happen. A later call may succeed.
     pub(super) fn append(&self, events: &[Event]) -> Result<Appended, RecordError> {
-        self.write(Burst::NOTHING, &[], events, self.limit(events), How::Now).map(|(appended, _)| appended)
-    }
-
-    /// How full the journal may become by these.
-    fn limit(&self, events: &[Event]) -> u64 {
-        self.max_bytes - if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) }
+        let reserve = if last_words(events) { 0 } else { RESERVE.min(self.max_bytes / 16) };
+        self.write(Burst::NOTHING, &[], events, self.max_bytes - reserve)
     }
 
     /// Puts what is sealed and what a client is about to be served at the end of the journal, and `events` behind it, in
@@ -192,8 +199,7 @@ impl Journal {
         sealed: &[Vec<u8>],
         events: &[Event],
     ) -> Result<Appended, RecordError> {
-        let limit = self.max_bytes - RESERVE.min(self.max_bytes / 16);
-        self.write(burst, sealed, events, limit, How::Now).map(|(appended, _)| appended)
+        self.write(burst, sealed, events, self.max_bytes - RESERVE.min(self.max_bytes / 16))
     }
 
     /// The same for what another agent encoded; `last_words` when they may use the reserve.
@@ -222,7 +228,7 @@ impl Journal {
                 batch.push_encoded(Kind::Event, payload)?;
             }
         }
-        self.put(&mut batch, self.max_bytes - reserve, How::Now).map(|(appended, _)| appended)
+        self.put(&mut batch, self.max_bytes - reserve)
     }
 
     /// Signs what was appended since the last checkpoint, makes it durable, and then writes the head; and records that the
@@ -249,6 +255,19 @@ impl Journal {
     pub(super) fn sync(&self, seq: u64) -> Result<(), RecordError> {
         let mut synced = lock(&self.synced)?;
         self.sync_locked(&mut synced, seq)
+    }
+
+    /// Writes what is recorded and not in its segment yet.
+    ///
+    /// # Errors
+    /// When it cannot be written. It stays recorded, and nothing else is before it is written.
+    pub(super) fn flush(&self) -> Result<(), RecordError> {
+        lock(&self.tail)?.flush()
+    }
+
+    /// Number of the newest record.
+    pub(super) fn records(&self) -> u64 {
+        lock(&self.tail).map_or(0, |tail| tail.link.seq.saturating_sub(1))
     }
 
     /// Waits until everything recorded so far is on stable storage.
@@ -307,10 +326,8 @@ impl Journal {
         sealed: &[Vec<u8>],
         events: &[Event],
         limit: u64,
-        how: How,
-    ) -> Result<(Appended, Option<Writes>), RecordError> {
+    ) -> Result<Appended, RecordError> {
         let mut all: Option<Appended> = None;
-        let mut writes: Option<Writes> = None;
         let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
         let mut sealed = sealed.iter().peekable();
         let mut parts = burst.parts().peekable();
@@ -328,8 +345,7 @@ impl Journal {
                     break;
                 }
             }
-            let (part, last) = self.put(&mut batch, limit, how)?;
-            writes = Some(Writes { first: writes.map_or(last.first, |writes| writes.first), ..last });
+            let part = self.put(&mut batch, limit)?;
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }
         let mut buffers = lock(&self.buffers)?;
@@ -338,42 +354,40 @@ impl Journal {
         }
         drop(buffers);
         match all {
-            Some(appended) => Ok((appended, writes)),
+            Some(appended) => Ok(appended),
             None => {
                 let next = lock(&self.tail)?.link.seq;
-                Ok((Appended { first_seq: next, last_seq: next - 1 }, None))
+                Ok(Appended { first_seq: next, last_seq: next - 1 })
             }
         }
     }
 
     /// Where the configuration says so, room is made by what is oldest.
-    fn put(&self, batch: &mut Batch, limit: u64, how: How) -> Result<(Appended, Writes), RecordError> {
+    fn put(&self, batch: &mut Batch, limit: u64) -> Result<Appended, RecordError> {
         let may_prune = self.retention.when_full && limit != u64::MAX;
-        let mut append = || {
-            let mut tail = lock(&self.tail)?;
-            let appended = tail.append(&self.fixed, batch, limit, how)?;
-            Ok((appended, tail.waiting.last()))
-        };
         // Others take room that was just made; each time one segment goes.
         for _ in 0..ROOM_TRIES {
-            let appended = append();
+            let appended = lock(&self.tail)?.append(&self.fixed, batch, limit, false);
             if !matches!(appended, Err(RecordError::Full { .. })) || !may_prune || !self.make_room() {
                 return appended;
             }
         }
-        append()
+        lock(&self.tail)?.append(&self.fixed, batch, limit, false)
     }
 
     fn sign(&self, close: bool) -> Result<Option<Checkpoint>, RecordError> {
         let mut tail = lock(&self.tail)?;
-        tail.flush(&self.fixed)?;
         if tail.unsigned > 0 && !tail.closed {
             let mut batch = Batch::default();
             batch.clear();
             // Under the ceiling or not: what is recorded must be signed, and it is some 400 bytes a second at most.
-            tail.append(&self.fixed, &mut batch, u64::MAX, How::Signed)?;
+            tail.append(&self.fixed, &mut batch, u64::MAX, true)?;
         }
-        tail.closed |= close;
+        if close {
+            tail.flush()?;
+            tail.let_go();
+            tail.closed = true;
+        }
         Ok(tail.signed)
     }
 
@@ -396,7 +410,7 @@ impl Journal {
         }
         let (medium, path, last) = {
             let mut tail = lock(&self.tail)?;
-            tail.flush(&self.fixed)?;
+            tail.flush()?;
             if tail.failed {
                 return Err(RecordError::SyncFailed { path: tail.path.clone() });
             }
@@ -425,52 +439,6 @@ pub(super) fn last_words(events: &[Event]) -> bool {
 struct Named {
     #[expect(dead_code, reason = "read for being there")]
     event: String,
-}
-
-fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
-    let Some(end) = recovered.end else {
-        let (mut link, mut tree) = (Link::START, Tree::default());
-        let Begun { path, medium, len } = tail::begin_segment(fixed, &mut link, &mut tree)?;
-        return Ok(Tail {
-            medium,
-            path,
-            offset: len,
-            begun: len,
-            link,
-            tree,
-            unsigned: 0,
-            signed: None,
-            dirty: false,
-            rotating: false,
-            failed: false,
-            closed: false,
-            watch: Watch::default(),
-            waiting: Waiting::default(),
-        });
-    };
-    let medium = (fixed.mount)(end.file);
-    Ok(Tail {
-        medium,
-        path: end.path,
-        offset: end.offset,
-        begun: 0,
-        link: end.link,
-        tree: end.tree,
-        unsigned: end.unsigned,
-        signed: end.signed,
-        dirty: false,
-        rotating: false,
-        failed: false,
-        closed: false,
-        watch: Watch::after(end.time_ns),
-        waiting: Waiting::default(),
-    })
-}
-
-fn fresh_id(dir: &Path) -> Result<JournalId, RecordError> {
-    let mut id = JournalId::default();
-    key::random(&mut id, dir)?;
-    Ok(id)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, RecordError> {

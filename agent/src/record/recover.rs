@@ -48,6 +48,8 @@ pub(super) struct Recovered {
 pub(super) struct End {
     pub(super) journal: JournalId,
     pub(super) path: PathBuf,
+    /// The number of its first record.
+    pub(super) segment: u64,
     pub(super) file: File,
     pub(super) offset: u64,
     pub(super) link: Link,
@@ -101,6 +103,8 @@ struct Walk<'a> {
     pruned: Option<Pruned>,
     journal: JournalId,
     path: &'a Path,
+    /// The number its name gives it.
+    first_seq: u64,
     link: Link,
     /// Over all records up to the last; `None` before the first record that is read.
     tree: Option<Tree>,
@@ -137,6 +141,7 @@ impl<'a> Walk<'a> {
             pruned,
             journal: first.journal,
             path: &segment.path,
+            first_seq: segment.first_seq,
             link: Link { seq: first.first_seq, previous: first.previous, last: first.previous },
             tree: (first.first_seq == 1).then(Tree::default),
             // Where the last checkpoint lies further back than is read, one is due at once.
@@ -149,7 +154,7 @@ impl<'a> Walk<'a> {
         };
         let rest = segments.get(from..).unwrap_or_default();
         for (at, segment) in rest.iter().enumerate() {
-            walk.path = &segment.path;
+            (walk.path, walk.first_seq) = (&segment.path, segment.first_seq);
             walk.segment(at + 1 == rest.len())?;
         }
         match head {
@@ -288,6 +293,7 @@ impl<'a> Walk<'a> {
         Ok(End {
             journal: self.journal,
             path: self.path.to_owned(),
+            segment: self.first_seq,
             file,
             offset: self.offset,
             link: self.link,

@@ -16,12 +16,15 @@ use super::format::{
 };
 use super::scan::Link;
 use super::served::{Burst, Encoder};
+use super::spool::Spool;
 use super::tree::Tree;
-use super::waiting::{Before, Waiting};
 use super::{Appended, HostKey, RecordError};
 
 /// Room at the beginning of every batch for a checkpoint that may turn out to be due; it stands at its end.
 const ROOM: usize = FRAME_LEN + NOTE_MAX;
+
+/// So much room is taken on the disk at once for what goes to the spool; more than that holds.
+const RESERVED: u64 = 1 << 20;
 
 /// Makes the medium of a freshly created or reopened segment; the tests put a faulty disk in between.
 pub(super) type Mount = Box<dyn Fn(std::fs::File) -> Arc<dyn Medium> + Send + Sync>;
@@ -126,6 +129,8 @@ impl Batch {
 pub(super) struct Tail {
     pub(super) medium: Arc<dyn Medium>,
     pub(super) path: PathBuf,
+    /// The number of the segment's first record.
+    pub(super) segment: u64,
     /// End of the last whole record of the segment.
     pub(super) offset: u64,
     /// What `offset` was when the segment was begun, or less.
@@ -145,38 +150,30 @@ pub(super) struct Tail {
     pub(super) failed: bool,
     pub(super) closed: bool,
     pub(super) watch: Watch,
-    /// Behind `offset` less their length, and not in the file yet.
-    pub(super) waiting: Waiting,
-}
-
-/// How records are appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum How {
-    /// Written when the call returns.
-    Now,
-    /// With a checkpoint in front.
-    Signed,
-    /// Written with what others append, by `flush` at the latest.
-    Later,
+    /// When the newest record was made, in nanoseconds since boot.
+    pub(super) recorded_ns: u64,
+    /// Ends at `offset`, where there is one: the segment is as much shorter.
+    pub(super) spool: Option<Spool>,
+    /// Up to here the segment has room on the disk: what is in the spool can be written.
+    pub(super) reserved: u64,
+    /// What is in the spool could not be written.
+    pub(super) stuck: bool,
 }
 
 impl Tail {
-    /// Appends all records of `batch`, before them a checkpoint if one is due or asked for.
+    /// Writes all records of `batch`, before them a checkpoint if one is due or `sign` asks for it.
     pub(super) fn append(
         &mut self,
         fixed: &Fixed,
         batch: &mut Batch,
         limit: u64,
-        how: How,
+        sign: bool,
     ) -> Result<Appended, RecordError> {
         if self.closed {
             return Err(RecordError::Closed);
         }
         if self.failed {
             return Err(RecordError::SyncFailed { path: self.path.clone() });
-        }
-        if how != How::Later {
-            self.flush(fixed)?;
         }
         let now = (fixed.now)();
         let mut watch = self.watch;
@@ -185,11 +182,10 @@ impl Tail {
             word.clear();
             word.push(&clock_set(&set))?;
             // Under the ceiling or not: times must not go back without a word.
-            let how = if how == How::Later { How::Later } else { How::Now };
-            self.put(fixed, &mut word, u64::MAX, how, now)?;
+            self.put(fixed, &mut word, u64::MAX, false, now)?;
         }
         self.watch = watch;
-        self.put(fixed, batch, limit, how, now)
+        self.put(fixed, batch, limit, sign, now)
     }
 
     fn put(
@@ -197,11 +193,11 @@ impl Tail {
         fixed: &Fixed,
         batch: &mut Batch,
         limit: u64,
-        how: How,
+        sign: bool,
         now: Moment,
     ) -> Result<Appended, RecordError> {
         self.cut_back()?;
-        let sign = how == How::Signed || self.unsigned + batch.records() > CHECKPOINT_EVERY;
+        let sign = sign || self.unsigned + batch.records() > CHECKPOINT_EVERY;
         let most = (batch.bytes.len() - if sign { 0 } else { ROOM }) as u64;
         self.make_room(fixed, most, limit)?;
 
@@ -224,55 +220,73 @@ impl Tail {
             batch.hashes.push(add(&mut batch.bytes, draft, time_ns, &mut link));
         }
         let bytes = batch.bytes.get(skip..).unwrap_or_default();
-        if how == How::Later {
-            let Self { offset, link, tree, unsigned, signed, watch, waiting, .. } = self;
-            waiting.push(bytes, || Before {
-                offset: *offset,
-                link: *link,
-                tree: tree.clone(),
-                unsigned: *unsigned,
-                signed: *signed,
-                watch: *watch,
-            });
-        } else {
-            self.write(bytes)?;
-        }
+        self.store(bytes)?;
 
         self.offset += bytes.len() as u64;
         fixed.add_used(bytes.len() as u64);
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
+        self.recorded_ns = now.boot_ns;
         batch.hashes.iter().for_each(|hash| self.tree.push(hash));
-        if self.waiting.is_full() {
-            self.flush(fixed)?;
-        }
         Ok(Appended { first_seq, last_seq: link.seq - 1 })
     }
 
-    /// Writes what waits. When that fails, the journal ends where it did before the first of it.
-    pub(super) fn flush(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
-        let Some((before, bytes)) = self.waiting.take() else { return Ok(()) };
-        let end = std::mem::replace(&mut self.offset, before.offset);
+    /// How long ago the newest record was made, as far as this process knows.
+    pub(super) fn silent(&self, now: Moment) -> Duration {
+        Duration::from_nanos(now.boot_ns.saturating_sub(self.recorded_ns))
+    }
+
+    /// Puts records where they survive the agent: into the spool, or else into the segment.
+    fn store(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+        if !self.stuck && self.spooled(bytes) {
+            return Ok(());
+        }
+        self.flush()?;
+        if self.spooled(bytes) { Ok(()) } else { self.write(bytes) }
+    }
+
+    /// Whether the spool took them: it takes what there is room for on the disk.
+    fn spooled(&mut self, bytes: &[u8]) -> bool {
+        let Some(spool) = &mut self.spool else { return false };
+        if self.offset + bytes.len() as u64 > self.reserved {
+            if self.medium.reserve(self.offset, RESERVED).is_err() {
+                return false;
+            }
+            self.reserved = self.offset + RESERVED;
+        }
+        spool.put(bytes, self.segment, self.offset)
+    }
+
+    /// Writes what is in the spool. When that fails it stays there, and nothing is recorded before it is written.
+    pub(super) fn flush(&mut self) -> Result<(), RecordError> {
+        let Some(mut spool) = self.spool.take_if(|spool| !spool.is_empty()) else { return Ok(()) };
+        let end = std::mem::replace(&mut self.offset, spool.begin());
         let written = match self.failed {
             true => Err(RecordError::SyncFailed { path: self.path.clone() }),
-            false => self.write(&bytes),
+            false => self.cut_back().and_then(|()| self.write(spool.bytes())),
         };
-        match &written {
-            Ok(()) => self.offset = end,
-            Err(_) => {
-                fixed.sub_used(bytes.len() as u64);
-                (self.link, self.tree, self.watch) = (before.link, before.tree, before.watch);
-                (self.unsigned, self.signed) = (before.unsigned, before.signed);
-            }
+        self.offset = end;
+        self.stuck = written.is_err();
+        if !self.stuck {
+            spool.clear();
         }
-        self.waiting.written(bytes, written.is_ok());
+        self.spool = Some(spool);
         written
     }
 
-    /// How long ago this process wrote its newest record; no time, when it wrote none.
-    pub(super) fn silent(&self, now: Moment) -> Duration {
-        self.watch.silent(now)
+    /// Gives room on the disk back that is not needed any more.
+    pub(super) fn let_go(&mut self) {
+        if self.reserved > self.offset && self.written() == self.offset {
+            // Cutting a file where it ends frees what is reserved behind it, or else it stays with the file.
+            let _no_matter = self.medium.set_len(self.offset);
+        }
+        self.reserved = 0;
+    }
+
+    /// How long the segment is without what is in the spool.
+    fn written(&self) -> u64 {
+        self.spool.as_ref().filter(|spool| !spool.is_empty()).map_or(self.offset, Spool::begin)
     }
 
     /// Signs everything up to the last record.
@@ -299,8 +313,7 @@ impl Tail {
             return Err(RecordError::Full { used, limit });
         }
         if rotate {
-            // Of the segment before, whatever becomes of the next one.
-            self.flush(fixed)?;
+            self.flush()?;
             self.rotate(fixed)?;
         }
         Ok(())
@@ -308,13 +321,14 @@ impl Tail {
 
     fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
         self.rotating = true;
+        self.let_go();
         self.medium.sync().map_err(|error| {
             self.failed = true;
             io_error("sync", &self.path)(error)
         })?;
-        let Begun { path, medium, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
-        (self.path, self.medium) = (path, medium);
-        (self.begun, self.offset) = (len, len);
+        let Begun { path, medium, first_seq, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
+        (self.path, self.medium, self.segment) = (path, medium, first_seq);
+        (self.begun, self.offset, self.reserved) = (len, len, 0);
         self.unsigned += 1;
         self.rotating = false;
         Ok(())
@@ -345,7 +359,7 @@ impl Tail {
     fn cut_back(&mut self) -> Result<(), RecordError> {
         if self.dirty {
             let poisoned = |source| RecordError::Poisoned { path: self.path.clone(), source };
-            self.medium.set_len(self.offset).map_err(poisoned)?;
+            self.medium.set_len(self.written()).map_err(poisoned)?;
             self.dirty = false;
         }
         Ok(())
@@ -356,6 +370,7 @@ impl Tail {
 pub(super) struct Begun {
     pub(super) path: PathBuf,
     pub(super) medium: Arc<dyn Medium>,
+    pub(super) first_seq: u64,
     pub(super) len: u64,
 }
 
@@ -389,7 +404,7 @@ pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> 
     if has_tree {
         tree.push(&next.last);
     }
-    Ok(Begun { path, medium: (fixed.mount)(file), len: bytes.len() as u64 })
+    Ok(Begun { path, medium: (fixed.mount)(file), first_seq: header.first_seq, len: bytes.len() as u64 })
 }
 
 /// Bytes of a segment that would be begun now.

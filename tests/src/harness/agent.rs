@@ -37,13 +37,17 @@ impl Agent {
         let bpffs = scratch.folder("bpffs", 0o700)?;
         mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
             .context("mounting a bpffs: is this root, with the right to mount?")?;
+        let run = scratch.folder("run", 0o755)?;
+        // As on a host, where /run is memory.
+        mount(Some("run"), &run, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=16m"))
+            .context("mounting the run directory")?;
         let etc = scratch.folder("etc", 0o755)?;
         Ok(Self {
             binary: binary()?,
             config: etc.join("chaperone.toml"),
             policy: scratch.folder("etc/policy", 0o755)?,
             state: scratch.folder("state", 0o700)?,
-            run: scratch.folder("run", 0o755)?,
+            run,
             bpffs,
             log: scratch.path().join("agent.log"),
             netns: None,

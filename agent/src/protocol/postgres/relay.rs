@@ -22,12 +22,11 @@ use super::watch::Watch;
 use crate::gate::Staged;
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
 use crate::record::event::Event;
-use crate::record::{Journal, Owed, RecordError};
+use crate::record::{Journal, RecordError};
 use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 use held::{Held, Woken};
-use recording::Company;
 use wake::{Policy, Wake, wait};
 
 /// Above this much waiting for one side, the other is not read.
@@ -117,11 +116,6 @@ pub(super) struct Relay<'a, C, U> {
     journal: &'a Arc<Journal>,
     /// What is recorded is on disk before it counts.
     synced: bool,
-    /// What of the record may not be written yet; nothing leaves in either direction before it is.
-    owed: Owed,
-    /// How much waited for the client before anything of it was owed, and whether that was `whole`.
-    sure: Option<(usize, bool)>,
-    company: Company,
     session: Arc<str>,
     staged: Staged,
     outcomes: Vec<Outcome>,
@@ -185,9 +179,6 @@ where
             wire,
             machine,
             synced: decider.synced(),
-            owed: Owed::default(),
-            sure: None,
-            company: Company::default(),
             decider,
             journal,
             session: session.into(),
@@ -216,7 +207,6 @@ where
         let end = match self.serve(command_rx, &mut Policy::new(policy_rx)).await {
             Ok(end) | Err(end) => end,
         };
-        self.settle_at_last();
         // Somebody changed a table beside the agent: nobody else need be ended for it.
         if matches!(end, End::Fatal(Fatal::Mismatch(_))) {
             self.decider.outdate();
@@ -267,7 +257,7 @@ where
             if let Some(question) = self.may_go_on() {
                 self.pause = self.read_client(question).await?;
             }
-            self.commit()?;
+            self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
             self.settle().await?;
             // What the client asked for before its goodbye is still answered, as the server itself does it.
             if matches!(self.pause, Pause::Goodbye) && self.machine.idle() {
@@ -384,9 +374,6 @@ where
             return Ok(());
         }
         self.record_served()?;
-        if !self.owed.is_nothing() {
-            self.sure.get_or_insert((self.wire.to_client.len(), self.whole));
-        }
         if self.wire.to_client.is_empty() {
             std::mem::swap(&mut self.wire.to_client, &mut self.served);
         } else {
@@ -416,7 +403,7 @@ where
                 Answer::Hold(ticket, notice, waiting) => {
                     notice.put_notice(&mut self.notices);
                     // The record of the hold goes first, as of everything the client is told.
-                    self.commit()?;
+                    self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
                     self.serve_client()?;
                     let watch = Box::pin(blast::watch(*waiting));
                     return Ok(Pause::Hold(Held { ticket, question, watch }));

@@ -20,7 +20,6 @@ use super::super::pruned::{self, Pruned};
 use super::super::query::make_next_index;
 use super::super::scan::{self, Found, Link, Scanner};
 use super::super::served::Burst;
-use super::super::tail::How;
 use super::super::tree::Tree;
 use super::super::{Checkpoint, PublicKey, RecordError};
 use super::{Journal, Retention, lock};
@@ -91,7 +90,7 @@ impl Journal {
 
         step(1)?;
         let gone = Gone { through, records: through + 1 - first.first_seq, segments: going as u64, bytes };
-        let (told, _) = self.write(Burst::NOTHING, &[], &[event(&gone, wanted)], u64::MAX, How::Now)?;
+        let told = self.write(Burst::NOTHING, &[], &[event(&gone, wanted)], u64::MAX)?;
         step(2)?;
         let signed = self.sign(false)?;
         self.publish(signed)?;

@@ -2,29 +2,36 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 
 const STATE: &str = "CHAPERONE_TEST_STATE";
+const SPOOL: &str = "CHAPERONE_TEST_SPOOL";
 
 /// Runs an ignored test of this binary, by its name below `record::tests`, as a process of its own.
 pub(super) fn child(test: &str, state: &State) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("record::tests::{test}"), "--ignored", "--nocapture"]);
+    if let Some(spool) = &state.options.spool {
+        command.env(SPOOL, spool);
+    }
     command.env(STATE, state.dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 
 pub(super) fn options_of_parent() -> Options {
     let dir = std::env::var_os(STATE).expect("run by its parent only");
-    Options { segment_bytes: 200_000, ..Options::new(Path::new(&dir), 1 << 30) }
+    let spool = std::env::var_os(SPOOL).map(PathBuf::from);
+    Options { segment_bytes: 200_000, spool, ..Options::new(Path::new(&dir), 1 << 30) }
 }
 
 #[test]
 #[ignore = "the child of no_acknowledged_record_is_lost_to_kill_9"]
 fn child_appends_until_killed() {
-    let journal = Journal::open(&options_of_parent()).unwrap();
+    let journal = Arc::new(Journal::open(&options_of_parent()).unwrap());
+    journal.start_scribe().unwrap();
     let mut out = std::io::stdout().lock();
     for op in 0.. {
         let long = if op % 50 == 49 { 300_000 } else { 10 };
@@ -37,7 +44,7 @@ fn child_appends_until_killed() {
     }
 }
 
-/// Two hundred kills, in eight journals, so that reading them back stays quick.
+/// Two hundred kills, in eight journals, half of them with a spool, so that reading them back stays quick.
 #[test]
 fn no_acknowledged_record_is_lost_to_kill_9() {
     std::thread::scope(|scope| {
@@ -48,7 +55,9 @@ fn no_acknowledged_record_is_lost_to_kill_9() {
 }
 
 fn killed_in_one_journal(journal: u64) {
-    let state = State::new();
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mut state = State::new();
+    state.options.spool = journal.is_multiple_of(2).then(|| memory.path().join("spool"));
     let mut acknowledged = Vec::<(u64, u64)>::new();
     for round in 0..25 {
         let mut process = child("crash::child_appends_until_killed", &state).spawn().unwrap();

@@ -7,13 +7,13 @@ pub(crate) mod faults;
 mod follow;
 mod handover;
 mod index;
-mod later;
 mod prove;
 mod prune;
 mod recover;
 mod render;
 mod seal;
 mod sessions;
+mod spool;
 mod tamper;
 mod tamper_segments;
 

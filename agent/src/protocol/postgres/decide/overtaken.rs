@@ -48,7 +48,7 @@ impl Decider {
         let changes = &self.catalogue.changes;
         if plan.analysis.iter().any(|statement| statement.reshapes) {
             self.on_their_way.changes = true;
-            changes.begin(self.session.as_str(), shaped(plan));
+            changes.begin(&self.session, shaped(plan));
         }
         if self.guarded() && plan.statements.iter().any(|statement| statement.strict) {
             self.on_their_way.sent.push_back((op, self.on_their_way.noted, Arc::clone(plan)));

@@ -1,8 +1,6 @@
 //! What a session leaves in the journal as it goes, before anything of it is served.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -10,77 +8,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{End, Held, Relay};
 use crate::gate::Staged;
 use crate::record::event::{Event, HoldOutcome};
-use crate::record::{Burst, Owed, RecordError};
-
-/// After so many writes that held nothing of anybody else a session writes by itself,
-const ALONE: u8 = 8;
-/// and looks for company again once in so many.
-const LOOKS: u8 = 64;
-
-/// Whether others record at the same time: waiting for them costs a turn of the thread.
-#[derive(Debug, Default)]
-pub(super) struct Company {
-    alone: u8,
-    turns: u8,
-}
-
-impl Company {
-    fn expected(&mut self) -> bool {
-        if self.alone < ALONE {
-            return true;
-        }
-        self.turns = (self.turns + 1) % LOOKS;
-        self.turns == 0
-    }
-
-    /// From now on a session writes by itself.
-    fn part(&mut self) {
-        *self = Self { alone: ALONE, turns: 0 };
-    }
-
-    fn came(&mut self, anybody: bool) {
-        self.alone = if anybody { 0 } else { self.alone.saturating_add(1).min(ALONE) };
-    }
-}
-
-/// Lets those of this thread that are awake go first. Unlike tokio's `yield_now` it does not ask the kernel who else is.
-async fn after_others() {
-    let mut went = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut went, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
+use crate::record::{Burst, RecordError};
 
 impl<C, U> Relay<'_, C, U>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Lets what is staged go upstream, once it is settled.
-    pub(super) fn commit(&mut self) -> Result<(), RecordError> {
-        if self.company.expected() {
-            let owed = self.staged.commit_later(self.journal, &mut self.wire.to_upstream)?;
-            self.owed = self.owed.and(owed);
-        } else {
-            self.staged.commit(self.journal, &mut self.wire.to_upstream)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until what was recorded is written, and is on disk where the target asks for that: nothing has left since,
-    /// in either direction. Sessions of one thread share a write, and those that wait at the same time share a sync.
-    pub(super) async fn settle(&mut self) -> Result<(), RecordError> {
-        if !self.owed.is_nothing() {
-            // Those that have something to record at this moment get to do so.
-            after_others().await;
-            self.company.came(self.journal.settle(self.owed)?);
-            (self.owed, self.sure) = (Owed::default(), None);
-        }
+    /// Waits until what was recorded is on disk, where the target asks for that: nothing has left since, in either
+    /// direction. Sessions that wait at the same time share one sync.
+    pub(super) async fn settle(&self) -> Result<(), RecordError> {
         if !self.synced {
             return Ok(());
         }
@@ -88,19 +25,6 @@ where
         match tokio::task::spawn_blocking(move || journal.sync_all()).await {
             Ok(synced) => synced,
             Err(_panicked) => Err(RecordError::Abandoned),
-        }
-    }
-
-    /// The session is over: what turns out not to be written is not going to be served, and what comes yet waits for
-    /// nobody.
-    pub(super) fn settle_at_last(&mut self) {
-        self.company.part();
-        let settled = self.journal.settle(std::mem::take(&mut self.owed));
-        if let Some((len, whole)) = self.sure.take()
-            && settled.is_err()
-        {
-            self.wire.to_client.truncate(len);
-            self.whole = whole;
         }
     }
 
@@ -137,7 +61,7 @@ where
             self.events.extend(outcome.streamed.map(|streamed| {
                 let (to_client, to_server) = *streamed;
                 Event::Replicated {
-                    session: self.session.to_owned(),
+                    session: self.session.to_string(),
                     op: outcome.op,
                     to_client_bytes: to_client.bytes,
                     to_client_sha256: to_client.sha256,
@@ -167,15 +91,9 @@ where
         self.events.extend(replaced.iter().filter_map(|seen| self.decider.detected(seen)));
         let raw = self.machine.take_raw();
         let raw_burst = Burst { session: &self.session, offset: self.sealed, bytes: &raw };
-        let written = match self.company.expected() {
-            true => self.journal.append_served_later(burst, raw_burst, &self.events),
-            false => {
-                let written = self.journal.append_served(burst, raw_burst, &self.events);
-                written.map(|_| Owed::default())
-            }
-        };
+        let written = self.journal.append_served(burst, raw_burst, &self.events);
         self.events.clear();
-        self.owed = self.owed.and(written?);
+        written?;
         self.recorded += bytes.len() as u64;
         self.sealed += raw.len() as u64;
         Ok(())
