@@ -11,6 +11,7 @@ use crate::app;
 use crate::config::Config;
 use crate::control::{Request, call};
 use crate::intercept::probe;
+use crate::record;
 
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -84,6 +85,13 @@ fn configuration(path: &Path) -> Vec<Finding> {
         findings.extend(reachable(target));
     }
     findings.extend(probe::in_force(&config.intercept.bpffs).into_iter().map(Finding::from));
+    findings.push(Finding {
+        name: format!("the run directory {} is in memory", config.run_dir.display()),
+        ok: record::in_memory(&config.run_dir),
+        required: false,
+        why: "elsewhere each record is a write of its own, and statements cost more".to_owned(),
+        cure: "let run_dir be on a tmpfs that outlives the agent, as /run/chaperone is by default".to_owned(),
+    });
     let running = call(&config.run_dir, &Request::Status).err().map(|error| error.to_string());
     findings.push(Finding {
         name: "agent".to_owned(),

@@ -44,6 +44,7 @@ pub use key::{HostKey, PublicKey, public_path};
 pub use reader::{Body, Check, Reader, Record};
 pub use recover::Repaired;
 pub use served::{Burst, Served};
+pub use spool::in_memory;
 pub use stamp::Stamp;
 pub use tally::Tally;
 pub use verify::HEARTBEAT;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 
 use memmap2::{MmapMut, MmapOptions};
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags, StatFs};
 
 use super::RecordError;
 use super::error::io_error;
@@ -52,9 +52,8 @@ impl Spool {
     pub(super) fn open(path: &Path, journal: JournalId) -> Result<Option<Self>, RecordError> {
         let failed = |source| io_error("make", path)(source);
         let file = open_file(path, true).map_err(failed)?;
-        let kind = rustix::fs::fstatfs(&file).map_err(|errno| failed(errno.into()))?.f_type;
-        // /usr/include/linux/magic.h: tmpfs, ramfs.
-        if !matches!(kind, 0x0102_1994 | 0x8584_58f6) {
+        let place = rustix::fs::fstatfs(&file).map_err(|errno| failed(errno.into()))?;
+        if !is_memory(&place) {
             drop(file);
             std::fs::remove_file(path).map_err(io_error("remove", path))?;
             return Ok(None);
@@ -120,6 +119,18 @@ impl Spool {
             to.copy_from_slice(bytes);
         }
     }
+}
+
+/// Whether files in `dir` are in memory, or will be when it is made.
+#[must_use]
+pub fn in_memory(dir: &Path) -> bool {
+    let place = dir.ancestors().find_map(|dir| rustix::fs::statfs(dir).ok());
+    place.is_some_and(|place| is_memory(&place))
+}
+
+fn is_memory(place: &StatFs) -> bool {
+    // /usr/include/linux/magic.h: tmpfs, ramfs.
+    matches!(place.f_type, 0x0102_1994 | 0x8584_58f6)
 }
 
 impl std::fmt::Debug for Spool {

@@ -270,6 +270,11 @@ fn start_refused(world: &mut World) -> Result<()> {
 
 fn doctor(world: &mut World) -> Result<()> {
     let said = world.agent.command(&["doctor", "--json"])?;
-    serde_json::from_str::<serde_json::Value>(&said.stdout).with_context(|| format!("{said}"))?;
+    let findings: Vec<serde_json::Value> =
+        serde_json::from_str(&said.stdout).with_context(|| format!("{said}"))?;
+    let in_memory = |finding: &serde_json::Value| {
+        finding["name"].as_str().is_some_and(|name| name.contains("in memory")) && finding["ok"] == true
+    };
+    ensure!(findings.iter().any(in_memory), "{said}");
     world.agent.command(&["status"])?.ok().map(drop)
 }

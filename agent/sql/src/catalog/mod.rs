@@ -170,6 +170,12 @@ impl Catalog {
         self.relation(id).map(Relation::rel_name)
     }
 
+    /// The OID of the relation of that name in that schema.
+    pub fn oid(&self, schema: &str, table: &str) -> Option<u32> {
+        let id = self.lookup(Some(schema), table, &[])?;
+        self.relation(id).map(|relation| relation.oid)
+    }
+
     /// The relation with this OID, as RowDescription names it.
     pub fn resolve_oid(&self, oid: u32) -> Option<RelName> {
         self.by_oid.get(&oid).and_then(|id| self.relation(*id)).map(Relation::rel_name)

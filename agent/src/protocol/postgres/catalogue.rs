@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::changes::Changes;
 use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::decide::budget::Comparisons;
+use super::moved::Moved;
 use super::open::{OpenError, Opened, open};
 use super::response;
 use super::startup::Startup;
@@ -115,6 +116,7 @@ pub(super) struct Catalogue {
     comparisons: Comparisons,
     /// What sessions are changing of it.
     pub(super) changes: Changes,
+    pub(super) moved: Moved,
 }
 
 impl Catalogue {
@@ -131,6 +133,7 @@ impl Catalogue {
             sighted: std::sync::Mutex::default(),
             comparisons: Comparisons::default(),
             changes: Changes::default(),
+            moved: Moved::default(),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod greeting;
 pub mod login;
 pub mod machine;
+mod moved;
 mod open;
 mod options;
 pub mod plan;

@@ -1,7 +1,10 @@
 //! Changes of the schema by somebody who may do that and nothing more: what is plain passes, what a label hangs on does
 //! not, and afterwards everything that was masked still is.
 
+use std::time::Duration;
+
 use super::*;
+use crate::harness::spawn::wait_for;
 use crate::raw::cases::{self, Expect};
 
 pub(super) fn matrix(world: &mut World) -> Result<()> {
@@ -108,5 +111,36 @@ pub(super) fn meanwhile(world: &mut World) -> Result<()> {
         told.stderr.contains("42501") && told.stderr.contains("has a label, which would be lost"),
         "{told}"
     );
+    Ok(())
+}
+
+/// Somebody renames the table itself, and later puts another one in its place, and the agent sees neither.
+pub(super) fn renamed(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 916)?;
+    let database = &pair.names[0];
+    let bot = world.client_in(&world.places.mail_bot, HOST, "shop_trust").database(database).limit(30);
+    let token = |table: &str| format!("select id, token from app.{table} where id = 1");
+    let before = bot.psql(&[&token("users")])?;
+    ensure!(before.stdout == "1|***\n", "{before}");
+    world.postgres.admin_in(database, "alter table app.users rename to people")?;
+    let secret = world.postgres.admin_in(database, &token("people"))?;
+    ensure!(!secret.is_empty() && !secret.contains("***"), "{secret}");
+    let masked = |table: &str| -> Result<()> {
+        // What is not known yet is read a little later, and in clear at no time.
+        wait_for(table, Duration::from_secs(30), || {
+            let shown = bot.psql(&[&token(table)])?;
+            ensure!(shown.stdout.is_empty() || shown.stdout == "1|***\n", "{table}: {shown}");
+            Ok((!shown.stdout.is_empty()).then_some(()))
+        })?;
+        let asked = bot.psql(&[&format!("select id from app.{table} where token = 'x'")])?;
+        ensure!(asked.stderr.contains("42501") && asked.stderr.contains("token"), "{table}: {asked}");
+        Ok(())
+    };
+    masked("people")?;
+    world.postgres.admin_in(database, "create table app.users as select * from app.people")?;
+    world.postgres.admin_in(database, "grant select on app.users to public")?;
+    masked("users")?;
+    masked("people")?;
+    ensure!(world.agent.log().contains("a labelled table has another name now"), "nothing in the log");
     Ok(())
 }

@@ -40,6 +40,10 @@ const CASES: &[Case<World>] = &[
         run: define::meanwhile,
     },
     Case {
+        name: "a labelled table that is renamed beside the agent stays masked, as does the one in its place",
+        run: define::renamed,
+    },
+    Case {
         name: "what the server says at the end of a transaction, or at SET CONSTRAINTS, shows nothing",
         run: deferred::cases,
     },

@@ -12,6 +12,7 @@ impl Decider {
     /// Works out which columns are masked for this principal: labelled, and no policy permits to unmask.
     pub(super) fn rebuild(&mut self) -> Result<(), Report> {
         let (mut masked, mut labelled) = (BTreeMap::new(), BTreeMap::new());
+        let mut elsewhere = Vec::new();
         self.maskers.changes.clear();
         for label in &self.backend.target.labels {
             if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
@@ -24,13 +25,26 @@ impl Decider {
             };
             let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
             let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
+            let moved = self.catalogue.moved.elsewhere(&self.snapshot.catalog, &path);
             labelled.insert(path.clone(), Rule { kind: MaskKind::Redact, knobs: label.knobs });
-            if !self.policies.set.unmask(&self.principal, &column) {
+            let shown = self.policies.set.unmask(&self.principal, &column);
+            elsewhere.extend(moved.into_iter().map(|moved| (moved, shown, label.knobs)));
+            if !shown {
                 let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &path);
                 if let Some(change) = change {
                     self.maskers.changes.insert(path.clone(), change);
                 }
                 masked.insert(path, Rule { kind, knobs: label.knobs });
+            }
+        }
+        // A label of its own says more of a column than the one that it had.
+        for (path, shown, knobs) in elsewhere {
+            let rule = Rule { kind: MaskKind::Redact, knobs };
+            if !labelled.contains_key(&path) {
+                labelled.insert(path.clone(), rule);
+                if !shown {
+                    masked.insert(path, rule);
+                }
             }
         }
         let view = View::with_rules(Arc::clone(&self.snapshot.catalog), &masked).keeping(labelled.keys());
