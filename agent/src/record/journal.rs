@@ -17,7 +17,7 @@ use super::format::{CHECKPOINT_EVERY, Kind};
 use super::recover;
 use super::seal::{self, Auditors};
 use super::served::{self, Burst};
-use super::spool;
+use super::spool::{self, Restored};
 use super::tail::{Batch, Fixed, Mount, Tail};
 use super::{HEARTBEAT, HostKey, RecordError, Repaired, head};
 
@@ -133,13 +133,16 @@ impl Journal {
         files::create_dir(dir)?;
         let lock = DirLock::take(dir)?;
         let key = HostKey::load_or_create(&options.key)?;
-        if let Some(path) = &options.spool {
-            let bytes = spool::restore(path, dir)?;
-            if bytes > 0 {
+        let lost = match options.spool.as_deref().map(|path| spool::restore(path, dir, true)).transpose()? {
+            Some(Restored::Written(bytes)) => {
                 tracing::info!(bytes, "what an agent that died had recorded is written to the journal now");
+                None
             }
-        }
-        let recovered = recover::recover(dir, &key.public())?;
+            Some(Restored::Lost(lost)) => Some(lost),
+            Some(Restored::None) | None => None,
+        };
+        let mut recovered = recover::recover(dir, &key.public())?;
+        recovered.repaired.extend(lost);
         let journal = match &recovered.end {
             Some(end) => end.journal,
             None => fresh_id(dir)?,

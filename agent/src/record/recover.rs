@@ -377,6 +377,13 @@ fn cut(path: &Path, offset: u64) -> Result<Repaired, RecordError> {
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_to_end(&mut rest))
         .map_err(io_error("read", path))?;
+    let repaired = keep(path, offset, &rest)?;
+    file.set_len(offset).and_then(|()| file.sync_all()).map_err(io_error("cut", path))?;
+    Ok(repaired)
+}
+
+/// Keeps `bytes`, which belong to `offset` of the segment at `path` and have no place there, beside it.
+pub(super) fn keep(path: &Path, offset: u64, bytes: &[u8]) -> Result<Repaired, RecordError> {
     let kept = free_name(path, offset);
     fs::File::options()
         .write(true)
@@ -384,12 +391,11 @@ fn cut(path: &Path, offset: u64) -> Result<Repaired, RecordError> {
         .mode(0o600)
         .open(&kept)
         .and_then(|mut kept| {
-            std::io::Write::write_all(&mut kept, &rest)?;
+            std::io::Write::write_all(&mut kept, bytes)?;
             kept.sync_all()
         })
         .map_err(io_error("write", &kept))?;
-    file.set_len(offset).and_then(|()| file.sync_all()).map_err(io_error("cut", path))?;
-    Ok(Repaired { segment: file_name(path), offset, bytes: rest.len() as u64 })
+    Ok(Repaired { segment: file_name(path), offset, bytes: bytes.len() as u64 })
 }
 
 fn free_name(path: &Path, offset: u64) -> PathBuf {

@@ -19,11 +19,11 @@ use std::sync::atomic::{Ordering, fence};
 use memmap2::{MmapMut, MmapOptions};
 use rustix::fs::{FallocateFlags, OFlags, StatFs};
 
-use super::RecordError;
 use super::error::io_error;
 use super::files;
 use super::format::JournalId;
-use super::scan;
+use super::recover::{self, Repaired};
+use super::{RecordError, scan};
 
 const FORM: [u8; 8] = *b"CHSPOOL1";
 const HEAD: usize = 64;
@@ -155,28 +155,43 @@ fn open_file(path: &Path, make: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes what an agent that died left at `path` to its place in `dir`. Says how many bytes that were. The lock of `dir` has
-/// to be held. Done again, it changes nothing.
+/// What became of the records that an agent left which died.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// There were none.
+    None,
+    /// So many bytes of them are in their place.
+    Written(u64),
+    /// Records before them are gone, which no sync was known of; they were kept apart.
+    Lost(Repaired),
+}
+
+/// Writes what an agent that died left at `path` to its place in `dir`. The lock of `dir` has to be held. Done again, it
+/// changes nothing.
+///
+/// A disk that failed may have lost what stands before them: then they are kept apart, if `apart` says so.
 ///
 /// # Errors
-/// `Misplaced` when they have no place there: the segment is gone, ends before it, or holds something else. Otherwise when
+/// `Misplaced` when they have no place there: the segment is gone, ends before them, or holds something else. Otherwise when
 /// files cannot be read or written.
-pub(super) fn restore(path: &Path, dir: &Path) -> Result<u64, RecordError> {
+pub(super) fn restore(path: &Path, dir: &Path, apart: bool) -> Result<Restored, RecordError> {
     let mut file = match open_file(path, false) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Restored::None),
         opened => opened.map_err(io_error("open", path))?,
     };
-    let Some(left) = Left::read(&mut file).map_err(io_error("read", path))? else { return Ok(0) };
+    let Some(left) = Left::read(&mut file).map_err(io_error("read", path))? else {
+        return Ok(Restored::None);
+    };
     let segments = files::segments(dir)?;
     let Some(last) = segments.last() else {
         // Another journal is begun here, by whoever removed that one.
         tracing::warn!(path = %path.display(), "records of a journal that is gone were left, and are dropped");
-        return left.done(&file).map_err(io_error("write", path)).map(|()| 0);
+        return left.done(&file).map_err(io_error("write", path)).map(|()| Restored::None);
     };
     let (_, head) = scan::Scanner::open(&last.path)?;
     if scan::header(&last.path, &head)?.journal != left.journal {
         tracing::warn!(path = %path.display(), "records of another journal were left, and are dropped");
-        return left.done(&file).map_err(io_error("write", path)).map(|()| 0);
+        return left.done(&file).map_err(io_error("write", path)).map(|()| Restored::None);
     }
     let segment = segments.iter().find(|segment| segment.first_seq == left.segment);
     let misplaced = |problem| RecordError::Misplaced { path: path.to_owned(), problem };
@@ -185,7 +200,12 @@ pub(super) fn restore(path: &Path, dir: &Path) -> Result<u64, RecordError> {
     let to = OpenOptions::new().read(true).write(true).open(&segment.path).map_err(failed)?;
     let there = to.metadata().map_err(failed)?.len();
     if there < left.offset {
-        return Err(misplaced("their segment ends before them"));
+        if !apart {
+            return Err(misplaced("their segment ends before them"));
+        }
+        let repaired = recover::keep(&segment.path, left.offset, &left.bytes)?;
+        left.done(&file).map_err(io_error("write", path))?;
+        return Ok(Restored::Lost(repaired));
     }
     let end = left.offset + left.bytes.len() as u64;
     let mut written = vec![0; usize::try_from(there.min(end) - left.offset).unwrap_or(0)];
@@ -196,7 +216,7 @@ pub(super) fn restore(path: &Path, dir: &Path) -> Result<u64, RecordError> {
     }
     to.write_all_at(&left.bytes, left.offset).map_err(failed)?;
     left.done(&file).map_err(io_error("write", path))?;
-    Ok(left.bytes.len() as u64)
+    Ok(Restored::Written(left.bytes.len() as u64))
 }
 
 /// What an agent left.

@@ -26,7 +26,7 @@ pub fn complete(options: &Options) -> Result<(), RecordError> {
         Err(RecordError::InUse { .. }) => return Ok(()),
         taken => taken?,
     };
-    spool::restore(spool, &options.dir).map(drop)
+    spool::restore(spool, &options.dir, false).map(drop)
 }
 
 /// Without one records are written one append at a time.

@@ -136,11 +136,6 @@ fn what_has_no_place_any_more_keeps_the_agent_from_starting() {
     fs::remove_file(went_on.file()).unwrap();
     drop(went_on.state.open());
 
-    // The end of the segment was taken away.
-    let cut = spooled.copy();
-    edit(&cut.state.segments()[0], |bytes| bytes.truncate(bytes.len() - 1));
-    assert!(cut.state.refusal().contains("their segment ends before them"), "{}", cut.state.refusal());
-
     // And what is changed in memory does not pass for a record.
     let changed = spooled.copy();
     edit(&changed.file(), |bytes| bytes[64 + 70] ^= 1);
@@ -148,6 +143,42 @@ fn what_has_no_place_any_more_keeps_the_agent_from_starting() {
     assert_eq!(journal.repaired().len(), 1);
     journal.close().unwrap();
     assert_eq!(changed.ops(), [1]);
+}
+
+#[test]
+fn what_stands_behind_records_that_the_disk_lost_is_kept_apart() {
+    let spooled = Spooled::new();
+    let journal = spooled.state.open();
+    recorded(&journal, 1);
+    journal.checkpoint().unwrap();
+    recorded(&journal, 2);
+    journal.flush().unwrap();
+    recorded(&journal, 3);
+    drop(journal);
+    // What no sync is known of: a record, or a part of it.
+    let whole = spooled.state.places();
+    let last = whole.last().unwrap();
+    for len in [last.at, last.at + 1, last.at + last.len - 1] {
+        let cut = spooled.copy();
+        edit(&cut.state.segments()[0], |bytes| bytes.truncate(len));
+        assert!(
+            complete(&cut.state.options).unwrap_err().to_string().contains("their segment ends before them")
+        );
+        let journal = cut.state.open();
+        let kept = journal.repaired().pop().unwrap();
+        assert_eq!(kept.offset, (last.at + last.len) as u64);
+        recorded(&journal, 4);
+        journal.close().unwrap();
+        assert_eq!(cut.ops(), [1, 4]);
+        assert!(cut.state.verify().ok);
+        let beside = cut.state.journal_dir().join(format!("{}.cut-{}", kept.segment, kept.offset));
+        assert_eq!(fs::metadata(beside).unwrap().len(), kept.bytes);
+        assert!(kept.bytes > 200);
+    }
+    // What was synced cannot be lost that way.
+    let cut = spooled.copy();
+    edit(&cut.state.segments()[0], |bytes| bytes.truncate(whole[0].at + whole[0].len));
+    assert!(cut.state.refusal().contains("its end was cut off"), "{}", cut.state.refusal());
 }
 
 #[test]
