@@ -361,6 +361,36 @@ async fn a_policy_that_takes_the_permission_back_ends_the_live_session() {
     assert_eq!((error.sqlstate.as_str(), error.fatal), ("28000", true));
 }
 
+/// What is read is asked for first: whoever keeps a session busy does not keep it from hearing the rest.
+#[tokio::test]
+async fn a_session_without_a_pause_is_killed_and_revoked_all_the_same() {
+    for revoked in [false, true] {
+        let Session { client, server, gate, command_tx, relay, journal: _journal, state: _state } =
+            Session::start();
+        let (mut from_agent, mut to_agent) = tokio::io::split(client);
+        let (mut asked, mut answers) = tokio::io::split(server);
+        let syncs = b"S\0\0\0\x04".repeat(1000);
+        tokio::spawn(async move { while to_agent.write_all(&syncs).await.is_ok() {} });
+        tokio::spawn(async move {
+            let mut sync = [0; 5];
+            while asked.read_exact(&mut sync).await.is_ok() {
+                answers.write_all(b"Z\0\0\0\x05I").await.unwrap_or_default();
+            }
+        });
+        let mut some = vec![0; 60_000];
+        from_agent.read_exact(&mut some).await.unwrap();
+        if revoked {
+            let nobody = "@id(\"nobody\") forbid (principal, action, resource);";
+            gate.replace(PolicySet::load(&[Source::new("test.cedar", nobody)]).unwrap());
+        } else {
+            command_tx.send(Command::Kill("operator".into())).await.unwrap();
+        }
+        tokio::spawn(async move { from_agent.read_to_end(&mut some).await });
+        let (end, _) = tokio::time::timeout(Duration::from_secs(30), relay).await.unwrap().unwrap();
+        assert!(matches!((revoked, &end), (false, End::Killed(_)) | (true, End::Revoked(_))), "{end}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_contradicts_the_analysis_is_not_served() {
     let mut session = Session::start();
