@@ -262,6 +262,12 @@ impl Agent {
     pub(crate) fn journal(&self) -> PathBuf {
         self.state.join("journal")
     }
+
+    /// The same, for who reads its files: with everything in them that is recorded, as every command has it that reads.
+    pub(crate) fn written_journal(&self) -> Result<PathBuf> {
+        self.command(&["sessions", "--json"])?;
+        Ok(self.journal())
+    }
 }
 
 impl Drop for Agent {

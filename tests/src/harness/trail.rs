@@ -99,7 +99,7 @@ pub(crate) fn everything(agent: &Agent) -> Result<Vec<Value>> {
     const FRAME: usize = 60;
     const EVENT: u32 = 1;
     let mut segments: Vec<PathBuf> =
-        fs::read_dir(agent.journal())?.flatten().map(|entry| entry.path()).collect();
+        fs::read_dir(agent.written_journal()?)?.flatten().map(|entry| entry.path()).collect();
     segments.retain(|path| path.extension().is_some_and(|extension| extension == "chj"));
     segments.sort();
     let mut events = Vec::new();

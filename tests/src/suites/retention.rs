@@ -180,7 +180,7 @@ fn by_hand(world: &mut World) -> Result<()> {
     traffic(world, "by-hand-2", 1)?;
     // The act and who did it are in the record.
     let mut text = Vec::new();
-    for entry in fs::read_dir(world.agent.journal())? {
+    for entry in fs::read_dir(world.agent.written_journal()?)? {
         text.extend(fs::read(entry?.path())?);
     }
     let text = String::from_utf8_lossy(&text).into_owned();

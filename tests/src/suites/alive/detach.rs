@@ -76,7 +76,7 @@ fn outside(world: &mut World) -> Result<()> {
 }
 
 fn journal_says(world: &World, words: &str) -> Result<bool> {
-    for entry in fs::read_dir(world.agent.journal())? {
+    for entry in fs::read_dir(world.agent.written_journal()?)? {
         let bytes = fs::read(entry?.path())?;
         if bytes.windows(words.len()).any(|window| window == words.as_bytes()) {
             return Ok(true);

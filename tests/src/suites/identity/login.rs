@@ -108,7 +108,7 @@ pub(super) fn approves(stage: &mut Stage) -> Result<()> {
     let receipt = format!("{}/{}", vote["session"].as_str().context("no session")?, vote["op"]);
     let receipt = world.agent.command(&["why", &receipt])?.ok()?;
     ensure!(receipt.contains("logged in") && receipt.contains("as anna, token "), "{receipt}");
-    for file in fs::read_dir(world.agent.journal())? {
+    for file in fs::read_dir(world.agent.written_journal()?)? {
         let bytes = fs::read(file?.path())?;
         ensure!(
             !bytes.windows(token.len()).any(|part| part == token.as_bytes()),
