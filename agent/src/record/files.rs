@@ -6,8 +6,6 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
-
 use super::RecordError;
 use super::error::io_error;
 use super::format::MAX_SEQ;
@@ -23,8 +21,6 @@ pub(super) const INDEX: &str = ".chx";
 pub(super) trait Medium: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Takes room on the disk for `len` bytes from `offset` on, without making the file longer.
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Data, and what of the metadata is needed to read it, on stable storage.
     fn sync(&self) -> io::Result<()>;
 }
@@ -36,10 +32,6 @@ impl Medium for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
-    }
-
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(self, FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
     fn sync(&self) -> io::Result<()> {

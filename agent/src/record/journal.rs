@@ -388,7 +388,6 @@ impl Journal {
         }
         if close {
             tail.flush()?;
-            tail.let_go();
             tail.closed = true;
         }
         Ok(tail.signed)

@@ -23,9 +23,6 @@ use super::{Appended, HostKey, RecordError};
 /// Room at the beginning of every batch for a checkpoint that may turn out to be due; it stands at its end.
 const ROOM: usize = FRAME_LEN + NOTE_MAX;
 
-/// So much room is taken on the disk at once for what goes to the spool; more than that holds.
-const RESERVED: u64 = 1 << 20;
-
 /// Makes the medium of a freshly created or reopened segment; the tests put a faulty disk in between.
 pub(super) type Mount = Box<dyn Fn(std::fs::File) -> Arc<dyn Medium> + Send + Sync>;
 
@@ -154,8 +151,6 @@ pub(super) struct Tail {
     pub(super) recorded_ns: u64,
     /// Ends at `offset`, where there is one: the segment is as much shorter.
     pub(super) spool: Option<Spool>,
-    /// Up to here the segment has room on the disk: what is in the spool can be written.
-    pub(super) reserved: u64,
     /// What is in the spool could not be written.
     pub(super) stuck: bool,
 }
@@ -246,16 +241,8 @@ impl Tail {
         if self.spooled(bytes) { Ok(()) } else { self.write(bytes) }
     }
 
-    /// Whether the spool took them: it takes what there is room for on the disk.
     fn spooled(&mut self, bytes: &[u8]) -> bool {
-        let Some(spool) = &mut self.spool else { return false };
-        if self.offset + bytes.len() as u64 > self.reserved {
-            if self.medium.reserve(self.offset, RESERVED).is_err() {
-                return false;
-            }
-            self.reserved = self.offset + RESERVED;
-        }
-        spool.put(bytes, self.segment, self.offset)
+        self.spool.as_mut().is_some_and(|spool| spool.put(bytes, self.segment, self.offset))
     }
 
     /// Writes what is in the spool. When that fails it stays there, and nothing is recorded before it is written.
@@ -273,15 +260,6 @@ impl Tail {
         }
         self.spool = Some(spool);
         written
-    }
-
-    /// Gives room on the disk back that is not needed any more.
-    pub(super) fn let_go(&mut self) {
-        if self.reserved > self.offset && self.written() == self.offset {
-            // Cutting a file where it ends frees what is reserved behind it, or else it stays with the file.
-            let _no_matter = self.medium.set_len(self.offset);
-        }
-        self.reserved = 0;
     }
 
     /// How long the segment is without what is in the spool.
@@ -321,14 +299,13 @@ impl Tail {
 
     fn rotate(&mut self, fixed: &Fixed) -> Result<(), RecordError> {
         self.rotating = true;
-        self.let_go();
         self.medium.sync().map_err(|error| {
             self.failed = true;
             io_error("sync", &self.path)(error)
         })?;
         let Begun { path, medium, first_seq, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
         (self.path, self.medium, self.segment) = (path, medium, first_seq);
-        (self.begun, self.offset, self.reserved) = (len, len, 0);
+        (self.begun, self.offset) = (len, len);
         self.unsigned += 1;
         self.rotating = false;
         Ok(())

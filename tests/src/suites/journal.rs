@@ -266,8 +266,15 @@ fn full(stage: &mut Stage) -> Result<()> {
     let filler = stage.world.agent.state.join("filler");
     let outcome = without_record(stage, "full", || fill(&filler));
     let _ = fs::remove_file(&filler);
-    outcome?;
-    restored(stage)
+    let ran = outcome?;
+    restored(stage)?;
+    // What found room in memory is written when there is room on the disk.
+    let recorded = Trail::when(&stage.world.agent, "full", |_| true)?.verdicts();
+    for word in ran.lines() {
+        let is_it = |sql: &str| sql.contains(&format!("'{word}'"));
+        ensure!(recorded.iter().any(|(sql, _)| is_it(sql)), "{word} ran without a record");
+    }
+    Ok(())
 }
 
 /// Takes all that is left of the small disk.
@@ -303,12 +310,12 @@ fn refused_while_read_only(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// A session is open, `lose` takes the record away: the session ends, all that ran until then is on record, new sessions are
-/// refused, and it is logged.
-fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) -> Result<()> {
+/// A session is open, `lose` takes the record away: the session ends, new ones are refused, and it is logged. What ran until
+/// then is returned.
+fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) -> Result<String> {
     let go = stage.world.scratch.folder(name, 0o777)?.join("go");
     let mut script = format!("select 1;\n\\! while ! test -e {}; do sleep 0.05; done\n", go.display());
-    // More than the journal may have taken room for.
+    // More than finds room in memory.
     for number in 0..400 {
         let long = "x".repeat(8000);
         script += &format!("insert into scratch (word) values ('lost-{number}') /* {long} */;\n");
@@ -322,13 +329,7 @@ fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) 
     let output = running.finish(Duration::from_secs(20))?;
     ensure!(output.code != Some(0), "the session went on without a record: {output}");
     let ran = world.postgres.admin("select word from scratch where word like 'lost-%'")?;
-    let trail = Trail::when(&world.agent, name, |_| true)?;
-    let recorded = trail.verdicts();
     ensure!(ran.lines().count() < 400, "all statements ran");
-    for word in ran.lines() {
-        let is_it = |sql: &str| sql.contains(&format!("'{word}'"));
-        ensure!(recorded.iter().any(|(sql, _)| is_it(sql)), "{word} ran without a record");
-    }
     // A few may still be served: as many as find room in the rest of a page.
     let refused = wait_for("a refusal of a new session", Duration::from_secs(20), || {
         Ok(Some(world.client("late").psql(&["select 1"])?).filter(|output| output.code != Some(0)))
@@ -337,7 +338,7 @@ fn without_record(stage: &mut Stage, name: &str, lose: impl Fn() -> Result<()>) 
     ensure!(refused.stderr.contains("FATAL"), "no clear reason: {refused}");
     let log = world.agent.log_since(mark);
     ensure!(log.to_lowercase().contains("journal") || log.contains("record"), "nothing in the log:\n{log}");
-    Ok(())
+    Ok(ran)
 }
 
 /// Service is back by itself, or after a restart of the agent; the journal is whole.

@@ -64,7 +64,6 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
             watch: Watch::default(),
             recorded_ns: (fixed.now)().boot_ns,
             spool: None,
-            reserved: 0,
             stuck: false,
         });
     };
@@ -86,7 +85,6 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
         watch: Watch::after(end.time_ns),
         recorded_ns: (fixed.now)().boot_ns,
         spool: None,
-        reserved: 0,
         stuck: false,
     })
 }

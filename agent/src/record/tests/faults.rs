@@ -46,13 +46,6 @@ impl Medium for Faulty {
         if self.faults.stuck.load(Ordering::SeqCst) { Err(Errno::EIO.into()) } else { self.file.set_len(len) }
     }
 
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        if self.faults.armed.load(Ordering::SeqCst) && self.faults.room.load(Ordering::SeqCst) < len {
-            return Err(Errno::ENOSPC.into());
-        }
-        Medium::reserve(&self.file, offset, len)
-    }
-
     fn sync(&self) -> io::Result<()> {
         if self.faults.no_sync.load(Ordering::SeqCst) {
             Err(Errno::EIO.into())
