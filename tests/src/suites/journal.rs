@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::Value;
 
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Program, wait_for};
 use crate::harness::tamper;
-use crate::harness::trail::Trail;
+use crate::harness::trail::{Trail, everything};
 use crate::harness::world::{Wishes, World};
 
 /// Bytes of the small disk the journal lives on.
@@ -269,10 +270,11 @@ fn full(stage: &mut Stage) -> Result<()> {
     let ran = outcome?;
     restored(stage)?;
     // What found room in memory is written when there is room on the disk.
-    let recorded = Trail::when(&stage.world.agent, "full", |_| true)?.verdicts();
+    let recorded = everything(&stage.world.agent)?;
     for word in ran.lines() {
-        let is_it = |sql: &str| sql.contains(&format!("'{word}'"));
-        ensure!(recorded.iter().any(|(sql, _)| is_it(sql)), "{word} ran without a record");
+        let word = format!("'{word}'");
+        let is_it = |event: &Value| event["sql"].as_str().is_some_and(|sql| sql.contains(&word));
+        ensure!(recorded.iter().any(is_it), "{word} ran without a record");
     }
     Ok(())
 }
