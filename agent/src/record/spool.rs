@@ -6,14 +6,14 @@
 //! by the next that finds no room, and a moment later at the latest (`scribe`). A start after a death writes first what was
 //! left ([`restore`]).
 //!
-//! The file: 8 bytes that name the form, the journal's id (16), and four numbers of 8 bytes, little-endian: the first record
-//! of the segment that the bytes belong to, where in it they begin, how many there are, and none. Then the bytes, whole
+//! The file: 8 bytes that name the form, the journal's id (16), and three numbers of 8 bytes, little-endian: the first record
+//! of the segment that the bytes belong to, where in it they begin, and how many there are. From byte 64 on the bytes, whole
 //! frames. Their number is written last and set to 0 first: what is half done is not there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
 use memmap2::{MmapMut, MmapOptions};
@@ -36,7 +36,6 @@ const SHORT: usize = 64 << 10;
 
 pub(super) struct Spool {
     map: MmapMut,
-    path: PathBuf,
     journal: JournalId,
     /// Where in its segment the first byte belongs, while there is one.
     begin: u64,
@@ -62,10 +61,10 @@ impl Spool {
         // Pages that turn out to be missing would end the agent by a signal.
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, (HEAD + ROOM) as u64)
             .map_err(|errno| failed(errno.into()))?;
-        // SAFETY: the file is the agent's alone, in a directory that only root can enter, and the lock of the journal's
-        // directory is held: nobody else changes or cuts it while it is mapped.
+        // SAFETY: the file is root's, whom alone it lets in (0600), and the lock of the journal's directory is held: no other
+        // agent or command changes or cuts it while it is mapped.
         let map = unsafe { MmapOptions::new().len(HEAD + ROOM).populate().map_mut(&file) }.map_err(failed)?;
-        let mut spool = Self { map, path: path.to_owned(), journal, begin: 0, len: 0 };
+        let mut spool = Self { map, journal, begin: 0, len: 0 };
         spool.clear();
         Ok(Some(spool))
     }
@@ -131,12 +130,6 @@ pub fn in_memory(dir: &Path) -> bool {
 fn is_memory(place: &StatFs) -> bool {
     // /usr/include/linux/magic.h: tmpfs, ramfs.
     matches!(place.f_type, 0x0102_1994 | 0x8584_58f6)
-}
-
-impl std::fmt::Debug for Spool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Spool").field("path", &self.path).field("len", &self.len).finish_non_exhaustive()
-    }
 }
 
 fn open_file(path: &Path, make: bool) -> io::Result<File> {

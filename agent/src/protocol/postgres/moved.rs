@@ -29,10 +29,7 @@ impl Moved {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let name = RelName { schema: label.schema.clone(), table: label.table.clone() };
         let now = catalog.oid(&label.schema, &label.table);
-        let Tables { oids, told } = match known.get_mut(&name) {
-            Some(tables) => tables,
-            None => known.entry(name).or_default(),
-        };
+        let Tables { oids, told } = known.entry(name).or_default();
         let others = oids.iter().filter(|oid| Some(**oid) != now);
         let found: Vec<(u32, RelName)> =
             others.filter_map(|oid| Some((*oid, catalog.resolve_oid(*oid)?))).collect();
