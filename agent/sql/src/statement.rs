@@ -227,6 +227,25 @@ impl MaskedColumn {
             MaskKind::Partial(_) => 0,
         }
     }
+
+    /// Whether what is served hangs on the value.
+    pub(crate) fn shows(&self) -> bool {
+        self.strictness() < 2
+    }
+
+    /// Whether values of the other column may come out under this mask, too. What a mask shows was chosen for one column:
+    /// another one's buckets may be wider, or nothing of it was to be seen at all but whether two are equal.
+    pub(crate) fn may_stand_for(&self, other: &Self) -> bool {
+        let own = |kind| matches!(kind, MaskKind::Bucket | MaskKind::Shift | MaskKind::Fixed);
+        let alike = self.kind == other.kind && (!own(self.kind) || self.path == other.path);
+        alike || !self.shows() || !other.shows()
+    }
+
+    /// Whether it may be tried on values that are not masked. Who chooses those could compare, or count the days, and know what
+    /// every other value stands for.
+    pub(crate) fn may_be_tried(&self) -> bool {
+        !self.shows() || !matches!(self.kind, MaskKind::Pseudonym | MaskKind::Shift)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -248,7 +248,9 @@ impl View {
         let whole = number.and_then(|number| number.checked_add(1));
         let mut mask = MaskedColumn { path: path.clone(), kind, knobs, whole, type_oid, text_like };
         if let Some(before) = slot.and_then(|before| self.masks.get(before as usize)) {
-            if mask.strictness() <= before.strictness() {
+            if mask.kind != before.kind && mask.shows() && before.shows() {
+                mask.kind = MaskKind::Redact;
+            } else if mask.strictness() <= before.strictness() {
                 mask.path.clone_from(&before.path);
                 mask.kind = before.kind;
             }

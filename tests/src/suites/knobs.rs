@@ -15,6 +15,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "fixed values, shifted dates and buckets keep their types in text", run: changed },
     Case { name: "and are the same in binary", run: changed_in_binary },
     Case { name: "and in COPY, text, csv and binary", run: changed_in_copy },
+    Case { name: "what a mask shows it shows of its own column's values only", run: of_its_own },
     Case { name: "predicate = is-null lets IS NULL pass and nothing else", run: is_null },
     Case { name: "predicate = equality compares with constants, so often", run: equality },
     Case { name: "predicate = any filters", run: any },
@@ -139,6 +140,30 @@ fn changed_in_copy(world: &mut World) -> Result<()> {
     let row = world.postgres.admin("select * from copied where id = 1; drop table copied")?;
     ensure!(row == format!("1|somebody|***|{born}"), "{row}");
     Ok(())
+}
+
+/// Who brings a value along, or another column's, learns nothing of a mask by it; nor does who is told the time elsewhere.
+fn of_its_own(world: &mut World) -> Result<()> {
+    let client = client(world, "own");
+    for sql in [
+        "select born from customers where id = 1 union all select date '2000-01-01'",
+        "select x from (values ((select born from customers where id = 1)), (date '2000-01-01')) as s(x)",
+        "select placed from orders where id = 1 union all select born from customers where id = 1",
+        "select born from customers where id = 1 union all select placed from orders where id = 1",
+    ] {
+        let rows = client.psql(&[sql])?.ok()?;
+        ensure!(rows == "\n\n", "{sql}: {rows}");
+    }
+    // What a number's bucket is everybody knows.
+    let sql = "select cents from orders where id = 25 union all select 2999";
+    ensure!(client.psql(&[sql])?.ok()? == "2000\n2000\n");
+    let placed = "select placed from orders where id = 6";
+    world.postgres.admin("update orders set placed = '2025-12-31 23:30:00Z' where id = 6")?;
+    for zone in ["<east>-100", "<west>+100", "UTC"] {
+        let rows = client.psql(&[&format!("set timezone = '{zone}'"), placed])?.ok()?;
+        ensure!(rows == "SET\n2025-01-01 00:00:00+00\n", "{zone}: {rows}");
+    }
+    check(&client, &[("set extra_float_digits = 2", "SET\n")], &["set extra_float_digits = -3"])
 }
 
 fn check(client: &Client<'_>, served: &[(&str, &str)], denied: &[&str]) -> Result<()> {

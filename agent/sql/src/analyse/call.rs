@@ -105,7 +105,12 @@ impl<'a> Analyser<'a> {
             _ => return Err(Refusal::setting(setting)),
         };
         match constant.val() {
-            Some(ConstValue::String(value)) => settings::may_set(setting, &[value])?,
+            Some(ConstValue::String(value)) => {
+                settings::may_set(setting, &[value])?;
+                if !self.clear() {
+                    settings::prints_whole(setting, value)?;
+                }
+            }
             _ => return Err(Refusal::setting(setting)),
         }
         self.access(Verb::Session, None);

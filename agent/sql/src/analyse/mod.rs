@@ -250,8 +250,20 @@ impl<'a> Analyser<'a> {
         rows.fields.iter().try_for_each(|field| self.require_clean(field.taint, how))
     }
 
-    /// The mask of a column in which values of two origins meet: the stricter. Of two that show part of a value, either:
-    /// what has not the shape of the one is replaced whole.
+    /// The mask of a column that has rows of two origins: the stricter, or none of either is seen where one's mask would
+    /// show more of the other.
+    fn meet(&self, left: Taint, right: Taint) -> Taint {
+        let mask = |taint: Taint| taint.and_then(|taint| self.view.mask(taint));
+        let fits = match (mask(left), mask(right)) {
+            (Some(left), Some(right)) => left.may_stand_for(right),
+            (Some(mask), None) | (None, Some(mask)) => mask.may_be_tried(),
+            (None, None) => true,
+        };
+        let joined = self.join_taints(left, right);
+        if fits { joined } else { joined.map(|taint| self.view.whole(taint)) }
+    }
+
+    /// The stricter mask of what is computed from two values.
     fn join_taints(&self, left: Taint, right: Taint) -> Taint {
         let (Some(a), Some(b)) = (left, right) else { return left.or(right) };
         let strictness = |taint| self.view.mask(taint).map_or(u8::MAX, |mask| mask.strictness());

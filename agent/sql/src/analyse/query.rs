@@ -195,7 +195,7 @@ impl<'a> Analyser<'a> {
             return Err(Refusal::unsupported("a set operation of rows of different width"));
         }
         for (field, other) in left.fields.iter_mut().zip(&right.fields) {
-            field.taint = self.join_taints(field.taint, other.taint);
+            field.taint = self.meet(field.taint, other.taint);
         }
         Ok(left)
     }

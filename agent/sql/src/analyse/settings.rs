@@ -108,7 +108,18 @@ pub(super) fn may_set(name: &str, values: &[&str]) -> Res<()> {
 /// Whether a session may ask for this at login.
 #[must_use]
 pub fn may_set_at_login(name: &str, value: &str) -> bool {
-    may_set(name, &[value]).is_ok()
+    may_set(name, &[value]).and_then(|()| prints_whole(name, value)).is_ok()
+}
+
+/// Whether numbers are printed as they are. Rounded ones would be served in the buckets next to their own, and tell that they
+/// lie at the border.
+pub(super) fn prints_whole(name: &str, value: &str) -> Res<()> {
+    let whole = || matches!(value.trim(), "1" | "2" | "3");
+    if !name.eq_ignore_ascii_case("extra_float_digits") || whole() {
+        Ok(())
+    } else {
+        Err(Refusal::setting(name))
+    }
 }
 
 /// Whether the session may see it. Settings with a dot are the application's own and may hold anything.
@@ -148,5 +159,9 @@ mod tests {
         assert!(may_set("standard_conforming_strings", &["off"]).is_err());
         assert!(may_set("DateStyle", &["ISO"]).is_ok());
         assert!(may_set("client_min_messages", &["debug5"]).is_err());
+        assert!(may_set_at_login("extra_float_digits", "3"));
+        assert!(
+            !may_set_at_login("Extra_Float_Digits", "-1") && !may_set_at_login("extra_float_digits", "0x0")
+        );
     }
 }

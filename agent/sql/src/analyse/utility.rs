@@ -1,5 +1,7 @@
 //! Statements that are not queries: transactions, the session, names, and what policy decides by its verb alone.
 
+use std::borrow::Cow;
+
 use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{
     CallStmt, FetchStmt, GrantStmt, RangeVar, TransactionStmt, TruncateStmt, VariableSetStmt,
@@ -307,7 +309,14 @@ impl<'a> Analyser<'a> {
             {
                 return Ok(self.changing_admin(None));
             }
-            VariableSetKind::VAR_SET_VALUE => settings::may_set(name, &values(it.args()))?,
+            VariableSetKind::VAR_SET_VALUE => {
+                let values = values(it.args());
+                let values: Vec<&str> = values.iter().map(|value| &**value).collect();
+                settings::may_set(name, &values)?;
+                if !self.clear() {
+                    settings::prints_whole(name, values.first().copied().unwrap_or_default())?;
+                }
+            }
             VariableSetKind::VAR_SET_DEFAULT | VariableSetKind::VAR_RESET => settings::may_set(name, &[])?,
             VariableSetKind::VAR_SET_MULTI if matches!(name, "TRANSACTION" | "SESSION CHARACTERISTICS") => {}
             VariableSetKind::VAR_RESET_ALL => {
@@ -324,13 +333,14 @@ fn independent<'a>(class: Class) -> Draft<'a> {
     Draft { depends: false, ..Draft::new(class) }
 }
 
-fn values(list: &NodeList) -> Vec<&str> {
+fn values(list: &NodeList) -> Vec<Cow<'_, str>> {
     let value = |node| match node {
         Node::A_Const(constant) => match constant.val() {
-            Some(ConstValue::String(text) | ConstValue::Float(text)) => text,
-            _ => "",
+            Some(ConstValue::String(text) | ConstValue::Float(text)) => text.into(),
+            Some(ConstValue::Integer(number)) => number.to_string().into(),
+            _ => "".into(),
         },
-        _ => "",
+        _ => "".into(),
     };
     list.iter().map(value).collect()
 }

@@ -79,16 +79,35 @@ impl Change {
             }
             (Self::Bucket(bucket), Value::Date(date)) => Value::Date(start(*bucket, date)?),
             (Self::Bucket(bucket), Value::Text(date, rest)) => {
-                // The time of day goes, the zone stays.
-                let zone = rest.rfind(['+', '-']).and_then(|at| rest.get(at..)).unwrap_or_default();
-                let text = format!("{} 00:00:00{zone}", iso(start(*bucket, date)?));
-                return Some(text.into_bytes());
+                // A client chooses the zone it is told the time in, and could find the moment by trying zones.
+                let (date, zone) = match type_oid {
+                    oid::TIMESTAMPTZ => (day_of_moment(date, rest)?, "+00"),
+                    _ => (date, ""),
+                };
+                return Some(format!("{} 00:00:00{zone}", iso(start(*bucket, date)?)).into_bytes());
             }
             (Self::Bucket(bucket), Value::Micros(date, _)) => Value::Micros(start(*bucket, date)?, 0),
             _ => return None,
         };
         encode(type_oid, binary, &changed)
     }
+}
+
+/// The day, in UTC, of a moment told as the time of a day and its zone's distance from UTC.
+fn day_of_moment(date: Date, rest: &str) -> Option<Date> {
+    let (time, zone) = rest.trim_start().split_at_checked(rest.trim_start().find(['+', '-'])?)?;
+    let (west, zone) = (zone.starts_with('-'), zone.get(1..)?);
+    let (time, zone) = (seconds(time.split('.').next()?)?, seconds(zone)?);
+    let days = (if west { time + zone } else { time - zone }).div_euclid(24 * 3600);
+    later(date, i32::try_from(days).ok()?)
+}
+
+/// Hours, and minutes and seconds if they are there.
+fn seconds(text: &str) -> Option<i64> {
+    let mut parts = text.split(':').map(|part| part.parse::<u16>().ok());
+    let mut next = || parts.next().unwrap_or(Some(0)).map(i64::from);
+    let (hours, minutes, seconds) = (next()?, next()?, next()?);
+    parts.next().is_none().then_some((hours * 60 + minutes) * 60 + seconds)
 }
 
 /// The first day of the bucket.
@@ -324,16 +343,33 @@ mod tests {
         check(&size(10), oid::FLOAT8, "1e300", None);
         check(&size(10), 25, "12", None);
         for (bucket, date, time) in [
-            (Bucket::Month, "1981-08-01", "1981-08-01 00:00:00+02"),
-            (Bucket::Quarter, "1981-07-01", "1981-07-01 00:00:00+02"),
-            (Bucket::Year, "1981-01-01", "1981-01-01 00:00:00+02"),
-            (Bucket::Decade, "1980-01-01", "1980-01-01 00:00:00+02"),
+            (Bucket::Month, "1981-08-01", "1981-08-01 00:00:00+00"),
+            (Bucket::Quarter, "1981-07-01", "1981-07-01 00:00:00+00"),
+            (Bucket::Year, "1981-01-01", "1981-01-01 00:00:00+00"),
+            (Bucket::Decade, "1980-01-01", "1980-01-01 00:00:00+00"),
         ] {
             check(&Change::Bucket(bucket), oid::DATE, "1981-08-30", Some(date));
             check(&Change::Bucket(bucket), oid::TIMESTAMPTZ, "1981-08-30 12:13:14.15+02", Some(time));
             check(&Change::Bucket(bucket), oid::INT4, "1981", None);
         }
         // Midnight of -0001-12-31 and what is not a date at all.
+        // One moment is in one bucket, in whatever zone it is told.
+        let month = Change::Bucket(Bucket::Month);
+        let told = [
+            "2024-01-31 23:30:00-05",
+            "2024-02-01 10:00:00+05:30",
+            "2024-01-28 00:30:00.5-100",
+            "2024-02-08 04:00:30+167:30:30",
+        ];
+        for text in told {
+            check(&month, oid::TIMESTAMPTZ, text, Some("2024-02-01 00:00:00+00"));
+        }
+        check(&month, oid::TIMESTAMP, "2024-01-31 23:30:00", Some("2024-01-01 00:00:00"));
+        for odd in
+            ["2024-01-31 23:30:00", "2024-01-31 23:30:00+x", "2024-01-31 1:2:3:4+00", "2024-01-31 23:30:00+"]
+        {
+            check(&month, oid::TIMESTAMPTZ, odd, None);
+        }
         assert_eq!(Change::Bucket(Bucket::Year).apply(oid::DATE, true, Some(b"123")), None);
         assert_eq!(Change::Bucket(Bucket::Year).apply(oid::DATE, true, None), None);
     }

@@ -62,7 +62,7 @@ fn partial(world: &mut World) -> Result<()> {
     // What meets another mask on its way is replaced whole.
     let union = "select email from customers where id = 1 union all select name from customers where id = 1";
     let rows = client.psql(&[union])?.ok()?;
-    ensure!(rows.lines().all(|row| row.starts_with("p-")), "{rows}");
+    ensure!(rows == "\n\n", "{rows}");
     Ok(())
 }
 
@@ -83,6 +83,17 @@ fn pseudonyms(world: &mut World) -> Result<()> {
     let mut lines = said.lines();
     let (two, all) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     ensure!(two.contains(name) && all.contains(name), "{name} in {said}");
+    // Nor can a guess be compared with it.
+    let guesses = [
+        format!("{sql} union all select 'Ada Quill'"),
+        format!("select x from (values (({sql})), ('Ada Quill')) as s(x)"),
+        format!("with recursive r(x, n) as ({sql}, 1 union all select 'Ada Quill', n + 1 from r where n < 2) select x from r")
+            .replace("name from customers where id = 1, 1", "name, 1 from customers where id = 1"),
+    ];
+    for guess in &guesses {
+        let rows = client(world, "pseudonyms").psql(&[guess])?.ok()?;
+        ensure!(rows == "\n\n", "{guess}: {rows}");
+    }
     let distinct: std::collections::BTreeSet<&str> = all.split(' ').collect();
     ensure!(distinct.len() == 5, "{said}");
     let other = world.client_in(&world.places.mail_bot, HOST, "pseudonyms").psql(&[sql])?.ok()?;
