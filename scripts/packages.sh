@@ -13,7 +13,7 @@ packages=(
     # What the suite `drivers` connects with. BeanShell, because a JRE has no compiler.
     python3-pg8000 python3-sqlalchemy python3-django odbc-postgresql python3-pyodbc
     default-jre-headless libpostgresql-jdbc-java bsh
-    ruby-pg libdbd-pg-perl php-cli php-pgsql
+    ruby-pg ruby-activerecord libdbd-pg-perl php-cli php-pgsql python3-postgresql tcl8.6-tdbc-postgres
     # Containers, network namespaces and packet filters for the suite `bypass`.
     runc iproute2 nftables
     # Who can say whether a container exists, and what plays the others, for the suite `identity`.
@@ -68,6 +68,34 @@ drivers() {
         command -v npm >/dev/null || apt_install nodejs npm
         npm install --silent --no-audit --no-fund --prefix "$folder/oidc" oidc-provider@9
     fi
+}
+
+# Go's drivers, as Debian packages them, in a folder of their own: installed, they would bring half of all Go there is,
+# and newer versions of systemd with it.
+go_drivers() {
+    local folder=${CHAPERONE_DRIVERS:-/var/cache/chaperone/drivers}/gopath work file
+    local wanted=(golang-github-lib-pq-dev golang-golang-x-text-dev)
+    for file in pgx-v4 pgconn pgtype pgproto3-v2 pgio pgpassfile pgservicefile chunkreader-v2 puddle; do
+        wanted+=("golang-github-jackc-$file-dev")
+    done
+    if [ -e "$folder" ]; then return; fi
+    if ! can_install; then
+        echo "missing: ${wanted[*]}, their sources below $folder/src" >&2
+        exit 1
+    fi
+    work=$(mktemp -d)
+    (
+        cd "$work"
+        # Lists of packages may be there and old.
+        download() { apt-get -q -o APT::Sandbox::User=root download "${wanted[@]}"; }
+        download || { apt-get update -q && download; }
+        for file in *.deb; do dpkg-deb --extract "$file" all; done
+        rm -rf "$folder" "$folder.part"
+        mkdir -p "$folder.part"
+        cp -R all/usr/share/gocode/src "$folder.part/"
+        mv "$folder.part" "$folder"
+    )
+    rm -rf "$work"
 }
 
 # PostgreSQL's own regression suite, for the suite `regress`: a folder of the server's source package. The package lists
@@ -127,4 +155,5 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt_install "${missing[@]}"
 fi
 drivers
+go_drivers
 regress

@@ -10,7 +10,7 @@ use crate::harness::client::Client;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::Program;
 use crate::harness::world::{Wishes, World};
-use crate::suites::drivers::packaged;
+use crate::suites::drivers::{go_client, packaged};
 
 const CASES: &[Case<World>] = &[
     Case {
@@ -120,7 +120,7 @@ fn system(world: &mut World) -> Result<()> {
         \x20 cp -a $copy/. $folder; rm -rf $copy\n\
         done\n\
         ask() { (echo 0 > $GOVERNED/cgroup.procs; exec setpriv --reuid nobody --clear-groups \
-        /usr/bin/python3 -c \"$PROGRAM\" 127.0.0.1 $PORT) || true; }\n\
+        /bin/sh -c '/usr/bin/python3 -c \"$PROGRAM\" 127.0.0.1 $PORT; $GO verified 127.0.0.1 $PORT tls shop') || true; }\n\
         ask\n\
         $CHAPERONE --config $CONFIG trust install >/dev/null; ask\n\
         $CHAPERONE --config $CONFIG trust show | grep '^system store'\n\
@@ -140,11 +140,14 @@ fn system(world: &mut World) -> Result<()> {
         .env("GOVERNED", world.places.billing_bot.path())
         .env("PROGRAM", program)
         .env("PORT", world.postgres.port.to_string())
+        .env("GO", go_client(world)?)
         .env("CHAPERONE", world.agent.binary())
         .env("CONFIG", &world.agent.config)
         .limit(90)
         .run()?;
-    let expect = "not trusted\n7\nsystem store installed\nnot trusted\nsystem store not installed\n";
+    let no = "not trusted\npgx does not trust\npq does not trust\n";
+    let yes = "7\npgx ***\npq ***\n";
+    let expect = format!("{no}{yes}system store installed\n{no}system store not installed\n");
     ensure!(output.stdout == expect, "{output}");
     ensure!(!PathBuf::from("/usr/local/share/ca-certificates/chaperone-host-ca.crt").exists());
     Ok(())
