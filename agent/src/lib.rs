@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity;
 pub mod intercept;
 pub mod log;
+pub mod places;
 pub mod privileges;
 pub mod protocol;
 pub mod record;

@@ -29,7 +29,7 @@ mod statement;
 mod view;
 
 pub use analyse::{analyse, may_set_at_login};
-pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows};
+pub use catalog::{Catalog, CatalogError, CatalogQuery, QUERIES, Rows, Spot};
 pub use refusal::{How, Refusal, RefusalKind};
 pub use shape::{shape, shared_by_shape};
 pub use statement::{

@@ -31,6 +31,7 @@ use crate::control::{self, Callers, Known, Operator};
 use crate::gate::{self, Gate, Grants};
 use crate::identity::Identities;
 use crate::intercept::{self, Intercept, Namespaces, Redirects};
+use crate::places::Places;
 use crate::record::Journal;
 use crate::record::event::{Event, HoldOutcome};
 use crate::registry::{Command, Registry};
@@ -59,6 +60,7 @@ struct Agent {
     /// `None` before the start is done, and when another agent has taken over.
     namespaces: Mutex<Option<Arc<Namespaces>>>,
     takeover: Takeover,
+    places: Arc<Places>,
 }
 
 /// The signals an agent obeys. Taken hold of before it touches the kernel: one that comes while it starts would end it
@@ -123,7 +125,9 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let policies = checked_policies(&config)?;
     let policy_sha256 = policies.digest().to_owned();
     let outlets = Outlets::prepare(&config)?;
-    let world = world::build(config.clone(), None)?;
+    let places = Places::open(&config.state_dir).context("it is not known what labels cover")?;
+    let places = Arc::new(places);
+    let world = world::build(config.clone(), &places, None)?;
     let options = world::intercept_options(&config)?;
     let own = own_cgroup()?;
     let cgroup2 = intercept::cgroup2_mount()?;
@@ -191,6 +195,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
         intercept: Arc::new(Mutex::new(intercept)),
         namespaces: Mutex::new(None),
         takeover: Takeover::new()?,
+        places,
     });
     let warden = tokio::spawn(warden::watch(Arc::clone(&shared)));
     let acceptor = accept::Acceptor::start(&shared, config.limits.sessions)?;
@@ -220,6 +225,8 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     let hosts = control::serve_hosts(&config.run_dir, Arc::new(world::host_book(&shared, &config)))
         .with_context(|| format!("cannot open the hosts socket in {}", config.run_dir.display()))?;
     outlets.open(&config, &agent)?;
+    // Only now that nothing keeps the agent from serving: one that takes everything back has the configuration of before.
+    agent.places.follow(&config);
     systemd::notify("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 
@@ -350,7 +357,7 @@ impl Agent {
         world::may_change(&before.config, &config)?;
         let options = world::intercept_options(&config)?;
         let run_dir = config.run_dir.clone();
-        let next = world::build(config, Some(&before))?;
+        let next = world::build(config, &self.places, Some(&before))?;
         // The kernel first: a target it does not know yet is not redirected, and one it knows is refused
         // by a session that does not.
         {
@@ -363,6 +370,7 @@ impl Agent {
         self.shared.gate.replace_approvers(next.config.approvers.clone());
         self.shared.gate.set_lock_action(next.config.hold.lock_action);
         let next = Arc::new(next);
+        self.places.follow(&next.config);
         *self.shared.world.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         warden::end_changed(&self.shared.registry, &next.identities);
         self.shared.gate.replace(policies);

@@ -14,6 +14,7 @@ use crate::control::{HostBook, Site, below};
 use crate::gate;
 use crate::identity::{Identities, Tokens};
 use crate::intercept::{self, CgroupMode, GuardMode, NetRaw, Options, UnixSockets};
+use crate::places::Places;
 use crate::protocol::Protocol;
 use crate::protocol::postgres::{ClientTls, Postgres};
 use crate::protocol::ssh::{self, HostKeys, Ssh};
@@ -24,7 +25,7 @@ use crate::trust::HostCa;
 use crate::upstream::{Backend, Credentials};
 
 /// Reads the credentials and makes what sessions share. State of a target that was there before is kept.
-pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
+pub(super) fn build(config: Config, places: &Arc<Places>, before: Option<&World>) -> Result<World> {
     let mut services = Vec::new();
     let mut ca = None;
     for target in &config.targets {
@@ -44,7 +45,7 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
         });
         let protocol = match kept {
             Some(service) if target.ssh.is_none() => service.protocol.clone(),
-            _ => fresh(target, &mut ca, &config.state_dir)?,
+            _ => fresh(target, &mut ca, &config.state_dir, places)?,
         };
         let backend = Arc::new(Backend { target: target.clone(), credentials });
         services.push(Service { backend, protocol });
@@ -57,11 +58,16 @@ pub(super) fn build(config: Config, before: Option<&World>) -> Result<World> {
 }
 
 /// The protocol of a target nobody has a session with yet, or whose keys are read again.
-fn fresh(target: &Target, ca: &mut Option<Arc<HostCa>>, state_dir: &Path) -> Result<Protocol> {
+fn fresh(
+    target: &Target,
+    ca: &mut Option<Arc<HostCa>>,
+    state_dir: &Path,
+    places: &Arc<Places>,
+) -> Result<Protocol> {
     match target.protocol {
         config::Protocol::Postgres => {
             if !target.client_tls {
-                return Ok(Protocol::Postgres(Postgres::new(None)));
+                return Ok(Protocol::Postgres(Postgres::new(None, Arc::clone(places))));
             }
             let ca = match ca {
                 Some(ca) => Arc::clone(ca),
@@ -71,7 +77,7 @@ fn fresh(target: &Target, ca: &mut Option<Arc<HostCa>>, state_dir: &Path) -> Res
                 }
             };
             let tls = ClientTls::new(ca, target.client_names.clone());
-            Ok(Protocol::Postgres(Postgres::new(Some(tls))))
+            Ok(Protocol::Postgres(Postgres::new(Some(tls), Arc::clone(places))))
         }
         config::Protocol::Ssh => {
             let keys = Arc::new(ssh::host_keys(state_dir)?);

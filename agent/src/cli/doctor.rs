@@ -11,6 +11,7 @@ use crate::app;
 use crate::config::Config;
 use crate::control::{Request, call};
 use crate::intercept::probe;
+use crate::places;
 use crate::record;
 
 #[derive(Debug, Serialize)]
@@ -84,6 +85,7 @@ fn configuration(path: &Path) -> Vec<Finding> {
         findings.push(required(name, problem, "the agent logs in with them in the place of the client's"));
         findings.extend(reachable(target));
     }
+    findings.extend(labels(&config));
     findings.extend(probe::in_force(&config.intercept.bpffs).into_iter().map(Finding::from));
     findings.push(Finding {
         name: format!("the run directory {} is in memory", config.run_dir.display()),
@@ -101,6 +103,30 @@ fn configuration(path: &Path) -> Vec<Finding> {
         cure: running.unwrap_or_default(),
     });
     findings
+}
+
+/// What labels name, by what the agent read of databases so far.
+fn labels(config: &Config) -> Vec<Finding> {
+    let remarks = match places::remarks(config) {
+        Ok(remarks) => remarks,
+        Err(error) => {
+            return vec![Finding {
+                name: "what labels cover".to_owned(),
+                ok: false,
+                required: true,
+                why: "the agent does not start when it does not know".to_owned(),
+                cure: error.to_string(),
+            }];
+        }
+    };
+    let found = remarks.into_iter().map(|remark| Finding {
+        name: remark,
+        ok: false,
+        required: false,
+        why: "what a label does not name is masked only as far as the agent remembers it".to_owned(),
+        cure: "correct the label in the configuration, or remove it".to_owned(),
+    });
+    found.collect()
 }
 
 /// Whether somebody answers at those addresses of a target that are single hosts.

@@ -12,6 +12,7 @@ use crate::control::{ClientError, Request, Response, call, call_draining};
 use crate::gate::{AccessTerms, Blast, Held, HoldInfo};
 use crate::identity;
 use crate::intercept;
+use crate::places::{self, PlacesError};
 use crate::record::Journal;
 use crate::record::event::Event;
 
@@ -25,6 +26,16 @@ pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.to_string()))?;
     authority::check(&config.authorities).map_err(|error| Failure::Usage(error.to_string()))?;
     app::Outlets::prepare(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    match places::remarks(&config) {
+        Ok(remarks) => {
+            for remark in remarks {
+                writeln!(std::io::stderr(), "chaperone: {remark}")?;
+            }
+        }
+        // Whoever checks a file need not be root; the agent is.
+        Err(PlacesError::Read { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
+        Err(error) => return Err(Failure::Usage(error.to_string())),
+    }
     writeln!(
         out,
         "{}: {} targets, {} identities, {} policies: ok",

@@ -1,6 +1,6 @@
 //! Labels: which columns of a target are sensitive.
 
-use chaperone_sql::{Knobs, Partial, Predicate};
+use chaperone_sql::{ColumnPath, Knobs, Partial, Predicate};
 use serde::Deserialize;
 
 /// A column marked as sensitive.
@@ -22,6 +22,16 @@ impl Label {
     #[must_use]
     pub fn may_be_in(&self, database: &str) -> bool {
         self.database.as_ref().is_none_or(|only| only == database)
+    }
+
+    #[must_use]
+    pub fn path(&self) -> ColumnPath {
+        let Self { schema, table, column, .. } = self;
+        ColumnPath {
+            schema: schema.as_str().into(),
+            table: table.as_str().into(),
+            column: column.as_str().into(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod holds;
 mod identity;
 mod journal;
 mod knobs;
+mod labels;
 pub(crate) mod mask;
 mod netns;
 mod pods;
@@ -43,6 +44,7 @@ const SUITES: &[Suite] = &[
     ("reload", reload::run),
     ("mask", mask::run),
     ("knobs", knobs::run),
+    ("labels", labels::run),
     ("drivers", drivers::run),
     ("servers", servers::run),
     ("dba", dba::run),

@@ -3,6 +3,7 @@
 
 mod build;
 mod builtins;
+mod family;
 mod queries;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 pub use build::{CatalogError, Rows};
 pub(crate) use builtins::{Builtin, MASKED_SYSTEM_COLUMNS};
+pub use family::Spot;
 pub use queries::{CatalogQuery, QUERIES};
 
 use crate::statement::{ColumnPath, RelName};
@@ -168,12 +170,6 @@ impl Catalog {
     pub fn resolve(&self, schema: Option<&str>, table: &str) -> Option<RelName> {
         let id = self.lookup(schema, table, &self.path)?;
         self.relation(id).map(Relation::rel_name)
-    }
-
-    /// The OID of the relation of that name in that schema.
-    pub fn oid(&self, schema: &str, table: &str) -> Option<u32> {
-        let id = self.lookup(Some(schema), table, &[])?;
-        self.relation(id).map(|relation| relation.oid)
     }
 
     /// The relation with this OID, as RowDescription names it.

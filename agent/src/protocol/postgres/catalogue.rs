@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use chaperone_sql::{Catalog, QUERIES, RelName};
+use chaperone_sql::{Catalog, ColumnPath, QUERIES, RelName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,12 +21,13 @@ use tokio::time::Instant;
 use super::changes::Changes;
 use super::codec::{self, WHOLE_MAX, put_c_str};
 use super::decide::budget::Comparisons;
-use super::moved::Moved;
 use super::open::{OpenError, Opened, open};
+use super::placing;
 use super::response;
 use super::startup::Startup;
 use crate::config::LeastPrivilege;
 use crate::detect::Kind;
+use crate::places::{Elsewhere, Home, Places};
 use crate::privileges;
 use crate::upstream::{Backend, Stream};
 
@@ -54,12 +55,15 @@ pub(super) enum CatalogueError {
     Build(String),
     #[error("reading took longer than {} s", READ_TIMEOUT.as_secs())]
     Timeout,
+    #[error("a thread that looked for labelled columns panicked")]
+    Panicked,
 }
 
 /// More places than these are not recorded until the agent starts again.
 const SIGHTED_MAX: usize = 4096;
 
 /// One reading of a catalogue.
+#[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) epoch: u64,
     pub(super) catalog: Arc<Catalog>,
@@ -67,14 +71,34 @@ pub(super) struct Snapshot {
     pub(super) search_path: String,
     /// What the account may do past every mask, where the target's configuration asks.
     pub(super) powers: Vec<String>,
+    /// Columns that labels cover and do not name, for each label that was looked for.
+    pub(super) elsewhere: Arc<Elsewhere>,
+    /// Of the memory that they were found with.
+    pub(super) generation: u64,
+    pub(super) home: Home,
     read_at: Instant,
     /// Of what was read, whatever its order.
-    digest: u64,
+    pub(super) digest: u64,
 }
 
 impl Snapshot {
     fn is_the_same(&self, other: &Self) -> bool {
-        (self.digest, &self.search_path, &self.powers) == (other.digest, &other.search_path, &other.powers)
+        (self.digest, &self.search_path, &self.powers, &self.elsewhere)
+            == (other.digest, &other.search_path, &other.powers, &other.elsewhere)
+    }
+
+    fn new(epoch: u64, catalog: Arc<Catalog>) -> Self {
+        Self {
+            epoch,
+            catalog,
+            search_path: String::new(),
+            powers: Vec::new(),
+            elsewhere: Arc::default(),
+            generation: 0,
+            home: Home::default(),
+            read_at: Instant::now(),
+            digest: 0,
+        }
     }
 
     /// Whether a session that lags behind its own changes should look again.
@@ -87,20 +111,13 @@ impl Snapshot {
 impl Snapshot {
     /// A reading that was not read from a server.
     pub(super) fn for_test(epoch: u64, catalog: Arc<Catalog>) -> Self {
-        Self {
-            epoch,
-            catalog,
-            search_path: String::new(),
-            powers: Vec::new(),
-            read_at: Instant::now(),
-            digest: 0,
-        }
+        Self::new(epoch, catalog)
     }
 }
 
 /// The catalogue of one database of one target.
 pub(super) struct Catalogue {
-    database: String,
+    pub(super) database: String,
     address: SocketAddr,
     current: Mutex<Option<Arc<Snapshot>>>,
     /// The epoch of it.
@@ -116,12 +133,14 @@ pub(super) struct Catalogue {
     comparisons: Comparisons,
     /// What sessions are changing of it.
     pub(super) changes: Changes,
-    pub(super) moved: Moved,
+    pub(super) places: Arc<Places>,
+    /// What was said of labels: that they cover a column they do not name, or nothing.
+    pub(super) said: std::sync::Mutex<BTreeSet<(ColumnPath, Option<ColumnPath>)>>,
 }
 
 impl Catalogue {
     #[must_use]
-    pub(super) fn new(database: &str, address: SocketAddr) -> Self {
+    pub(super) fn new(database: &str, address: SocketAddr, places: Arc<Places>) -> Self {
         Self {
             database: database.to_owned(),
             address,
@@ -133,22 +152,15 @@ impl Catalogue {
             sighted: std::sync::Mutex::default(),
             comparisons: Comparisons::default(),
             changes: Changes::default(),
-            moved: Moved::default(),
+            places,
+            said: std::sync::Mutex::default(),
         }
     }
 
     /// Of no database: nothing is in it, and it is never read.
     #[must_use]
     pub(super) fn nowhere() -> Arc<Snapshot> {
-        let catalog = Arc::new(Catalog::default());
-        Arc::new(Snapshot {
-            epoch: 0,
-            catalog,
-            search_path: String::new(),
-            powers: Vec::new(),
-            read_at: Instant::now(),
-            digest: 0,
-        })
+        Arc::new(Snapshot::new(0, Arc::default()))
     }
 
     /// Whether what the account may do has not been told in these words.
@@ -234,7 +246,8 @@ impl Catalogue {
             && (snapshot.read_at >= asked_at
                 || snapshot.read_at.elapsed() < age && !self.is_outdated(snapshot))
         {
-            return Ok(Arc::clone(snapshot));
+            let known = Arc::clone(snapshot);
+            return self.complete(&mut current, known, backend).await;
         }
         self.read_into(&mut current, READ_TIMEOUT, backend).await
     }
@@ -247,7 +260,8 @@ impl Catalogue {
     ) -> Result<Arc<Snapshot>, CatalogueError> {
         let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
         let read = read(backend, self.address, &self.database, epoch);
-        let mut snapshot = tokio::time::timeout(limit, read).await.map_err(|_| CatalogueError::Timeout)??;
+        let snapshot = tokio::time::timeout(limit, read).await.map_err(|_| CatalogueError::Timeout)??;
+        let mut snapshot = self.placed(snapshot, current.as_deref(), backend).await?;
         // What did not change keeps its epoch, and with it all that was decided under it.
         if let Some(known) = current.as_ref().filter(|known| known.is_the_same(&snapshot)) {
             snapshot.epoch = known.epoch;
@@ -258,6 +272,23 @@ impl Catalogue {
         self.epoch.store(snapshot.epoch, Ordering::Relaxed);
         self.look(Instant::now());
         Ok(snapshot)
+    }
+
+    /// A reading that does, with what is to be known of the labels of this configuration.
+    async fn complete(
+        &self,
+        current: &mut Option<Arc<Snapshot>>,
+        known: Arc<Snapshot>,
+        backend: &Backend,
+    ) -> Result<Arc<Snapshot>, CatalogueError> {
+        if self.is_placed(&known, backend) {
+            return Ok(known);
+        }
+        let again = Snapshot { epoch: known.epoch + 1, ..(*known).clone() };
+        let placed = Arc::new(self.placed(again, Some(&known), backend).await?);
+        *current = Some(Arc::clone(&placed));
+        self.epoch.store(placed.epoch, Ordering::Relaxed);
+        Ok(placed)
     }
 
     fn look(&self, now: Instant) {
@@ -278,11 +309,15 @@ impl Catalogue {
     pub(super) async fn poll(&self, backend: &Backend) -> Option<Arc<Snapshot>> {
         let mut current = self.current.try_lock().ok()?;
         let age = backend.target.catalogue_age;
-        if let Some(snapshot) = current.as_ref().filter(|snapshot| !self.is_due(snapshot, age)) {
-            return Some(Arc::clone(snapshot));
-        }
-        self.look(Instant::now());
-        match self.read_into(&mut current, POLL_TIMEOUT, backend).await {
+        let known = current.clone().filter(|snapshot| !self.is_due(snapshot, age));
+        let read = match known {
+            Some(known) => self.complete(&mut current, known, backend).await,
+            None => {
+                self.look(Instant::now());
+                self.read_into(&mut current, POLL_TIMEOUT, backend).await
+            }
+        };
+        match read {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
                 tracing::warn!(%error, database = self.database, "the catalogue could not be read again");
@@ -318,6 +353,7 @@ async fn read(
         rows.insert(catalogue_query.name.to_owned(), answer);
     }
     let powers = powers(&mut stream, &mut buffer, backend, database).await?;
+    let home = placing::home(&mut stream, &mut buffer, database).await?;
     // Terminate; the answer does not matter any more.
     let _ = stream.write_all(b"X\0\0\0\x04").await;
     let catalog =
@@ -325,7 +361,8 @@ async fn read(
     // Temporary objects are searched first unless the path says otherwise, and could shadow a labelled table.
     quoted.push("pg_temp".to_owned());
     let (catalog, search_path) = (Arc::new(catalog), quoted.join(", "));
-    Ok(Snapshot { epoch, catalog, search_path, powers, read_at, digest: digest(&rows) })
+    let digest = digest(&rows);
+    Ok(Snapshot { search_path, powers, home, read_at, digest, ..Snapshot::new(epoch, catalog) })
 }
 
 /// The server gives rows in any order.

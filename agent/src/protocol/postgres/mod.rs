@@ -2,7 +2,7 @@
 //!
 //! `codec`, `startup`, `options`, `login`, `client_auth`, `response`, `machine`, `rows`, `style`, `copy`, `watch` and `plan` are pure: bytes and values in, bytes
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
-//! `greeting`, `open`, `catalogue` and `client_tls` do I/O for them.
+//! `greeting`, `open`, `catalogue`, `placing` and `client_tls` do I/O for them.
 
 mod access;
 mod blast;
@@ -18,9 +18,9 @@ pub mod fuzzing;
 mod greeting;
 pub mod login;
 pub mod machine;
-mod moved;
 mod open;
 mod options;
+mod placing;
 pub mod plan;
 mod powers;
 mod relay;

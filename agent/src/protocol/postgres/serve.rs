@@ -23,6 +23,7 @@ use super::startup::{self, CancelKey, Opening, Replication, Startup, StartupErro
 use super::{codec, open};
 use crate::config::LeastPrivilege;
 use crate::gate::{Admission, Gate, Place};
+use crate::places::Places;
 use crate::protocol::asking::Asking;
 use crate::protocol::wire::Wire;
 use crate::protocol::{Admitted, Services};
@@ -43,6 +44,7 @@ struct Shared {
     catalogues: Mutex<HashMap<String, Arc<Catalogue>>>,
     cancels: Mutex<HashMap<CancelKey, CancelRoute>>,
     tls: Option<ClientTls>,
+    places: Arc<Places>,
 }
 
 /// Where a cancel request with a key of ours goes.
@@ -75,8 +77,8 @@ enum Opened {
 impl Postgres {
     /// State for a target; with `tls`, clients that ask for it are served encrypted.
     #[must_use]
-    pub fn new(tls: Option<ClientTls>) -> Self {
-        let shared = Shared { catalogues: Mutex::default(), cancels: Mutex::default(), tls };
+    pub fn new(tls: Option<ClientTls>, places: Arc<Places>) -> Self {
+        let shared = Shared { catalogues: Mutex::default(), cancels: Mutex::default(), tls, places };
         Self { shared: Arc::new(shared) }
     }
 
@@ -242,7 +244,7 @@ impl Postgres {
     ) -> Result<(Decider, String), (LoginFailure, Vec<String>)> {
         let refused = |report: Report| LoginFailure::Refused(Box::new(report));
         if startup.replication == Some(Replication::Physical) {
-            let nowhere = Arc::new(Catalogue::new(&startup.database, admitted.destination));
+            let nowhere = Arc::new(self.catalogue(startup, admitted));
             let mut decider = Decider::new(
                 Arc::clone(gate),
                 admitted,
@@ -257,7 +259,7 @@ impl Postgres {
         }
         let catalogue = {
             let mut catalogues = lock(&self.shared.catalogues);
-            let made = || Arc::new(Catalogue::new(&startup.database, admitted.destination));
+            let made = || Arc::new(self.catalogue(startup, admitted));
             Arc::clone(catalogues.entry(startup.database.clone()).or_insert_with(made))
         };
         let backend = &admitted.backend;
@@ -291,6 +293,10 @@ impl Postgres {
             decider.replicate(kind).map_err(|report| (refused(report), Vec::new()))?;
         }
         Ok((decider, search_path))
+    }
+
+    fn catalogue(&self, startup: &Startup, admitted: &Admitted) -> Catalogue {
+        Catalogue::new(&startup.database, admitted.destination, Arc::clone(&self.shared.places))
     }
 
     /// A cancel request comes on a connection of its own; it counts only from the identity whose session it is.

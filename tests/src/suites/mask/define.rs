@@ -141,6 +141,6 @@ pub(super) fn renamed(world: &mut World) -> Result<()> {
     world.postgres.admin_in(database, "grant select on app.users to public")?;
     masked("users")?;
     masked("people")?;
-    ensure!(world.agent.log().contains("a labelled table has another name now"), "nothing in the log");
+    ensure!(world.agent.log().contains("has another name now"), "nothing in the log");
     Ok(())
 }

@@ -15,20 +15,16 @@ impl Decider {
         let mut elsewhere = Vec::new();
         self.maskers.changes.clear();
         for label in &self.backend.target.labels {
-            if label.database.as_ref().is_some_and(|database| *database != self.database_name) {
+            if !label.may_be_in(&self.database_name) {
                 continue;
             }
-            let path = ColumnPath {
-                schema: label.schema.as_str().into(),
-                table: label.table.as_str().into(),
-                column: label.column.as_str().into(),
-            };
+            let path = label.path();
             let tags: Vec<&str> = label.tags.iter().map(String::as_str).collect();
             let column = self.database.column(&label.schema, &label.table, &label.column, &tags);
-            let moved = self.catalogue.moved.elsewhere(&self.snapshot.catalog, &path);
+            let moved = self.snapshot.elsewhere.get(&path).into_iter().flatten().cloned();
             labelled.insert(path.clone(), Rule { kind: MaskKind::Redact, knobs: label.knobs });
             let shown = self.policies.set.unmask(&self.principal, &column);
-            elsewhere.extend(moved.into_iter().map(|moved| (moved, shown, label.knobs)));
+            elsewhere.extend(moved.map(|moved| (moved, shown, label.knobs)));
             if !shown {
                 let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &path);
                 if let Some(change) = change {
@@ -62,13 +58,19 @@ impl Decider {
     }
 
     /// A label may speak of a table that another database has; but when the table is here, or the label names this
-    /// database, a missing column is one that was renamed or mistyped, and would be served in clear.
+    /// database, a missing column is one that was renamed or mistyped, and would be served in clear. Unless it is known
+    /// what its name is now: in that table, or where the table went.
     fn must_match(&self, path: &ColumnPath) -> bool {
-        let here = self.snapshot.catalog.resolve(Some(&path.schema), &path.table).is_some();
-        here || self.backend.target.labels.iter().any(|label| {
-            label.database.as_ref() == Some(&self.database_name)
-                && (label.schema.as_str(), label.table.as_str(), label.column.as_str())
-                    == (&*path.schema, &*path.table, &*path.column)
-        })
+        let moved = self.snapshot.elsewhere.get(path).map(Vec::as_slice).unwrap_or_default();
+        if self.snapshot.catalog.resolve(Some(&path.schema), &path.table).is_some() {
+            return !moved.iter().any(|moved| (&moved.schema, &moved.table) == (&path.schema, &path.table));
+        }
+        moved.is_empty()
+            && self
+                .backend
+                .target
+                .labels
+                .iter()
+                .any(|label| label.database.as_ref() == Some(&self.database_name) && label.path() == *path)
     }
 }

@@ -17,6 +17,7 @@ use super::super::response::read;
 use super::*;
 use crate::config::Config;
 use crate::gate::{self, AccessTerms, Entry, Gate, Given, Grants, Place, Vote};
+use crate::places::Places;
 use crate::protocol::Admitted;
 use crate::record::event::{HoldOutcome, Verdict, Workload};
 use crate::record::tests::faults::{Faults, on_faulty_disk};
@@ -118,7 +119,7 @@ impl Session {
             place: None,
             tunnel_to: Arc::new(|_, _, _| Err("a test has no tunnels".to_owned())),
         };
-        let catalogue = Arc::new(Catalogue::new("crm", address));
+        let catalogue = Arc::new(Catalogue::new("crm", address, Arc::new(Places::in_memory())));
         let place = Place { target: "shop", env: "test", database: "crm", host: false };
         let entry = gate.enter(&admitted.principal, place, "session").unwrap();
         let Entry::Admitted(admission) = entry else { panic!("{entry:?}") };
