@@ -65,6 +65,7 @@ pub enum How {
     Window,
     Limit,
     SetOperation,
+    Meeting,
     Expression,
     Cast,
     Function,
@@ -95,6 +96,9 @@ impl How {
             Self::Window => "used in a window definition",
             Self::Limit => "used in LIMIT or OFFSET",
             Self::SetOperation => "compared by UNION, INTERSECT or EXCEPT",
+            Self::Meeting => {
+                "in a column with values of other types: bringing it to theirs could fail for some values"
+            }
             Self::Expression => "used inside an expression",
             Self::Cast => "cast or collated",
             Self::Function => "passed to a function",
@@ -119,6 +123,7 @@ impl How {
     fn hint(self) -> &'static str {
         match self {
             Self::SetOperation => "use UNION ALL, or leave the column out",
+            Self::Meeting => "write NULL or a plain number there, or read the column by itself",
             Self::WholeRow => "name the columns, or use * in the output list of the outermost SELECT",
             Self::WriteOracle => "leave the column out of the write",
             Self::Together => "set that column in the same statement, or leave out what is checked with it",
@@ -245,6 +250,7 @@ impl Refusal {
             | How::WriteOracle
             | How::Together
             | How::Referring
+            | How::Meeting
             | How::Unexpanded => {
                 format!("column {column} is masked for you and is {}", how.text())
             }

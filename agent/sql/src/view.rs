@@ -16,6 +16,8 @@ use crate::statement::{ColumnPath, Knobs, MaskKind, MaskedColumn, Rule};
 #[derive(Debug)]
 pub struct View {
     catalog: Arc<Catalog>,
+    /// What names without a schema mean.
+    path: Vec<usize>,
     masks: Vec<Arc<MaskedColumn>>,
     relations: HashMap<RelId, RelMask>,
     /// Views not analysed yet; empty once built.
@@ -70,6 +72,7 @@ impl View {
     /// The same, with what may be done with the columns beside serving them masked.
     pub fn with_rules(catalog: Arc<Catalog>, masked: &BTreeMap<ColumnPath, Rule>) -> Self {
         let mut view = Self {
+            path: catalog.path.clone(),
             catalog,
             masks: Vec::new(),
             relations: HashMap::new(),
@@ -100,6 +103,18 @@ impl View {
             self.kept.extend(id.zip(position));
         }
         self
+    }
+
+    /// As a session sees it that has these schemas on its path: a server goes by the path of the session, not by what a
+    /// new one would have.
+    #[must_use]
+    pub fn on_path(mut self, search_path: &[String]) -> Self {
+        self.path = self.catalog.path_of(search_path);
+        self
+    }
+
+    pub(crate) fn path(&self) -> &[usize] {
+        &self.path
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -185,13 +200,25 @@ impl View {
         self.kin(id).into_iter().find_map(|id| self.label_of(id, column))
     }
 
+    /// The label of a column, or of one in a relation that inherits it from this one or the other way round.
+    pub(crate) fn label_along(&self, id: RelId, column: &str) -> Option<String> {
+        let has = |id: &RelId| {
+            self.catalog.relation(*id).is_some_and(|relation| relation.columns.position(column).is_some())
+        };
+        self.kin_with(id, has).into_iter().find_map(|id| self.label_of(id, column))
+    }
+
     /// The relation and all it inherits with, both ways.
     fn kin(&self, id: RelId) -> Vec<RelId> {
+        self.kin_with(id, |_| true)
+    }
+
+    fn kin_with(&self, id: RelId, has: impl Fn(&RelId) -> bool) -> Vec<RelId> {
         let mut list = vec![id];
         let mut seen = HashSet::from([id]);
         let mut next = 0;
         while let Some(relation) = list.get(next).and_then(|id| self.catalog.relation(*id)) {
-            list.extend(relation.related.iter().filter(|relative| seen.insert(**relative)));
+            list.extend(relation.related.iter().filter(|relative| has(relative) && seen.insert(**relative)));
             next += 1;
         }
         list

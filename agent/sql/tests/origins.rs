@@ -6,8 +6,10 @@
 #[expect(dead_code, reason = "shared with the case files")]
 mod support;
 
-use chaperone_sql::{MaskKind, Output, Partial, View, analyse};
-use support::{catalog, path};
+use std::sync::Arc;
+
+use chaperone_sql::{Catalog, How, MaskKind, Output, Partial, RefusalKind, View, analyse};
+use support::{catalog, labelled, path, rows};
 
 /// The mask of the first column.
 fn mask(sql: &str, masked: &[(&str, MaskKind)]) -> Option<MaskKind> {
@@ -119,5 +121,116 @@ fn numbers_are_not_rounded_before_they_are_masked() {
     ] {
         assert_eq!(analyse(sql, &masked).is_ok(), served, "{sql}");
         assert!(analyse(sql, &clear).is_ok(), "{sql}");
+    }
+}
+
+#[test]
+fn values_that_meet_others_are_not_brought_to_a_type_that_some_do_not_fit() {
+    let mut rows = rows();
+    let columns = rows.get_mut("columns").expect("answered");
+    // users.pin as a bigint: what is larger than an OID, or negative, is an error as one.
+    let pin = |row: &&mut Vec<Option<String>>| row.get(1).and_then(Option::as_deref) == Some("pin");
+    columns.iter_mut().filter(pin).for_each(|row| row[3] = Some("20".into()));
+    let schemas = ["app".to_owned(), "public".to_owned()];
+    let catalog = Arc::new(Catalog::build(&rows, &schemas).expect("built"));
+    let masked = [(path("app.users.pin"), MaskKind::Redact), (path("app.users.token"), MaskKind::Redact)];
+    let view = View::build(catalog, &masked.into());
+    for (sql, served) in [
+        ("SELECT 1::oid UNION ALL SELECT pin FROM users", false),
+        ("SELECT pin FROM users UNION ALL SELECT id FROM users", false),
+        ("SELECT pin FROM users UNION ALL SELECT $1", false),
+        ("SELECT NULL UNION ALL SELECT 1::oid UNION ALL SELECT pin FROM users", false),
+        ("SELECT pin FROM users UNION ALL SELECT NULL UNION ALL SELECT 1::oid", false),
+        ("VALUES (1::oid), ((SELECT pin FROM users LIMIT 1))", false),
+        ("SELECT pin FROM users UNION ALL SELECT NULL", true),
+        ("VALUES (0), ((SELECT pin FROM users LIMIT 1))", true),
+        ("SELECT pin FROM users UNION ALL SELECT pin FROM child", true),
+        ("SELECT 1::oid UNION ALL SELECT id FROM users", true),
+        ("SELECT token FROM users UNION ALL SELECT 'x'::name", true),
+    ] {
+        match analyse(sql, &view) {
+            Ok(_) => assert!(served, "{sql}"),
+            Err(refusal) => {
+                assert!(matches!(refusal.kind, RefusalKind::LabelledUse { how: How::Meeting, .. }), "{sql}");
+                assert!(!served, "{sql}: {refusal:?}");
+            }
+        }
+    }
+}
+
+/// A schema comes into being that a new session would look names up in first: `"$user"` is on every path.
+#[test]
+fn a_session_keeps_the_schemas_of_its_login() {
+    let mut rows = rows();
+    let mut add = |query: &str, row: &[&str]| {
+        let row = row.iter().map(|value| Some((*value).to_owned())).collect();
+        rows.get_mut(query).expect("answered").push(row);
+    };
+    add("schemas", &["agent", "t"]);
+    add("schemas", &["closed", "f"]);
+    for (oid, schema) in [("900001", "agent"), ("900002", "closed")] {
+        add("relations", &[oid, schema, "users", "r", "f", "f"]);
+        add("columns", &[oid, "token", "1", "25"]);
+    }
+    rows.get_mut("columns").expect("answered").iter_mut().for_each(|row| row.resize(5, None));
+    let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let catalog = Arc::new(Catalog::build(&rows, &names(&["agent", "app", "public"])).expect("built"));
+    let masked = [(path("app.users.token"), MaskKind::Redact)].into();
+    let view = |schemas: &[&str]| View::build(Arc::clone(&catalog), &masked).on_path(&names(schemas));
+    let sql = "SELECT token || '' FROM users";
+    assert!(analyse(sql, &view(&["agent", "app", "public"])).is_ok(), "a table of its own");
+    for schemas in
+        [&["app", "public"][..], &["gone", "app", "agent"], &["closed", "app"], &["app", "pg_temp"]]
+    {
+        assert!(analyse(sql, &view(schemas)).is_err(), "{schemas:?}");
+    }
+    assert!(analyse("SELECT id FROM orgs", &view(&["public", "other"])).is_err(), "not on the path");
+}
+
+#[test]
+fn no_name_is_put_before_that_of_a_labelled_table() {
+    let mut rows = rows();
+    rows.get_mut("schemas").expect("answered").push(vec![Some("first".into()), Some("t".into())]);
+    let schemas = ["first", "app", "public"].map(str::to_owned);
+    let catalog = Arc::new(Catalog::build(&rows, &schemas).expect("built"));
+    let masked = [(path("app.users.token"), MaskKind::Redact)].into();
+    let view = View::build(catalog, &masked);
+    let opaque = |sql: &str, view: &View| {
+        let statement = analyse(sql, view).expect("served").remove(0);
+        statement.flags.contains(&chaperone_sql::Flag::Opaque)
+    };
+    for (sql, takes) in [
+        ("CREATE TABLE users(id int, token text)", true),
+        ("CREATE TABLE first.users AS SELECT 1 AS id", true),
+        ("SELECT 1 AS id INTO users", true),
+        ("CREATE VIEW first.v_users AS SELECT 1 AS t", true),
+        ("CREATE TABLE first.child(id int)", true),
+        ("ALTER TABLE app.orgs SET SCHEMA first", false),
+        ("CREATE TABLE first.orgs(id int)", false),
+        ("CREATE TABLE other.users(id int)", false),
+        ("CREATE TABLE public.users(id int)", false),
+        ("CREATE TEMP TABLE users(id int)", false),
+    ] {
+        assert_eq!(opaque(sql, &view), takes, "{sql}");
+    }
+    // A namesake that is on no path hides nothing, and can go.
+    assert!(!opaque("DROP TABLE other.users", &labelled()));
+}
+
+/// What one may see is masked for others.
+#[test]
+fn a_label_is_not_taken_off_by_whom_it_masks_nothing_for() {
+    let label = path("app.child.token");
+    let masked = [(path("app.orgs.name"), MaskKind::Redact)].into();
+    let view = View::build(catalog(), &masked).keeping([&label]);
+    for (sql, takes) in [
+        ("ALTER TABLE child DROP COLUMN token", true),
+        ("ALTER TABLE users DROP COLUMN token", true),
+        ("ALTER TABLE users RENAME COLUMN token TO t", true),
+        ("ALTER TABLE users DROP COLUMN email", false),
+        ("ALTER TABLE users RENAME COLUMN email TO mail", false),
+    ] {
+        let statement = analyse(sql, &view).expect("served").remove(0);
+        assert_eq!(statement.flags.contains(&chaperone_sql::Flag::Opaque), takes, "{sql}");
     }
 }

@@ -112,7 +112,9 @@ impl<'a> Analyser<'a> {
                 Ok(())
             }
             (AlterTableType::AT_DropColumn, _) => {
-                if let Some(column) = self.masked_name(table, name) {
+                // For whom it is not masked it is not theirs to take away: without it the label covers nothing.
+                let label = table.id.and_then(|id| self.view.label_along(id, name));
+                if let Some(column) = label.or_else(|| self.masked_name(table, name)) {
                     self.loses_label(&column);
                 }
                 Ok(())

@@ -149,6 +149,7 @@ impl<'a> Analyser<'a> {
 
     pub(super) fn create_table(&mut self, create: &'a CreateStmt) -> Res<Draft<'a>> {
         let draft = self.ddl(create.relation());
+        self.comes(create.relation());
         if self.clear() {
             if !is_plain_table(create) {
                 self.opaque();
@@ -258,7 +259,7 @@ impl<'a> Analyser<'a> {
             (ObjectType::OBJECT_COLUMN, Some(range)) => {
                 let id = self.named_relation(range);
                 let name = rename.subname().unwrap_or_default();
-                if let Some(column) = id.and_then(|id| self.view.label_of(id, name)) {
+                if let Some(column) = id.and_then(|id| self.view.label_along(id, name)) {
                     self.loses_label(&column);
                 }
             }
@@ -270,7 +271,10 @@ impl<'a> Analyser<'a> {
                 | ObjectType::OBJECT_SEQUENCE
                 | ObjectType::OBJECT_INDEX,
                 Some(range),
-            ) => self.leaves(range),
+            ) => {
+                self.leaves(range);
+                self.arrives(range, None, rename.newname());
+            }
             (ObjectType::OBJECT_TABCONSTRAINT, Some(_)) => {}
             (ObjectType::OBJECT_SCHEMA, None) => {
                 let name = rename.subname().unwrap_or_default();
@@ -290,7 +294,10 @@ impl<'a> Analyser<'a> {
 
     pub(super) fn set_schema(&mut self, it: &'a AlterObjectSchemaStmt) -> Draft<'a> {
         match it.relation() {
-            Some(range) => self.leaves(range),
+            Some(range) => {
+                self.leaves(range);
+                self.arrives(range, it.newschema(), None);
+            }
             None => self.opaque(),
         }
         self.ddl(it.relation())
@@ -305,16 +312,55 @@ impl<'a> Analyser<'a> {
         self.uncovers(id);
     }
 
+    /// A relation gets another schema or name.
+    fn arrives(&mut self, range: &RangeVar, schema: Option<&str>, name: Option<&str>) {
+        let known = self.named_relation(range).and_then(|id| self.catalog.relation(id));
+        if let Some(relation) = known {
+            self.covers(schema.unwrap_or(&relation.schema), name.unwrap_or(&relation.name));
+        }
+    }
+
     /// With a name gone, it means what comes later on the search path: until the catalogue is read again, nobody
     /// knows.
     fn uncovers(&mut self, id: RelId) {
         let Some(relation) = self.catalog.relation(id).filter(|_| !self.clear()) else { return };
-        let others = self.path.iter().filter_map(|schema| self.catalog.schemas.get(*schema));
-        let mut others = others.filter_map(|schema| schema.relations.get(&relation.name).copied());
-        if let Some(column) = others.find_map(|other| self.view.label_near(other).filter(|_| other != id)) {
+        if let Some(column) = self.label_behind(&relation.schema, &relation.name) {
             let name = relation.rel_name();
             self.opaque_because(format!("without {name}, its name would mean the table of column {column}"));
         }
+    }
+
+    /// A relation of this name comes into being. What others write to a labelled table by its name alone would go there, and no
+    /// label with it.
+    fn covers(&mut self, schema: &str, name: &str) {
+        let is_there = self.catalog.lookup(Some(schema), name, &[]).is_some();
+        if let Some(column) = self.label_behind(schema, name).filter(|_| !is_there && !self.clear()) {
+            self.opaque_because(format!(
+                "{schema}.{name} would take the place of the table of column {column}"
+            ));
+        }
+    }
+
+    /// A new relation, under the name the statement gives it.
+    pub(super) fn comes(&mut self, range: Option<&RangeVar>) {
+        let Some(range) = range.filter(|range| range.relpersistence != b't'.cast_signed()) else { return };
+        let catalog = self.catalog;
+        let home = range.schemaname().or_else(|| catalog.creation_schema(self.path).map(|schema| &**schema));
+        if let Some(home) = home {
+            self.covers(home, range.relname().unwrap_or_default());
+        }
+    }
+
+    /// A labelled column of a relation of that name, further down the search path than the schema: the session's, or that of
+    /// sessions to come.
+    fn label_behind(&self, schema: &str, name: &str) -> Option<String> {
+        let catalog = self.catalog;
+        let home = catalog.schema_ids.get(schema)?;
+        let behind = |path: &'a [usize]| path.iter().skip_while(move |schema| *schema != home).skip(1);
+        let schemas =
+            behind(self.path).chain(behind(&catalog.path)).filter_map(|id| catalog.schemas.get(*id));
+        let mut others = schemas.filter_map(|schema| schema.relations.get(name).copied());
+        others.find_map(|other| self.view.label_near(other))
     }
 
     fn labelled_in_schema(&self, name: &str) -> Option<String> {

@@ -54,7 +54,7 @@ pub(super) fn statements(tree: &Tree, len: usize, view: &View) -> Res<Vec<Statem
             refusal.statement = index;
             refusal
         };
-        let mut analyser = Analyser::new(view, &view.catalog().path);
+        let mut analyser = Analyser::new(view, view.path());
         analyser.work = work;
         let draft = analyser.statement(raw.node).map_err(at)?;
         if changed && draft.depends {
@@ -170,7 +170,9 @@ impl<'a> Analyser<'a> {
         self.into_allowed = Some(select);
         let rows = self.select(select)?;
         self.require_clean_rows(&rows, How::Store)?;
-        self.created(select.into_clause().and_then(|into| into.rel()));
+        let to = select.into_clause().and_then(|into| into.rel());
+        self.created(to);
+        self.comes(to);
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }
 
@@ -180,7 +182,9 @@ impl<'a> Analyser<'a> {
         };
         let rows = self.select(select)?;
         self.require_clean_rows(&rows, How::Store)?;
-        self.created(create.into().and_then(|into| into.rel()));
+        let to = create.into().and_then(|into| into.rel());
+        self.created(to);
+        self.comes(to);
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }
 
@@ -191,6 +195,7 @@ impl<'a> Analyser<'a> {
         let rows = rename(self.select(select)?, create.aliases())?;
         self.require_clean_rows(&rows, How::Store)?;
         self.created(create.view());
+        self.comes(create.view());
         self.reshapes = create.replace;
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }

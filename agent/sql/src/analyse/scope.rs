@@ -60,6 +60,14 @@ pub(super) struct OutRows<'a> {
 pub(super) struct Field<'a> {
     pub(super) name: Name<'a>,
     pub(super) taint: Taint,
+    /// A literal: it takes the type of what it meets.
+    pub(super) literal: bool,
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn new(name: Name<'a>, taint: Taint) -> Self {
+        Self { name, taint, literal: false }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +94,7 @@ impl Name<'_> {
 
 impl<'a> OutRows<'a> {
     pub(super) fn clean(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let fields = names.into_iter().map(|name| Field { name: Name::Given(name), taint: None }).collect();
+        let fields = names.into_iter().map(|name| Field::new(Name::Given(name), None)).collect();
         Self { fields, open: false }
     }
 
@@ -95,7 +103,7 @@ impl<'a> OutRows<'a> {
     }
 
     pub(super) fn push(&mut self, name: Name<'a>, taint: Taint) {
-        self.fields.push(Field { name, taint });
+        self.fields.push(Field::new(name, taint));
     }
 }
 
@@ -149,9 +157,8 @@ impl<'a> Fields<'a> {
     pub(super) fn expand(&self, out: &mut OutRows<'a>) {
         match self {
             Self::Table { columns, taints } => {
-                out.fields.extend(columns.list.iter().enumerate().map(|(position, column)| Field {
-                    name: Name::Given(&column.name),
-                    taint: taints.get(position).copied().flatten(),
+                out.fields.extend(columns.list.iter().enumerate().map(|(position, column)| {
+                    Field::new(Name::Given(&column.name), taints.get(position).copied().flatten())
                 }));
             }
             Self::List(rows) => {

@@ -214,7 +214,7 @@ impl<'a> Analyser<'a> {
         }
         let name = id.and_then(|id| self.catalog.relation(id)).map(|relation| relation.rel_name());
         let name = name.unwrap_or_else(|| {
-            let home = self.catalog.creation_schema().map_or("", |schema| schema);
+            let home = self.catalog.creation_schema(self.path).map_or("", |schema| schema);
             let schema = if temporary { "pg_temp" } else { schema.unwrap_or(home) };
             RelName { schema: schema.into(), table: table.into() }
         });

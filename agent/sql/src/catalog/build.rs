@@ -1,7 +1,7 @@
 //! Rows of the catalogue queries to a [`Catalog`]. Strict: a row that does not read as expected fails the build, since a
 //! relation left out would be a relation not protected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::builtins::{self, Builtin};
@@ -39,21 +39,17 @@ impl Catalog {
         }
         let mut builder = Builder::new(rows);
         builder.version()?;
+        builder.schemas()?;
         builder.relations()?;
         builder.kinship()?;
         builder.functions()?;
         builder.operators()?;
         builder.types()?;
         let mut catalog = builder.catalog;
-        let id = |name: &str| catalog.schema_ids.get(name).copied();
-        let builtin = id("pg_catalog");
+        let builtin = catalog.schema_ids.get("pg_catalog").copied();
         catalog.builtin_path = builtin.into_iter().collect();
-        let explicit = search_path.iter().filter(|name| *name != "pg_temp");
-        let mut path: Vec<usize> = explicit.filter_map(|name| id(name)).collect();
-        if let Some(builtin) = builtin.filter(|builtin| !path.contains(builtin)) {
-            path.insert(0, builtin);
-        }
-        catalog.path = path;
+        catalog.path = catalog.path_of(search_path);
+        catalog.search_path = search_path.to_vec();
         Ok(catalog)
     }
 }
@@ -103,6 +99,8 @@ impl<'a> Builder<'a> {
             schemas: Vec::new(),
             schema_ids: HashMap::new(),
             path: Vec::new(),
+            search_path: Vec::new(),
+            usable: HashSet::new(),
             builtin_path: Vec::new(),
             relations: Vec::new(),
             by_oid: HashMap::new(),
@@ -135,6 +133,18 @@ impl<'a> Builder<'a> {
         self.catalog.utf8 = row.text(1)? == "UTF8";
         if !builtins::REVIEWED.contains(&(self.catalog.version / 10_000)) {
             return Err(CatalogError::Version(self.catalog.version));
+        }
+        Ok(())
+    }
+
+    /// One without anything in it is nowhere else.
+    fn schemas(&mut self) -> Built<()> {
+        for row in self.answers("schemas") {
+            let name = row.text(0)?;
+            self.schema(name);
+            if row.flag(1)? {
+                self.catalog.usable.insert(Box::from(name));
+            }
         }
         Ok(())
     }

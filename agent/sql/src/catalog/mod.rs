@@ -6,7 +6,7 @@ mod builtins;
 mod family;
 mod queries;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use build::{CatalogError, Rows};
@@ -27,8 +27,13 @@ pub struct Catalog {
     pub(crate) utf8: bool,
     pub(crate) schemas: Vec<Schema>,
     pub(crate) schema_ids: HashMap<Box<str>, usize>,
-    /// Schemas that unqualified names are looked up in, `pg_catalog` first unless the path says otherwise.
+    /// Schemas that unqualified names are looked up in, `pg_catalog` first unless the path says otherwise: those that a session
+    /// has which logs in now.
     pub(crate) path: Vec<usize>,
+    /// The same as it was given.
+    search_path: Vec<String>,
+    /// Schemas in which the account may look names up. The others of a path are passed over.
+    usable: HashSet<Box<str>>,
     /// The path view definitions are printed for.
     pub(crate) builtin_path: Vec<usize>,
     pub(crate) relations: Vec<Relation>,
@@ -166,6 +171,24 @@ impl Catalog {
         })
     }
 
+    /// The schemas that a session has on its path which logs in now. Another one keeps those of its own login.
+    pub fn search_path(&self) -> &[String] {
+        &self.search_path
+    }
+
+    /// A path of these schemas, as the server follows it.
+    pub(crate) fn path_of(&self, search_path: &[String]) -> Vec<usize> {
+        let named =
+            search_path.iter().filter(|name| *name != "pg_temp" && self.usable.contains(name.as_str()));
+        let mut path: Vec<usize> =
+            named.filter_map(|name| self.schema_ids.get(name.as_str()).copied()).collect();
+        let builtin = self.builtin_path.first().copied();
+        if let Some(builtin) = builtin.filter(|builtin| !path.contains(builtin)) {
+            path.insert(0, builtin);
+        }
+        path
+    }
+
     /// The relation a statement means by this name.
     pub fn resolve(&self, schema: Option<&str>, table: &str) -> Option<RelName> {
         let id = self.lookup(schema, table, &self.path)?;
@@ -202,9 +225,9 @@ impl Catalog {
         }
     }
 
-    /// The schema a new relation of this name would go to.
-    pub(crate) fn creation_schema(&self) -> Option<&Arc<str>> {
-        let own = self.path.iter().filter_map(|id| self.schemas.get(*id));
+    /// The schema a new relation would go to.
+    pub(crate) fn creation_schema(&self, path: &[usize]) -> Option<&Arc<str>> {
+        let own = path.iter().filter_map(|id| self.schemas.get(*id));
         own.map(|schema| &schema.name).find(|name| &***name != "pg_catalog")
     }
 

@@ -41,6 +41,10 @@ pub const QUERIES: &[CatalogQuery] = &[
     query("pin", "SELECT set_config('search_path', 'pg_catalog', false)"),
     query("server", "SELECT current_setting('server_version_num'), current_setting('server_encoding')"),
     query(
+        "schemas",
+        "SELECT nspname, has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname !~ '^pg_(toast|temp)' ORDER BY 1",
+    ),
+    query(
         "relations",
         concat!(
             "SELECT c.oid, n.nspname, c.relname, c.relkind,

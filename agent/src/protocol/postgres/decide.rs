@@ -81,6 +81,9 @@ pub(super) struct Decider {
     database_name: String,
     catalogue: Arc<Catalogue>,
     snapshot: Arc<Snapshot>,
+    /// The schemas on the session's path, and how the server was told: those of its login, whatever a new one would have.
+    path: Vec<String>,
+    search_path: String,
     policies: Arc<Loaded>,
     maskers: Maskers,
     /// The server's process of this session.
@@ -138,6 +141,8 @@ impl Decider {
             database: policy::Database::new(&target.name, &target.env, database),
             database_name: database.to_owned(),
             view: Arc::new(View::build(Arc::clone(&snapshot.catalog), &Default::default())),
+            path: snapshot.catalog.search_path().to_vec(),
+            search_path: snapshot.search_path.clone(),
             labelled: None,
             plans: Plans::default(),
             unseen: false,
@@ -362,11 +367,15 @@ impl Decider {
             }
             analysed => analysed,
         };
+        // What somebody makes beside the agent is looked for again when the same text comes again.
+        let unknown = matches!(&analysed, Err(refusal) if names_unknown(refusal));
         let plan = Arc::new(match analysed {
             Ok(statements) => self.judge(&statements),
             Err(refusal) => self.not_understood(&refusal),
         });
-        self.plans.keep(sql, &plan);
+        if !unknown {
+            self.plans.keep(sql, &plan);
+        }
         Ok(plan)
     }
 

@@ -144,3 +144,52 @@ pub(super) fn renamed(world: &mut World) -> Result<()> {
     ensure!(world.agent.log().contains("has another name now"), "nothing in the log");
     Ok(())
 }
+
+/// Whoever is logged in goes on with the schemas on its path, and what comes between is nothing to it.
+const EARLIER: &str = r#"import psycopg, sys, time
+host, port, user, database = sys.argv[1:5]
+session = psycopg.connect(host=host, port=port, user=user, dbname=database, autocommit=True)
+session.execute("set application_name = 'earlier'")
+def say(sql):
+    try:
+        return " ".join(str(row[0]) for row in session.execute(sql))
+    except psycopg.Error as e:
+        return f"{e.sqlstate} {e}".splitlines()[0]
+end = time.time() + 60
+while say("select count(*) from fresh.users") != "0" and time.time() < end:
+    time.sleep(0.1)
+for sql in ("select count(*) from fresh.users", "select token || '' from users where id = 1",
+            "select token from users where id = 1"):
+    print(say(sql))
+"#;
+
+/// A schema comes into being where sessions to come look first: `"$user"` is on most paths.
+pub(super) fn path(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 917)?;
+    let database = &pair.names[0];
+    let admin = |sql: &str| world.postgres.admin_in(database, sql);
+    admin(&format!("alter role shop_trust in database {database} set search_path = fresh, app, public"))?;
+    let bot = world.client_in(&world.places.mail_bot, HOST, "shop_trust").database(database).limit(90);
+    let earlier = bot.start_python(EARLIER, &[])?;
+    let there = format!(
+        "select 1 from pg_stat_activity where application_name = 'earlier' and datname = '{database}'"
+    );
+    wait_for("the session", Duration::from_secs(30), || Ok((admin(&there)? == "1").then_some(())))?;
+    bot.psql(&["create schema fresh"])?.ok()?;
+    // Who makes a table that others would write to instead could read what they write.
+    let covered = bot.psql(&["create table fresh.users (id int, token text)"])?;
+    ensure!(covered.stderr.contains("42501") && covered.stderr.contains("app.users"), "{covered}");
+    admin("create table fresh.users (id int, token text); grant select on fresh.users to public")?;
+    let said = earlier.finish(Duration::from_secs(90))?.ok()?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(
+        lines.len() == 3
+            && lines[0] == "0"
+            && lines[1].contains("42501 denied by policy \"flow-only\": column app.users.token")
+            && lines[2] == "***",
+        "{said}"
+    );
+    let fresh = bot.psql(&["select token || '' from users", "select count(*) from users"])?.ok()?;
+    ensure!(fresh == "0\n", "{fresh}");
+    Ok(())
+}

@@ -44,6 +44,10 @@ const CASES: &[Case<World>] = &[
         run: define::renamed,
     },
     Case {
+        name: "a session goes on with the schemas it looks names up in, whatever comes before them",
+        run: define::path,
+    },
+    Case {
         name: "what the server says at the end of a transaction, or at SET CONSTRAINTS, shows nothing",
         run: deferred::cases,
     },

@@ -50,7 +50,7 @@ impl Decider {
             backend: Arc::clone(&self.backend),
             address: self.catalogue.address(),
             database: self.database_name.clone(),
-            search_path: self.snapshot.search_path.clone(),
+            search_path: self.search_path.clone(),
             server_pid: self.server_pid,
             sql: sql.into(),
             analysis,
@@ -162,13 +162,12 @@ impl Decider {
             true => ("", String::new()),
             false => (&*self.session, question.op.to_string()),
         };
-        let search_path = self.snapshot.search_path.as_bytes();
         let parts: [&[u8]; 9] = [
             b"chaperone approval v2",
             self.identity.name.as_bytes(),
             self.backend.target.name.as_bytes(),
             self.database_name.as_bytes(),
-            search_path,
+            self.search_path.as_bytes(),
             session.as_bytes(),
             op.as_bytes(),
             sql.as_bytes(),

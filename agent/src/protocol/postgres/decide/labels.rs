@@ -50,7 +50,7 @@ impl Decider {
                 "A mask that can never match is refused; correct the label in the agent's configuration.",
             ));
         }
-        self.view = Arc::new(view);
+        self.view = Arc::new(view.on_path(&self.path));
         self.labelled = self
             .masks_detected()
             .then(|| Arc::new(View::with_rules(Arc::clone(&self.snapshot.catalog), &labelled)));
