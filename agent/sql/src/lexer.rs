@@ -268,9 +268,59 @@ fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
     None
 }
 
+/// The name in a text that is read as one (`'public."Seq"'::regclass`), as the server reads it (`stringToQualifiedNameList`); none
+/// for a number, or a name with letters beyond ASCII, which fold by the server's locale.
+pub(crate) fn relation_name(text: &str) -> Option<(Option<String>, String)> {
+    let mut parts = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        let part = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let mut part = String::new();
+                let mut letters = quoted.char_indices().peekable();
+                let end = loop {
+                    match letters.next()? {
+                        (_, '"') if letters.next_if(|(_, next)| *next == '"').is_some() => part.push('"'),
+                        (at, '"') => break at + 1,
+                        (_, letter) => part.push(letter),
+                    }
+                };
+                rest = quoted.get(end..)?;
+                part
+            }
+            None => {
+                let end =
+                    rest.find(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '_' | '$'));
+                let (part, behind) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
+                rest = behind;
+                if part.starts_with(|letter: char| letter.is_ascii_digit() || letter == '$') {
+                    return None;
+                }
+                part.to_ascii_lowercase()
+            }
+        };
+        if part.is_empty() || part.len() > 63 {
+            return None;
+        }
+        parts.push(part);
+        rest = rest.trim_start();
+        match rest.strip_prefix('.') {
+            Some(behind) => rest = behind.trim_start(),
+            None if rest.is_empty() => break,
+            None => return None,
+        }
+    }
+    let mut parts = parts.into_iter();
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(table), None, _) => Some((None, table)),
+        (Some(schema), Some(table), None) => Some((Some(schema), table)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{scan, scan_names};
+    use super::*;
     use crate::refusal::RefusalKind;
 
     /// Any text is counted through, and the stricter reading of numbers lets nothing more pass.
@@ -358,6 +408,29 @@ mod tests {
         }
         for sql in ["SELECT 1e5, 1.5E-3, 1.5, a1_2", "SELECT 1", "SELECT x1"] {
             assert!(scan(sql, true).is_ok(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn names_in_texts_are_read_as_the_server_reads_them() {
+        let plain = |text: &str| {
+            relation_name(text)
+                .map(|(schema, table)| format!("{}{table}", schema.map_or(String::new(), |s| s + "|")))
+        };
+        for (text, name) in [
+            ("some_seq", Some("some_seq")),
+            (" Public . \"Some\"\"Seq\" ", Some("public|Some\"Seq")),
+            ("\"a.b\"", Some("a.b")),
+            ("16384", None),
+            ("a.b.c", None),
+            ("\"a", None),
+            ("a b", None),
+            ("", None),
+            ("a.", None),
+            ("é", None),
+            ("$1", None),
+        ] {
+            assert_eq!(plain(text).as_deref(), name, "{text}");
         }
     }
 }

@@ -80,6 +80,7 @@ pub enum How {
     WriteOracle,
     Together,
     Referring,
+    Sequence,
     Unexpanded,
     Definition,
 }
@@ -115,6 +116,7 @@ impl How {
             Self::Referring => {
                 "a reference to these rows, so that whether they can go would tell which values exist"
             }
+            Self::Sequence => "numbered by a sequence, whose value is one of its own",
             Self::Unexpanded => "at an output position that is not known",
             Self::Definition => "used in an index, a constraint, a default or another column",
         }
@@ -128,6 +130,9 @@ impl How {
             Self::WriteOracle => "leave the column out of the write",
             Self::Together => "set that column in the same statement, or leave out what is checked with it",
             Self::Referring => "only someone who may see the column can delete or renumber these rows",
+            Self::Sequence => {
+                "name a sequence of other columns, or leave the column to its default and read others with RETURNING"
+            }
             Self::Merge => "join with ON and another column",
             Self::Explain => "explain a statement that does not read this relation",
             Self::Copy => "use the text or CSV format with its default quoting",
@@ -251,6 +256,7 @@ impl Refusal {
             | How::Together
             | How::Referring
             | How::Meeting
+            | How::Sequence
             | How::Unexpanded => {
                 format!("column {column} is masked for you and is {}", how.text())
             }

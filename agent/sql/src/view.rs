@@ -1,6 +1,7 @@
 //! A catalogue as one principal sees it: which columns are masked, carried from the labelled columns to inheritance
 //! children and parents, partitions, generated columns, views and materialised views. Immutable once built.
 
+mod sequences;
 mod ties;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,6 +28,8 @@ pub struct View {
     reads: HashMap<RelId, Vec<RelId>>,
     /// Columns that have a label, whether it masks them for this principal or not, by position.
     kept: HashSet<(RelId, usize)>,
+    /// A masked column that a sequence numbers.
+    numbered: Option<ColumnPath>,
 }
 
 /// What is special about one relation for this principal.
@@ -80,6 +83,7 @@ impl View {
             unmatched: Vec::new(),
             reads: HashMap::new(),
             kept: HashSet::new(),
+            numbered: None,
         };
         if masked.is_empty() {
             return view;
@@ -87,6 +91,7 @@ impl View {
         view.seed(masked);
         view.seed_system();
         view.spread();
+        view.mark_sequences();
         view.definitions();
         view.mark_writes();
         view.mark_ties();

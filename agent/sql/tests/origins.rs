@@ -234,3 +234,63 @@ fn a_label_is_not_taken_off_by_whom_it_masks_nothing_for() {
         assert_eq!(statement.flags.contains(&chaperone_sql::Flag::Opaque), takes, "{sql}");
     }
 }
+
+#[test]
+fn how_far_a_sequence_is_tells_of_the_column_it_numbers() {
+    let mut rows = rows();
+    let relations = rows.get("relations").expect("answered");
+    let named =
+        |row: &&Vec<Option<String>>| row[1].as_deref() == Some("app") && row[2].as_deref() == Some("users");
+    let users = relations.iter().find(named).and_then(|row| row[0].clone()).expect("known");
+    let all = rows["columns"].clone();
+    let mut add = |query: &str, row: &[&str]| {
+        let mut row: Vec<_> = row.iter().map(|value| Some((*value).to_owned())).collect();
+        row.resize(if query == "columns" { 5 } else { row.len() }, None);
+        rows.get_mut(query).expect("answered").push(row);
+    };
+    let number_of = |column: &str| {
+        let mut columns = all.iter().filter(|row| row[0].as_ref() == Some(&users));
+        columns.find(|row| row[1].as_deref() == Some(column)).and_then(|row| row[2].clone()).expect("known")
+    };
+    for (oid, name, column) in [("900001", "pin_seq", "pin"), ("900002", "id_seq", "id")] {
+        add("relations", &[oid, "app", name, "S", "f", "f"]);
+        for (position, column) in ["last_value", "log_cnt", "is_called"].iter().enumerate() {
+            add("columns", &[oid, column, &(position + 1).to_string(), "20"]);
+        }
+        add("sequences", &[oid, &users, &number_of(column)]);
+    }
+    let schemas = ["app".to_owned(), "public".to_owned()];
+    let catalog = Arc::new(Catalog::build(&rows, &schemas).expect("built"));
+    let view = |column| View::build(Arc::clone(&catalog), &[(path(column), MaskKind::Redact)].into());
+    let (pin, token) = (view("app.users.pin"), view("app.users.token"));
+    for (sql, masked) in [
+        ("SELECT last_value FROM pin_seq", true),
+        ("SELECT last_value FROM pg_sequences", true),
+        ("SELECT last_value FROM id_seq", false),
+        ("SELECT sequencename FROM pg_sequences", false),
+    ] {
+        for (view, masked) in [(&pin, masked), (&token, false)] {
+            let statements = analyse(sql, view).expect("served");
+            assert_eq!(statements[0].output.is_masked(), masked, "{sql}");
+        }
+    }
+    for (sql, served) in [
+        ("SELECT nextval('id_seq')", true),
+        ("SELECT currval('app.\"id_seq\"'::regclass), setval('pin_seq', 1)", true),
+        ("CREATE TABLE t(id int DEFAULT nextval('id_seq'))", true),
+        ("SELECT nextval('pin_seq')", false),
+        ("SELECT currval('App.PIN_SEQ'::regclass)", false),
+        ("SELECT currval(pg_get_serial_sequence('users', 'pin'))", false),
+        ("SELECT nextval($1)", false),
+        ("SELECT nextval(900001)", false),
+        ("SELECT nextval('900001')", false),
+        ("SELECT nextval('unknown_seq')", false),
+        ("SELECT lastval()", false),
+        ("SELECT pg_sequence_last_value(c.oid) FROM pg_class c", false),
+        ("SELECT 1 FROM pg_sequences WHERE last_value > 5", false),
+        ("SELECT * FROM id_seq JOIN pin_seq USING (last_value)", false),
+    ] {
+        assert_eq!(analyse(sql, &pin).is_ok(), served, "{sql}");
+        assert!(analyse(sql, &token).is_ok(), "{sql}");
+    }
+}

@@ -16,6 +16,7 @@ const CASES: &[Case<World>] = &[
     Case { name: "and are the same in binary", run: changed_in_binary },
     Case { name: "and in COPY, text, csv and binary", run: changed_in_copy },
     Case { name: "what a mask shows it shows of its own column's values only", run: of_its_own },
+    Case { name: "a sequence tells nothing of the masked column it numbers", run: numbered },
     Case { name: "predicate = is-null lets IS NULL pass and nothing else", run: is_null },
     Case { name: "predicate = equality compares with constants, so often", run: equality },
     Case { name: "predicate = any filters", run: any },
@@ -38,6 +39,7 @@ const LABELS: &[(&str, &str)] = &[
     ("customers.name", "mask = { fixed = \"somebody\" }\npredicate = \"any\""),
     ("customers.born", "mask = { date-shift = 90 }"),
     ("orders.cents", "mask = { bucket = 1000 }"),
+    ("scratch.id", ""),
     ("orders.placed", "mask = { bucket = \"year\" }"),
 ];
 
@@ -164,6 +166,25 @@ fn of_its_own(world: &mut World) -> Result<()> {
         ensure!(rows == "SET\n2025-01-01 00:00:00+00\n", "{zone}: {rows}");
     }
     check(&client, &[("set extra_float_digits = 2", "SET\n")], &["set extra_float_digits = -3"])
+}
+
+fn numbered(world: &mut World) -> Result<()> {
+    world
+        .postgres
+        .admin("create sequence tickets; grant all on sequence tickets, scratch_id_seq to public; insert into scratch (word) values ('x')")?;
+    let served = [
+        ("select id, word from scratch", "|x\n"),
+        ("select last_value from scratch_id_seq", "\n"),
+        ("select last_value from pg_sequences where sequencename = 'scratch_id_seq'", "\n"),
+        ("select nextval('tickets'), currval('public.tickets'::regclass)", "1|1\n"),
+    ];
+    let denied = [
+        "select nextval('scratch_id_seq')",
+        "select pg_sequence_last_value('public.scratch_id_seq')",
+        "select currval(pg_get_serial_sequence('scratch', 'id'))",
+        "select lastval()",
+    ];
+    check(&client(world, "numbered"), &served, &denied)
 }
 
 fn check(client: &Client<'_>, served: &[(&str, &str)], denied: &[&str]) -> Result<()> {

@@ -7,6 +7,7 @@ use pg_raw_parse::{ConstValue, Node};
 
 use super::{Analyser, settings};
 use crate::catalog::{Builtin, Function, Names};
+use crate::lexer;
 use crate::refusal::{How, Refusal, Res};
 use crate::statement::{Flag, RelName, Verb};
 
@@ -60,7 +61,7 @@ impl<'a> Analyser<'a> {
             None => Builtin::Unlisted,
         };
         match judged {
-            Builtin::Computes => Ok(()),
+            Builtin::Computes => self.counting(name.name, args),
             Builtin::Setting => self.setting_function(name, args),
             Builtin::Effects => {
                 self.opaque_call(name);
@@ -71,6 +72,26 @@ impl<'a> Analyser<'a> {
                 Ok(())
             }
             Builtin::Unlisted => Err(Refusal::function(name.to_string())),
+        }
+    }
+
+    /// How far a sequence has counted is a value of the column it numbers.
+    fn counting(&self, name: &str, args: Option<&'a NodeList>) -> Res<()> {
+        let Some(column) = self.view.numbered() else { return Ok(()) };
+        if !matches!(name, "nextval" | "currval" | "lastval" | "pg_sequence_last_value") {
+            return Ok(());
+        }
+        let sequence = args.and_then(NodeList::first).and_then(|node| match node {
+            Node::TypeCast(cast) => constant(cast.arg()),
+            node => constant(node),
+        });
+        let named = sequence.and_then(|text| {
+            let (schema, table) = lexer::relation_name(text)?;
+            self.catalog.lookup(schema.as_deref(), &table, self.path)
+        });
+        match named {
+            Some(id) if self.view.is_plain_sequence(id) => Ok(()),
+            _ => Err(Refusal::labelled(column.to_string(), How::Sequence)),
         }
     }
 
@@ -189,6 +210,14 @@ impl<'a> Analyser<'a> {
         let types = self.catalog.types.get(name.name);
         name.schema.is_none_or(|schema| schema == "pg_catalog")
             && types.is_some_and(|types| types.iter().all(|found| Some(&found.schema) == builtin))
+    }
+}
+
+fn constant<'a>(node: Node<'a>) -> Option<&'a str> {
+    let Node::A_Const(constant) = node else { return None };
+    match constant.val() {
+        Some(ConstValue::String(text)) => Some(text),
+        _ => None,
     }
 }
 

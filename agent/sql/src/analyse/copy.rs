@@ -107,7 +107,10 @@ impl<'a> Analyser<'a> {
         let marks = [plan.delimiter, plan.quote, plan.escape];
         let fits = match plan.format {
             CopyFormat::Binary => true,
-            CopyFormat::Text => plan.delimiter != b'*' && !plan.null.contains('*'),
+            // A backslash at the end of what stands for NULL would hide the end of its field.
+            CopyFormat::Text => {
+                plan.delimiter != b'*' && (plan.null == "\\N" || !plan.null.contains(['*', '\\']))
+            }
             CopyFormat::Csv => !marks.contains(&b'*') && !plan.null.contains('*'),
         };
         if fits && !rows.open { Ok(()) } else { self.require_clean(rows.first_taint(), How::Copy) }

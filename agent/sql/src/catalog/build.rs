@@ -209,6 +209,7 @@ impl<'a> Builder<'a> {
             foreign_keys: Vec::new(),
             uniques: Vec::new(),
             together: Vec::new(),
+            numbers: Vec::new(),
             has_rules: row.flag(4)?,
             has_triggers: row.flag(5)?,
             definition,
@@ -239,6 +240,12 @@ impl<'a> Builder<'a> {
             let unique = Unique { columns: row.numbers(1)?, opaque: row.flag(2)? };
             if let Some(relation) = self.known(row.number(0)?) {
                 self.change(relation, |relation| relation.uniques.push(unique));
+            }
+        }
+        for row in self.answers("sequences") {
+            if let (Some(sequence), Some(table)) = (self.known(row.number(0)?), self.known(row.number(1)?)) {
+                let number = row.number(2)?;
+                self.change(sequence, |relation| relation.numbers.push((table, number)));
             }
         }
         for row in self.answers("together") {

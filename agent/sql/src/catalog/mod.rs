@@ -63,6 +63,8 @@ pub(crate) struct Relation {
     pub(crate) uniques: Vec<Unique>,
     /// Numbers of columns that the server looks at together when a row is written.
     pub(crate) together: Vec<Vec<i16>>,
+    /// Columns that take their numbers from this sequence.
+    pub(crate) numbers: Vec<(RelId, i16)>,
     /// Rewrite rules beyond a view's own.
     pub(crate) has_rules: bool,
     pub(crate) has_triggers: bool,

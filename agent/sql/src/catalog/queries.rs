@@ -102,6 +102,16 @@ UNION SELECT partrelid, partattrs::text FROM pg_partitioned_table WHERE partnatt
 UNION SELECT conrelid, '0' FROM pg_constraint WHERE contype = 'c' AND 0 = ANY (conkey) ORDER BY 1, 2"
         ),
     ),
+    // Sequences, and the columns they number: their own, and those whose defaults take from them.
+    query(
+        "sequences",
+        "SELECT d.objid, d.refobjid, d.refobjsubid FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+ WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+   AND d.deptype IN ('a', 'i')
+UNION SELECT s.oid, a.adrelid, a.adnum FROM pg_attrdef a
+  JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S' ORDER BY 1, 2, 3",
+    ),
     query(
         "functions",
         concat!(
