@@ -214,7 +214,7 @@ impl View {
     }
 
     /// The relation and all it inherits with, both ways.
-    fn kin(&self, id: RelId) -> Vec<RelId> {
+    pub(crate) fn kin(&self, id: RelId) -> Vec<RelId> {
         self.kin_with(id, |_| true)
     }
 

@@ -14,6 +14,9 @@ use crate::statement::Flag;
 
 impl<'a> Analyser<'a> {
     pub(super) fn alter_table(&mut self, alter: &'a AlterTableStmt) -> Res<Draft<'a>> {
+        if let Some(table) = alter.relation().and_then(|range| self.indexed(range)) {
+            return Ok(self.alter_index(alter, table));
+        }
         let draft = self.ddl(alter.relation());
         let known = matches!(
             alter.objtype,

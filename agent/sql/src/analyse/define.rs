@@ -116,7 +116,7 @@ impl<'a> Analyser<'a> {
         Ok(Table { id, item })
     }
 
-    fn named_relation(&self, range: &RangeVar) -> Option<RelId> {
+    pub(super) fn named_relation(&self, range: &RangeVar) -> Option<RelId> {
         let temporary = range.relpersistence == b't'.cast_signed() || range.schemaname() == Some("pg_temp");
         let name = range.relname().unwrap_or_default();
         self.catalog.lookup(range.schemaname(), name, self.path).filter(|_| !temporary)
@@ -289,7 +289,7 @@ impl<'a> Analyser<'a> {
             // Names of functions, operators and types are what expressions are judged by.
             _ => self.opaque(),
         }
-        self.ddl(rename.relation())
+        self.ddl_of(rename.relation())
     }
 
     pub(super) fn set_schema(&mut self, it: &'a AlterObjectSchemaStmt) -> Draft<'a> {
@@ -406,6 +406,14 @@ impl<'a> Analyser<'a> {
                     }
                     Err(_) => self.access(Verb::Ddl, None),
                 },
+                Node::NodeList(parts) if drop.remove_type == ObjectType::OBJECT_INDEX => {
+                    let name = qualified(parts.iter().map(Node::as_str)).ok();
+                    match name.and_then(|name| self.catalog.indexed(name.schema, name.name, self.path)) {
+                        Some(table) => self.on_known(Verb::Ddl, table),
+                        // Made in the same transaction, or temporary.
+                        None => self.access(Verb::Ddl, None),
+                    }
+                }
                 Node::String(schema) if drop.remove_type == ObjectType::OBJECT_SCHEMA => {
                     self.schema_leaves(schema.sval().unwrap_or_default());
                 }

@@ -22,6 +22,7 @@ mod scope;
 mod settings;
 mod sort;
 mod ties;
+mod upkeep;
 mod utility;
 mod with;
 

@@ -65,13 +65,10 @@ impl<'a> Analyser<'a> {
             }
             Node::CallStmt(it) => self.procedure(it),
             Node::LockStmt(it) => self.admin_on(it.relations().iter()),
-            Node::VacuumStmt(it) => {
-                let relations = it.rels().iter().filter_map(|rel| rel.relation());
-                Ok(self.admin(relations))
-            }
+            Node::VacuumStmt(it) => Ok(self.vacuum(it)),
             Node::GrantStmt(it) => Ok(self.grant(it)),
-            Node::ClusterStmt(it) => Ok(self.admin(it.relation())),
-            Node::ReindexStmt(it) => Ok(self.admin(it.relation())),
+            Node::ClusterStmt(it) => Ok(self.cluster(it)),
+            Node::ReindexStmt(it) => Ok(self.reindex(it)),
             Node::AlterOwnerStmt(it) => Ok(self.changing_admin(it.relation())),
             Node::GrantRoleStmt(_)
             | Node::AlterDefaultPrivilegesStmt(_)
@@ -133,7 +130,10 @@ impl<'a> Analyser<'a> {
             Node::RuleStmt(it) => it.relation(),
             Node::CreatePolicyStmt(it) => it.table(),
             Node::AlterPolicyStmt(it) => it.table(),
-            Node::RefreshMatViewStmt(it) => it.relation(),
+            Node::RefreshMatViewStmt(it) => return Ok(self.refresh(it)),
+            Node::CreateStatsStmt(it) => return self.create_statistics(it),
+            // How much is looked at.
+            Node::AlterStatsStmt(_) => return Ok(self.ddl(None)),
             Node::AlterObjectDependsStmt(it) => it.relation(),
             Node::CreateSchemaStmt(_)
             | Node::CreateFunctionStmt(_)
@@ -160,8 +160,6 @@ impl<'a> Analyser<'a> {
             | Node::CreateOpFamilyStmt(_)
             | Node::AlterOpFamilyStmt(_)
             | Node::AlterOperatorStmt(_)
-            | Node::CreateStatsStmt(_)
-            | Node::AlterStatsStmt(_)
             | Node::CreateConversionStmt(_)
             | Node::CreateCastStmt(_)
             | Node::CreateTransformStmt(_)
@@ -221,7 +219,7 @@ impl<'a> Analyser<'a> {
         self.access(verb, Some(name));
     }
 
-    fn admin(&mut self, relations: impl IntoIterator<Item = &'a RangeVar>) -> Draft<'a> {
+    pub(super) fn admin(&mut self, relations: impl IntoIterator<Item = &'a RangeVar>) -> Draft<'a> {
         for relation in relations {
             self.named(Verb::Admin, relation);
         }

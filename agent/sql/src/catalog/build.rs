@@ -122,7 +122,11 @@ impl<'a> Builder<'a> {
             return *id;
         }
         let id = self.catalog.schemas.len();
-        self.catalog.schemas.push(Schema { name: Arc::from(name), relations: HashMap::new() });
+        self.catalog.schemas.push(Schema {
+            name: Arc::from(name),
+            relations: HashMap::new(),
+            indexes: HashMap::new(),
+        });
         self.catalog.schema_ids.insert(Box::from(name), id);
         id
     }
@@ -212,6 +216,7 @@ impl<'a> Builder<'a> {
             numbers: Vec::new(),
             has_rules: row.flag(4)?,
             has_triggers: row.flag(5)?,
+            runs_code: false,
             definition,
             system,
         });
@@ -246,6 +251,17 @@ impl<'a> Builder<'a> {
             if let (Some(sequence), Some(table)) = (self.known(row.number(0)?), self.known(row.number(1)?)) {
                 let number = row.number(2)?;
                 self.change(sequence, |relation| relation.numbers.push((table, number)));
+            }
+        }
+        for row in self.answers("indexes") {
+            let Some(table) = self.known(row.number(2)?) else { continue };
+            if row.flag(3)? {
+                self.change(table, |relation| relation.runs_code = true);
+            }
+            let (Some(schema), Some(name)) = (row.opt(0), row.opt(1)) else { continue };
+            let schema = self.schema(schema);
+            if let Some(schema) = self.catalog.schemas.get_mut(schema) {
+                schema.indexes.insert(Box::from(name), table);
             }
         }
         for row in self.answers("together") {

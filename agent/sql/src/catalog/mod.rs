@@ -49,6 +49,8 @@ pub struct Catalog {
 pub(crate) struct Schema {
     pub(crate) name: Arc<str>,
     pub(crate) relations: HashMap<Arc<str>, RelId>,
+    /// The tables of its indexes, by the names of these.
+    pub(crate) indexes: HashMap<Box<str>, RelId>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub(crate) struct Relation {
     /// Rewrite rules beyond a view's own.
     pub(crate) has_rules: bool,
     pub(crate) has_triggers: bool,
+    /// Making one of its indexes, or its statistics, runs code of the database's own.
+    pub(crate) runs_code: bool,
     /// Text of a user's view or materialised view.
     pub(crate) definition: Option<Box<str>>,
     pub(crate) system: System,
@@ -225,6 +229,17 @@ impl Catalog {
             Some(schema) => self.schema_ids.get(schema).and_then(|id| self.schemas.get(*id)).and_then(find),
             None => path.iter().find_map(|id| self.schemas.get(*id).and_then(find)),
         }
+    }
+
+    /// The table of the index that is meant by this name.
+    pub(crate) fn indexed(&self, schema: Option<&str>, name: &str, path: &[usize]) -> Option<RelId> {
+        let named = schema.map(|schema| self.schema_ids.get(schema).copied());
+        let ids = named.map_or_else(|| path.to_vec(), |id| id.into_iter().collect());
+        let mut schemas = ids.into_iter().filter_map(|id| self.schemas.get(id));
+        // Indexes and other relations share their names: what comes first on the path is meant.
+        let meant = schemas
+            .find(|schema| schema.relations.contains_key(name) || schema.indexes.contains_key(name))?;
+        meant.indexes.get(name).copied()
     }
 
     /// The schema a new relation would go to.

@@ -84,6 +84,20 @@ pub const QUERIES: &[CatalogQuery] = &[
         "SELECT indrelid, indkey::text, indexprs IS NOT NULL OR indpred IS NOT NULL FROM pg_index
  WHERE indisunique OR indisexclusion ORDER BY indexrelid",
     ),
+    // By their names, and whether making them runs code of the database's own; so do statistics, which have no name here.
+    query(
+        "indexes",
+        "SELECT n.nspname, c.relname, i.indrelid,
+       EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass))
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+UNION ALL
+SELECT NULL, NULL, s.stxrelid, true FROM pg_statistic_ext s
+ WHERE EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid
+                AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))
+ ORDER BY 1, 2",
+    ),
     // Columns of one row that are looked at together when it is written: by checks, keys, indexes of expressions,
     // generated columns, policies and the bounds of partitions. A check of the whole row says 0.
     query(

@@ -98,3 +98,83 @@ fn a_table_that_a_label_waits_for_is_not_touched() {
     }
     assert_eq!(taken("CREATE INDEX ON other.soon (a)", &view), None);
 }
+
+/// What a string is asked of, and as what.
+fn asked(sql: &str, view: &View) -> Vec<String> {
+    let statements = analyse(sql, view).unwrap_or_else(|refusal| panic!("{sql}: {refusal}"));
+    let accesses = statements.iter().flat_map(|statement| &statement.accesses);
+    let text = |access: &chaperone_sql::Access| {
+        let name = access.relation.as_ref().map_or("the database".to_owned(), ToString::to_string);
+        format!("{:?} {name}", access.action)
+    };
+    accesses.map(text).collect()
+}
+
+#[test]
+fn an_index_is_decided_on_as_its_table_is() {
+    let view = labelled();
+    for (sql, expect) in [
+        ("DROP INDEX log_m_key", vec!["Ddl app.log"]),
+        ("DROP INDEX CONCURRENTLY IF EXISTS app.users_pkey", vec!["Ddl app.users"]),
+        ("DROP INDEX log_m_key, orgs_pkey, no_such", vec!["Ddl app.log", "Ddl app.orgs", "Ddl the database"]),
+        ("DROP INDEX public.log_m_key", vec!["Ddl the database"]),
+        ("ALTER INDEX log_m_key RENAME TO x", vec!["Ddl app.log"]),
+        ("ALTER TABLE log_m_key RENAME TO x", vec!["Ddl app.log"]),
+        ("ALTER INDEX app.log_m_key SET (fillfactor = 70)", vec!["Ddl app.log"]),
+        ("ALTER INDEX log_m_key ATTACH PARTITION orgs_pkey", vec!["Ddl app.log", "Ddl app.orgs"]),
+        ("REINDEX INDEX log_m_key", vec!["Ddl app.log"]),
+        ("REINDEX INDEX CONCURRENTLY users_pkey", vec!["Admin app.users"]),
+        ("REINDEX TABLE log", vec!["Ddl app.log"]),
+        ("ANALYZE log, users, orgs", vec!["Ddl app.log", "Admin app.users", "Ddl app.orgs"]),
+    ] {
+        let mut asked = asked(sql, &view);
+        let mut expect: Vec<String> = expect.into_iter().map(str::to_owned).collect();
+        asked.sort();
+        expect.sort();
+        assert_eq!(asked, expect, "{sql}");
+    }
+}
+
+#[test]
+fn what_runs_code_of_the_databases_own_takes_more() {
+    let masked = LABELS.lines().map(|label| (path(label), MaskKind::Redact)).collect();
+    let mut rows = rows();
+    let indexes = rows.get_mut("indexes").expect("it is asked");
+    let index = indexes.iter_mut().find(|row| row[1].as_deref() == Some("log_m_key")).expect("it is there");
+    index[3] = Some("t".to_owned());
+    let path = ["app".to_owned(), "public".to_owned()];
+    let view = View::build(Arc::new(Catalog::build(&rows, &path).expect("a catalogue")), &masked);
+    for sql in ["REINDEX INDEX log_m_key", "REINDEX TABLE log", "ANALYZE log", "CLUSTER log USING log_m_key"]
+    {
+        assert_eq!(asked(sql, &view), ["Admin app.log"], "{sql}");
+    }
+    assert_eq!(asked("DROP INDEX log_m_key", &view), ["Ddl app.log"]);
+}
+
+#[test]
+fn a_view_that_is_served_in_clear_may_be_refreshed() {
+    let masked = LABELS.lines().map(|label| (path(label), MaskKind::Redact)).collect();
+    for (query, plain) in [
+        ("SELECT id, b AS token FROM app.clean", true),
+        ("SELECT id, lower(b) AS token FROM app.clean", true),
+        ("SELECT id, app.get_token(id) AS token FROM app.clean", false),
+        ("SELECT id, name AS token FROM app.users WHERE token IS NOT NULL", false),
+        ("SELECT id, token FROM app.users", false),
+    ] {
+        let mut rows = rows();
+        let views = rows.get_mut("views").expect("it is asked");
+        let relations = &catalog();
+        let id = relations.family(&path("app.mv_users.id")).first().expect("it is there").oid.to_string();
+        let view = views.iter_mut().find(|row| row[0].as_deref() == Some(&id)).expect("it is there");
+        view[1] = Some(query.to_owned());
+        let order = ["app".to_owned(), "public".to_owned()];
+        let view = View::build(Arc::new(Catalog::build(&rows, &order).expect("a catalogue")), &masked);
+        for sql in
+            ["REFRESH MATERIALIZED VIEW mv_users", "REFRESH MATERIALIZED VIEW CONCURRENTLY app.mv_users"]
+        {
+            assert_eq!(taken(sql, &view).is_none(), plain, "{query}: {sql}");
+            assert_eq!(asked(sql, &view), ["Ddl app.mv_users"]);
+        }
+    }
+    assert!(taken("REFRESH MATERIALIZED VIEW users", &labelled()).is_some());
+}

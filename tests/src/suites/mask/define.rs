@@ -193,3 +193,49 @@ pub(super) fn path(world: &mut World) -> Result<()> {
     ensure!(fresh == "0\n", "{fresh}");
     Ok(())
 }
+
+/// Indexes have names of their own, and are their tables'; views that show nothing may be filled again.
+pub(super) fn upkeep(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 918)?;
+    let database = &pair.names[0];
+    let make = "create index log_n on app.log (n); create materialized view app.mv_log as select n from app.log; \
+                insert into app.log values ('later', 7); grant all on app.mv_log to public";
+    world.postgres.admin_in(database, make)?;
+    let bot = world.client_in(&world.places.mail_bot, HOST, "shop_trust").database(database).limit(30);
+    let log = format!("resource == Table::\"leaks/{database}/app.log\"");
+    let keep = format!("@id(\"the-log-stays\") forbid(principal, action == Action::\"sql:ddl\", {log});");
+    world.write_policy(&format!("{POLICY}\n{keep}\n"))?;
+    let mark = world.agent.log().len();
+    world.agent.reload()?;
+    let reloaded = |mark: usize| {
+        let log = || world.agent.log_since(mark).contains(": reloaded").then_some(());
+        wait_for("the reload", Duration::from_secs(20), || Ok(log()))
+    };
+    reloaded(mark)?;
+    let changes = [
+        "drop index app.log_n",
+        "alter index app.log_n set (fillfactor = 80)",
+        "reindex index app.log_n",
+        "analyze app.log",
+    ];
+    let denied = changes.map(|sql| bot.psql(&[sql]));
+    let beside = bot.psql(&["drop index app.wide_c2_secret_idx"]);
+    let refreshed =
+        bot.psql(&["refresh materialized view app.mv_log", "select n from app.mv_log where n = 7"]);
+    let mark = world.agent.log().len();
+    world.write_policy(POLICY)?;
+    world.agent.reload()?;
+    reloaded(mark)?;
+    for denied in denied {
+        let denied = denied?;
+        ensure!(denied.stderr.contains("the-log-stays"), "{denied}");
+    }
+    beside?.ok()?;
+    ensure!(refreshed?.ok()?.ends_with("7\n"));
+    for change in changes.iter().rev() {
+        bot.psql(&[change])?.ok()?;
+    }
+    let masked = bot.psql(&["refresh materialized view app.mv_users"])?;
+    ensure!(masked.stderr.contains("42501"), "{masked}");
+    Ok(())
+}

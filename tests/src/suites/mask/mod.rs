@@ -48,6 +48,10 @@ const CASES: &[Case<World>] = &[
         run: define::path,
     },
     Case {
+        name: "an index is decided on as its table is, and what shows nothing may be looked after",
+        run: define::upkeep,
+    },
+    Case {
         name: "what the server says at the end of a transaction, or at SET CONSTRAINTS, shows nothing",
         run: deferred::cases,
     },
