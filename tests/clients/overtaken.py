@@ -84,3 +84,32 @@ for name, behind in (("behind a wait", query(ROW) + query(OUTER)), ("in a group"
     other.run("COMMIT")
     print(f"{name}:", late.answers(2 if behind else 1)[-1])
     one.run(BACK)
+
+# What is changed goes by another name than what is read, or by none that the statement says.
+for name, read, made, changed in (
+    ("schemas that change places", "s1.t", ("CREATE SCHEMA s1", "CREATE SCHEMA s2",
+     "CREATE TABLE s1.t AS SELECT 'plain'::text AS token", "CREATE TABLE s2.t AS SELECT 1 AS x"),
+     ("ALTER SCHEMA s1 RENAME TO s3", "ALTER SCHEMA s2 RENAME TO s1")),
+    ("a schema dropped and made", "s4.t", ("CREATE SCHEMA s4", "CREATE TABLE s4.t AS SELECT 'plain'::text AS token"),
+     ("DROP SCHEMA s4 CASCADE", "CREATE SCHEMA s4", "CREATE TABLE s4.t AS SELECT 1 AS x")),
+    ("what CASCADE took along", "above", ("CREATE TABLE below AS SELECT 'plain'::text AS token",
+     "CREATE VIEW above AS SELECT token FROM below"), ("DROP TABLE below CASCADE", "CREATE VIEW above AS SELECT 1 AS x")),
+    ("a column of a parent", "heir", ("CREATE TABLE elder (token text)", "CREATE TABLE heir () INHERITS (elder)",
+     "INSERT INTO heir VALUES ('plain')"), ("ALTER TABLE elder RENAME COLUMN token TO gone",)),
+    ("a table in front", "front", ("CREATE TABLE public.front AS SELECT 'plain'::text AS token",),
+     ("CREATE TABLE app.front AS SELECT 1 AS x",)),
+):
+    outer = OUTER.replace("FROM other", f"FROM {read}")
+    for sql in made:
+        one.run(sql)
+    before = one.run(outer)
+    other.run("BEGIN", ROW)
+    late = Session()
+    late.send(query(ROW) + query(outer))
+    deadline = time.monotonic() + 60
+    while one.run("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for sql in changed:
+        one.run(sql)
+    other.run("COMMIT")
+    print(f"{name}: {before},", late.answers(2)[-1])

@@ -34,7 +34,7 @@ pub use refusal::{How, Refusal, RefusalKind};
 pub use shape::{shape, shared_by_shape};
 pub use statement::{
     Access, Class, ColumnPath, CopyDirection, CopyFormat, CopyPlan, Flag, Knobs, MaskKind, MaskedColumn,
-    NameOp, OutColumn, Output, Partial, Predicate, RelName, Rule, Statement, TransactionOp, Verb,
+    NameOp, OutColumn, Output, Partial, Predicate, RelName, Reshapes, Rule, Statement, TransactionOp, Verb,
 };
 pub use view::{Origin, View};
 

@@ -19,10 +19,21 @@ pub struct Statement {
     pub names: NameOp,
     pub copy: Option<CopyPlan>,
     pub transaction: Option<TransactionOp>,
-    /// It changes the name or the columns of a relation that other statements may be naming right now.
-    pub reshapes: bool,
+    pub reshapes: Reshapes,
     /// Where the statement stands in the string that was analysed, in bytes.
     pub range: Range<usize>,
+}
+
+/// Of which relations the names, or the names of columns, mean something else after a statement. Others may be naming them
+/// right now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reshapes {
+    #[default]
+    Nothing,
+    /// Those of these names, in whatever schema: what comes into being in one stands in front of the next.
+    Names(BTreeSet<Arc<str>>),
+    /// Nobody knows of which: a schema that is renamed, what CASCADE takes along.
+    Everything,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,7 @@ mod support;
 
 use std::sync::Arc;
 
-use chaperone_sql::{Catalog, How, MaskKind, Output, Partial, RefusalKind, View, analyse};
+use chaperone_sql::{Catalog, How, MaskKind, Output, Partial, RefusalKind, Reshapes, View, analyse};
 use support::{catalog, labelled, path, rows};
 
 /// The mask of the first column.
@@ -292,5 +292,35 @@ fn how_far_a_sequence_is_tells_of_the_column_it_numbers() {
     ] {
         assert_eq!(analyse(sql, &pin).is_ok(), served, "{sql}");
         assert!(analyse(sql, &token).is_ok(), "{sql}");
+    }
+}
+
+#[test]
+fn what_other_statements_name_by_then_is_told() {
+    let view = labelled();
+    let names = |list: &[&str]| Reshapes::Names(list.iter().map(|name| Arc::from(*name)).collect());
+    for (sql, expect) in [
+        ("CREATE TABLE t(a int)", names(&["t"])),
+        ("CREATE TEMP TABLE t(a int)", Reshapes::Nothing),
+        ("CREATE TABLE other.t AS SELECT 1 AS a", names(&["t"])),
+        ("SELECT 1 AS a INTO t", names(&["t"])),
+        ("CREATE VIEW t AS SELECT 1 AS a", names(&["t"])),
+        ("CREATE SEQUENCE t", names(&["t"])),
+        ("ALTER TABLE orgs RENAME TO t", names(&["orgs", "t"])),
+        ("ALTER TABLE orgs SET SCHEMA other", names(&["orgs"])),
+        ("ALTER TABLE users RENAME COLUMN email TO mail", names(&["users", "child"])),
+        ("ALTER TABLE users DROP COLUMN email", names(&["users", "child"])),
+        ("ALTER TABLE child DROP COLUMN email", names(&["users", "child"])),
+        ("ALTER TABLE users DROP COLUMN email CASCADE", Reshapes::Everything),
+        ("DROP TABLE orgs, log", names(&["orgs", "log"])),
+        ("DROP TABLE orgs CASCADE", Reshapes::Everything),
+        ("DROP TYPE mood CASCADE", Reshapes::Everything),
+        ("DROP SCHEMA other", Reshapes::Everything),
+        ("ALTER SCHEMA other RENAME TO t", Reshapes::Everything),
+        ("DROP INDEX t", Reshapes::Nothing),
+        ("CREATE INDEX t ON orgs(name)", Reshapes::Nothing),
+        ("SELECT token FROM users", Reshapes::Nothing),
+    ] {
+        assert_eq!(analyse(sql, &view).expect("served")[0].reshapes, expect, "{sql}");
     }
 }

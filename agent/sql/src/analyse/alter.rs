@@ -3,14 +3,13 @@
 
 use pg_raw_parse::Node;
 use pg_raw_parse::nodes::{AlterTableCmd, AlterTableStmt, ColumnDef, Constraint, TypeName};
-use pg_raw_parse::raw::{AlterTableType, ConstrType, DropBehavior, ObjectType};
+use pg_raw_parse::raw::{AlterTableType, ConstrType, ObjectType};
 
 use super::Analyser;
 use super::call::qualified;
 use super::define::Table;
 use super::dispatch::Draft;
 use crate::refusal::{How, Refusal, Res};
-use crate::statement::Flag;
 
 impl<'a> Analyser<'a> {
     pub(super) fn alter_table(&mut self, alter: &'a AlterTableStmt) -> Res<Draft<'a>> {
@@ -47,10 +46,9 @@ impl<'a> Analyser<'a> {
             self.opaque();
         }
         let table = self.table(range, &added)?;
+        self.reshapes_all_of(range);
         for command in commands() {
-            if command.behavior == DropBehavior::DROP_CASCADE {
-                self.flags.insert(Flag::Cascade);
-            }
+            self.cascades(command.behavior);
             let relates = matches!(
                 command.subtype,
                 AlterTableType::AT_AddInherit

@@ -2,6 +2,7 @@
 //! nothing of a masked value, now or when it is used later, and must leave every label where it is. All else is opaque:
 //! it takes the right to everything, and whoever has not got it is told why.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use pg_raw_parse::Node;
@@ -18,7 +19,7 @@ use super::dispatch::Draft;
 use super::scope::{Fields, Item, Name, OutRows};
 use crate::catalog::RelId;
 use crate::refusal::{How, RefusalKind, Res};
-use crate::statement::{Flag, Verb};
+use crate::statement::{Flag, Reshapes, Verb};
 
 /// Access methods that run nothing of the database's own.
 const METHODS: [&str; 6] = ["btree", "hash", "gin", "gist", "spgist", "brin"];
@@ -137,6 +138,7 @@ impl<'a> Analyser<'a> {
     /// A relation that another one is tied to or taken off: neither may have a label, nor those they inherit with.
     pub(super) fn tied(&mut self, range: &'a RangeVar) {
         self.created(Some(range));
+        self.reshapes_all_of(range);
         match self.named_relation(range) {
             Some(id) => {
                 if let Some(column) = self.view.label_near(id) {
@@ -259,6 +261,7 @@ impl<'a> Analyser<'a> {
             (ObjectType::OBJECT_COLUMN, Some(range)) => {
                 let id = self.named_relation(range);
                 let name = rename.subname().unwrap_or_default();
+                self.reshapes_all_of(range);
                 if let Some(column) = id.and_then(|id| self.view.label_along(id, name)) {
                     self.loses_label(&column);
                 }
@@ -274,6 +277,7 @@ impl<'a> Analyser<'a> {
             ) => {
                 self.leaves(range);
                 self.arrives(range, None, rename.newname());
+                self.reshapes(rename.newname().unwrap_or_default());
             }
             (ObjectType::OBJECT_TABCONSTRAINT, Some(_)) => {}
             (ObjectType::OBJECT_SCHEMA, None) => {
@@ -282,6 +286,7 @@ impl<'a> Analyser<'a> {
                     self.loses_label(&column);
                 }
                 self.schema_leaves(name);
+                self.reshapes = Reshapes::Everything;
             }
             (ObjectType::OBJECT_ROLE | ObjectType::OBJECT_DATABASE | ObjectType::OBJECT_TABLESPACE, _) => {
                 return self.changing_admin(None);
@@ -305,6 +310,7 @@ impl<'a> Analyser<'a> {
 
     /// A relation goes by another name from now on.
     fn leaves(&mut self, range: &RangeVar) {
+        self.reshapes(range.relname().unwrap_or_default());
         let Some(id) = self.named_relation(range) else { return };
         if let Some(column) = self.view.label_near(id) {
             self.loses_label(&column);
@@ -349,6 +355,33 @@ impl<'a> Analyser<'a> {
         if let Some(home) = home {
             self.covers(home, range.relname().unwrap_or_default());
         }
+        self.reshapes(range.relname().unwrap_or_default());
+    }
+
+    /// The name means something else from now on.
+    fn reshapes(&mut self, name: &str) {
+        match &mut self.reshapes {
+            Reshapes::Nothing => self.reshapes = Reshapes::Names(BTreeSet::from([name.into()])),
+            Reshapes::Names(names) => drop(names.insert(name.into())),
+            Reshapes::Everything => {}
+        }
+    }
+
+    /// The relation has other columns from now on, and so have those that inherit them.
+    pub(super) fn reshapes_all_of(&mut self, range: &RangeVar) {
+        self.reshapes(range.relname().unwrap_or_default());
+        let (catalog, view) = (self.catalog, self.view);
+        let kin = self.named_relation(range).map(|id| view.kin(id)).unwrap_or_default();
+        for relation in kin.into_iter().filter_map(|id| catalog.relation(id)) {
+            self.reshapes(&relation.name);
+        }
+    }
+
+    pub(super) fn cascades(&mut self, behavior: DropBehavior::Type) {
+        if behavior == DropBehavior::DROP_CASCADE {
+            self.flags.insert(Flag::Cascade);
+            self.reshapes = Reshapes::Everything;
+        }
     }
 
     /// A labelled column of a relation of that name, further down the search path than the schema: the session's, or that of
@@ -384,9 +417,7 @@ impl<'a> Analyser<'a> {
     }
 
     pub(super) fn drop_objects(&mut self, drop: &'a DropStmt) -> Draft<'a> {
-        if drop.behavior == DropBehavior::DROP_CASCADE {
-            self.flags.insert(Flag::Cascade);
-        }
+        self.cascades(drop.behavior);
         let relations = matches!(
             drop.remove_type,
             ObjectType::OBJECT_TABLE
@@ -400,6 +431,7 @@ impl<'a> Analyser<'a> {
                 Node::NodeList(parts) if relations => match qualified(parts.iter().map(Node::as_str)) {
                     Ok(name) => {
                         self.named_parts(Verb::Ddl, name.schema, name.name, false);
+                        self.reshapes(name.name);
                         if let Some(id) = self.catalog.lookup(name.schema, name.name, self.path) {
                             self.uncovers(id);
                         }
@@ -416,6 +448,7 @@ impl<'a> Analyser<'a> {
                 }
                 Node::String(schema) if drop.remove_type == ObjectType::OBJECT_SCHEMA => {
                     self.schema_leaves(schema.sval().unwrap_or_default());
+                    self.reshapes = Reshapes::Everything;
                 }
                 Node::TypeName(name) => {
                     let name =

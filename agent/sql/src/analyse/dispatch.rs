@@ -196,7 +196,6 @@ impl<'a> Analyser<'a> {
         self.require_clean_rows(&rows, How::Store)?;
         self.created(create.view());
         self.comes(create.view());
-        self.reshapes = create.replace;
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }
 
@@ -219,7 +218,7 @@ impl<'a> Analyser<'a> {
             names: draft.names,
             copy: draft.copy,
             transaction: draft.transaction,
-            reshapes: self.reshapes,
+            reshapes: self.reshapes.clone(),
             range: 0..0,
         })
     }

@@ -35,7 +35,7 @@ use crate::catalog::{Catalog, RelId, System};
 use crate::lexer;
 use crate::parse::{self, guarded};
 use crate::refusal::{How, Refusal, Res};
-use crate::statement::{Access, Flag, RelName, Statement, Verb};
+use crate::statement::{Access, Flag, RelName, Reshapes, Statement, Verb};
 use crate::view::View;
 
 use scope::{Level, OutRows};
@@ -113,8 +113,7 @@ pub(crate) struct Analyser<'a> {
     accesses: Vec<Access>,
     flags: BTreeSet<Flag>,
     strict: bool,
-    /// A relation may have another name or other columns after the statement.
-    reshapes: bool,
+    reshapes: Reshapes,
     /// The one SELECT that may have an INTO clause: the statement itself.
     into_allowed: Option<&'a SelectStmt>,
     /// Set while the definition of a view is followed: masked values may be used, and what depends on them is noted.
@@ -141,7 +140,7 @@ impl<'a> Analyser<'a> {
             accesses: Vec::new(),
             flags: BTreeSet::new(),
             strict: false,
-            reshapes: false,
+            reshapes: Reshapes::Nothing,
             into_allowed: None,
             lenient: false,
             derived: None,

@@ -103,13 +103,6 @@ impl<'a> Analyser<'a> {
 
     /// DDL. What embeds code or expressions is marked opaque: they are stored or run without having been analysed.
     fn definition_statement(&mut self, node: Node<'a>) -> Res<Draft<'a>> {
-        self.reshapes = matches!(
-            node,
-            Node::RenameStmt(_)
-                | Node::AlterObjectSchemaStmt(_)
-                | Node::AlterTableStmt(_)
-                | Node::DropStmt(_)
-        );
         let relation = match node {
             Node::CreateStmt(it) => return self.create_table(it),
             Node::AlterTableStmt(it) => return self.alter_table(it),
@@ -121,7 +114,10 @@ impl<'a> Analyser<'a> {
             | Node::CompositeTypeStmt(_) => {
                 return Ok(self.ddl(None));
             }
-            Node::CreateSeqStmt(it) => return Ok(self.ddl(it.sequence())),
+            Node::CreateSeqStmt(it) => {
+                self.comes(it.sequence());
+                return Ok(self.ddl(it.sequence()));
+            }
             Node::AlterSeqStmt(it) => return Ok(self.ddl(it.sequence())),
             Node::RenameStmt(it) => return Ok(self.rename_object(it)),
             Node::AlterObjectSchemaStmt(it) => return Ok(self.set_schema(it)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chaperone_sql::RelName;
+use chaperone_sql::{RelName, Reshapes};
 
 /// More relations than these are not told apart: then every one counts as changed.
 const CHANGED_MAX: usize = 4096;
@@ -28,15 +28,19 @@ pub(super) struct Changes {
 struct Known {
     /// What a session changed and did not commit, or did not read again.
     open: HashMap<Arc<str>, Open>,
-    /// The last change of each relation by each session.
-    changed: HashMap<RelName, HashMap<Arc<str>, u64>>,
+    /// The last change by each session of what has a name.
+    changed: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
+    /// Its last change of nobody knows what.
+    everything: HashMap<Arc<str>, u64>,
     /// Of changes up to this one nothing is kept.
     forgotten: u64,
 }
 
+/// Tables are told apart by their names alone: which schema's is meant can change with the change.
 #[derive(Debug, Default)]
 struct Open {
-    relations: HashSet<RelName>,
+    names: HashSet<Arc<str>>,
+    everything: bool,
     /// The session has ended without a word of what became of it.
     until: Option<Instant>,
 }
@@ -46,20 +50,34 @@ impl Changes {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// A session is about to change these.
-    pub(super) fn begin<'a>(&self, session: &str, relations: impl IntoIterator<Item = &'a RelName>) {
+    /// A session is about to change these; false if that is nothing.
+    pub(super) fn begin(&self, session: &str, what: &Reshapes) -> bool {
+        if *what == Reshapes::Nothing {
+            return false;
+        }
         let session: Arc<str> = session.into();
         let mut known = self.known();
         let now = self.generation.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        if known.changed.len() >= CHANGED_MAX {
+        if known.changed.len() >= CHANGED_MAX || known.everything.len() >= CHANGED_MAX {
             known.changed.clear();
+            known.everything.clear();
             known.forgotten = now;
         }
-        for relation in relations {
-            known.changed.entry(relation.clone()).or_default().insert(Arc::clone(&session), now);
-            known.open.entry(Arc::clone(&session)).or_default().relations.insert(relation.clone());
+        match what {
+            Reshapes::Nothing => {}
+            Reshapes::Names(names) => {
+                for name in names {
+                    known.changed.entry(Arc::clone(name)).or_default().insert(Arc::clone(&session), now);
+                }
+                known.open.entry(session).or_default().names.extend(names.iter().cloned());
+            }
+            Reshapes::Everything => {
+                known.everything.insert(Arc::clone(&session), now);
+                known.open.entry(session).or_default().everything = true;
+            }
         }
         self.open.store(known.open.len(), Ordering::SeqCst);
+        true
     }
 
     /// All that the session changed is known to everybody, or did not come about.
@@ -91,7 +109,8 @@ impl Changes {
         known.open.retain(|_, open| open.until.is_none_or(|until| now < until));
         self.open.store(known.open.len(), Ordering::SeqCst);
         let others = || known.open.iter().filter(|(other, _)| &***other != session);
-        let changing = |name: &RelName| others().any(|(_, open)| open.relations.contains(name));
+        let changing =
+            |name: &RelName| others().any(|(_, open)| open.everything || open.names.contains(&name.table));
         relations.into_iter().find(|name| changing(name)).cloned()
     }
 
@@ -103,11 +122,9 @@ impl Changes {
         relations: impl IntoIterator<Item = &'a RelName>,
     ) -> Option<RelName> {
         let known = self.known();
-        let changed = |name: &RelName| {
-            let by = known.changed.get(name).into_iter().flatten();
-            known.forgotten > generation
-                || by.into_iter().any(|(other, at)| &**other != session && *at > generation)
-        };
+        let later = |(other, at): (&Arc<str>, &u64)| &**other != session && *at > generation;
+        let all = known.forgotten > generation || known.everything.iter().any(later);
+        let changed = |name: &RelName| all || known.changed.get(&name.table).into_iter().flatten().any(later);
         relations.into_iter().find(|name| changed(name)).cloned()
     }
 
@@ -120,6 +137,10 @@ impl Changes {
 mod tests {
     use super::*;
 
+    fn of(table: &str) -> Reshapes {
+        Reshapes::Names([table.into()].into())
+    }
+
     fn named(table: &str) -> RelName {
         RelName { schema: "app".into(), table: table.into() }
     }
@@ -129,14 +150,14 @@ mod tests {
         let (changes, now) = (Changes::default(), Instant::now());
         let (a, b) = (named("a"), named("b"));
         assert_eq!(changes.under_way(|| now, "two", [&a]), None);
-        changes.begin("one", [&a]);
+        changes.begin("one", &of("a"));
         assert_eq!(changes.under_way(|| now, "two", [&b, &a]), Some(a.clone()));
         assert_eq!(changes.under_way(|| now, "two", [&b]), None);
         assert_eq!(changes.under_way(|| now, "one", [&a]), None, "its own are looked at elsewhere");
         changes.end("one");
         assert_eq!(changes.under_way(|| now, "two", [&a]), None);
         // Nobody knows what became of it, so it goes on counting.
-        changes.begin("one", [&a]);
+        changes.begin("one", &of("a"));
         changes.abandon("one", now);
         assert_eq!(changes.under_way(|| now, "two", [&a]), Some(a.clone()));
         assert_eq!(changes.under_way(|| now + ABANDONED, "two", [&a]), None);
@@ -147,7 +168,7 @@ mod tests {
         let changes = Changes::default();
         let (a, b) = (named("a"), named("b"));
         let before = changes.generation();
-        changes.begin("one", [&a]);
+        changes.begin("one", &of("a"));
         changes.end("one");
         assert_eq!(changes.since(before, "two", [&a]), Some(a.clone()));
         assert_eq!(changes.since(before, "two", [&b]), None);
@@ -160,8 +181,28 @@ mod tests {
         let changes = Changes::default();
         let before = changes.generation();
         for number in 0..=CHANGED_MAX {
-            changes.begin("one", [&named(&number.to_string())]);
+            changes.begin("one", &of(&number.to_string()));
         }
         assert!(changes.since(before, "two", [&named("never")]).is_some());
+    }
+
+    #[test]
+    fn a_name_is_changed_in_every_schema_and_what_is_not_known_everywhere() {
+        let (changes, now) = (Changes::default(), Instant::now());
+        let before = changes.generation();
+        assert!(!changes.begin("one", &Reshapes::Nothing));
+        let elsewhere = RelName { schema: "other".into(), table: "a".into() };
+        changes.begin("one", &of("a"));
+        assert_eq!(changes.since(before, "two", [&elsewhere]), Some(elsewhere.clone()));
+        assert_eq!(changes.since(before, "two", [&named("b")]), None);
+        changes.end("one");
+        let before = changes.generation();
+        changes.begin("one", &Reshapes::Everything);
+        assert_eq!(changes.under_way(|| now, "two", [&named("b")]), Some(named("b")));
+        assert_eq!(changes.under_way(|| now, "one", [&named("b")]), None);
+        assert_eq!(changes.since(before, "two", [&named("b")]), Some(named("b")));
+        assert_eq!(changes.since(before, "one", [&named("b")]), None);
+        changes.end("one");
+        assert_eq!(changes.under_way(|| now, "two", [&named("b")]), None);
     }
 }

@@ -15,6 +15,11 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
         "after it: plain1",
         "behind a wait: ended",
         "in a group: ended",
+        "schemas that change places: plain, ended",
+        "a schema dropped and made: plain, ended",
+        "what CASCADE took along: plain, ended",
+        "a column of a parent: plain, ended",
+        "a table in front: plain, ended",
     ];
     ensure!(said.lines().eq(expect), "{said}");
     Ok(())

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use chaperone_sql::{Class, RelName, Verb};
+use chaperone_sql::{RelName, Verb};
 
 use super::Decider;
 use crate::protocol::postgres::machine::Machine;
@@ -46,9 +46,8 @@ impl Decider {
     /// Notes what goes to the server.
     pub(super) fn sent(&mut self, op: u64, plan: &Arc<Plan>) {
         let changes = &self.catalogue.changes;
-        if plan.analysis.iter().any(|statement| statement.reshapes) {
-            self.on_their_way.changes = true;
-            changes.begin(&self.session, shaped(plan));
+        for statement in &*plan.analysis {
+            self.on_their_way.changes |= changes.begin(&self.session, &statement.reshapes);
         }
         if self.guarded() && plan.statements.iter().any(|statement| statement.strict) {
             self.on_their_way.sent.push_back((op, self.on_their_way.noted, Arc::clone(plan)));
@@ -102,11 +101,4 @@ impl Drop for Decider {
 fn used(plan: &Plan) -> impl Iterator<Item = &RelName> {
     let accesses = plan.analysis.iter().flat_map(|statement| &statement.accesses);
     accesses.filter(|access| access.action != Verb::Ddl).filter_map(|access| access.relation.as_ref())
-}
-
-/// What a text changes the shape of.
-fn shaped(plan: &Plan) -> impl Iterator<Item = &RelName> {
-    let changing = plan.analysis.iter().filter(|statement| statement.class == Class::Ddl);
-    let accesses = changing.flat_map(|statement| &statement.accesses);
-    accesses.filter(|access| access.action == Verb::Ddl).filter_map(|access| access.relation.as_ref())
 }

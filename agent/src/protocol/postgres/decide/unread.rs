@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chaperone_policy::Effect;
-use chaperone_sql::{Access, Class, Flag, NameOp, Output, Refusal, RefusalKind, RelName, Statement, Verb};
+use chaperone_sql::{
+    Access, Class, Flag, NameOp, Output, Refusal, RefusalKind, RelName, Reshapes, Statement, Verb,
+};
 
 use super::plan_of::{self, Facts};
 use super::{Decider, Snapshot};
@@ -56,7 +58,7 @@ pub(super) fn unknown(class: Class, access: Access) -> Statement {
         names: NameOp::None,
         copy: None,
         transaction: None,
-        reshapes: false,
+        reshapes: Reshapes::Nothing,
         range: 0..0,
     }
 }

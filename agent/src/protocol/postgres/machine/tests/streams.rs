@@ -1,6 +1,6 @@
 //! What streams of replication carry, in whatever pieces it comes.
 
-use chaperone_sql::{Access, Class, Flag, NameOp, Output as Rows, Statement, Verb};
+use chaperone_sql::{Access, Class, Flag, NameOp, Output as Rows, Reshapes, Statement, Verb};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -12,7 +12,7 @@ fn replicating() -> Arc<Plan> {
         flags: [Flag::Opaque].into(),
         output: Rows::CleanRows,
         strict: false,
-        reshapes: false,
+        reshapes: Reshapes::Nothing,
         names: NameOp::None,
         copy: None,
         transaction: None,
