@@ -9,22 +9,21 @@
 
 use std::fmt::Write;
 
-use crate::config::Label;
+use chaperone_sql::ColumnPath;
 
 /// Lists what `user` may do, one finding a row: text for people. No row: the account cannot reach a labelled column.
 #[must_use]
-pub fn check(user: &str, labels: &[&Label]) -> String {
+pub fn check(user: &str, labels: &[ColumnPath]) -> String {
     sensitive(user, labels) + CHECK
 }
 
 /// The script that leaves `user` nothing of these columns, for psql, run by a superuser in the database.
 #[must_use]
-pub fn script(target: &str, user: &str, labels: &[&Label]) -> String {
+pub fn script(target: &str, user: &str, labels: &[ColumnPath]) -> String {
     let mut columns = String::new();
     for label in labels {
         // A name with a line break in it must not end the comment.
-        let name = format!("{}.{}.{}", label.schema, label.table, label.column);
-        let _ = writeln!(columns, "--   {}", name.escape_debug());
+        let _ = writeln!(columns, "--   {}", label.to_string().escape_debug());
     }
     let user_line = user.escape_debug();
     let sensitive = sensitive(user, labels);
@@ -53,7 +52,7 @@ fn literal(text: &str) -> String {
 }
 
 /// The head of both: `who(r)`, `marked(rel, num)` and `views(rel)`.
-fn sensitive(user: &str, labels: &[&Label]) -> String {
+fn sensitive(user: &str, labels: &[ColumnPath]) -> String {
     let rows: Vec<String> = labels
         .iter()
         .map(|label| {
@@ -217,20 +216,11 @@ UNION ALL SELECT 90, 'with these, no grant counts',
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MaskStyle;
 
     #[test]
     fn names_cannot_end_literals_or_comments() {
-        let label = Label {
-            schema: "a'; DROP".into(),
-            table: "b\\".into(),
-            column: "c\nd".into(),
-            tags: Vec::new(),
-            mask: MaskStyle::Redact,
-            knobs: chaperone_sql::Knobs::default(),
-            database: None,
-        };
-        let script = script("shop", "o'brien\n", &[&label]);
+        let label = ColumnPath { schema: "a'; DROP".into(), table: "b\\".into(), column: "c\nd".into() };
+        let script = script("shop", "o'brien\n", &[label]);
         assert!(script.contains(r"(E'a\'; DROP'::name, E'b\\'::name, E'c"), "{script}");
         assert!(script.contains("--   a\\'; DROP.b\\\\.c\\nd\n"), "{script}");
         assert!(script.contains(r"E'o\'brien"), "{script}");

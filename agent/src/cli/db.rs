@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use super::{Failure, Place};
 use crate::config::{Config, Label, Protocol};
+use crate::places;
 use crate::privileges;
 use crate::record::query;
 
@@ -54,6 +55,9 @@ pub(super) fn db(config: &Path, what: &Db, out: &mut dyn Write) -> Result<(), Fa
             "target `{target}` has no labels there, so there is nothing to take"
         )));
     }
+    let mut labels: Vec<_> = labels.into_iter().map(Label::path).collect();
+    let away = places::away(&config, target, database.as_deref(), &labels);
+    labels.extend(away.map_err(|error| Failure::Usage(error.to_string()))?);
     out.write_all(privileges::script(target, &found.user, &labels).as_bytes())?;
     Ok(())
 }

@@ -144,7 +144,7 @@ impl Memory {
     }
 
     /// What is known of a label there. A database that was not met under this target before is one that another target leads
-    /// to, or one that took the place of another: of that its names count, not its numbers.
+    /// to, or one that took the place of another, or a copy: of these names count, not numbers.
     fn known(&self, target: &str, home: &Home, label: &str) -> Vec<Place> {
         let own = self.databases.iter().find(|database| database.is(target, home));
         if let Some(places) = own.and_then(|own| own.labels.get(label)) {
@@ -158,8 +158,12 @@ impl Memory {
             let same = if in_doubt { database.target == target } else { theirs == ours };
             if same && database.home.oid == home.oid {
                 known.extend(places.iter().cloned());
-            } else if database.target == target && database.home.name == home.name {
-                known.extend(places.iter().map(|place| Place { oid: 0, number: 0, ..place.clone() }));
+            } else if database.target == target {
+                // A copy may have any name. Like a label, what it covers counts in all databases of the target.
+                let takes =
+                    |place: &&Place| database.home.name == home.name || place.standing == Standing::Away;
+                let taken = places.iter().filter(takes);
+                known.extend(taken.map(|place| Place { oid: 0, number: 0, ..place.clone() }));
             }
         }
         known
@@ -218,6 +222,19 @@ impl Memory {
             (!away.is_empty()).then_some((database.home.name.as_str(), away))
         });
         found.collect()
+    }
+
+    /// The same of several labels, in one database or in all.
+    pub(super) fn away_in(
+        &self,
+        target: &str,
+        database: Option<&str>,
+        labels: &[ColumnPath],
+    ) -> Vec<ColumnPath> {
+        let away = labels.iter().flat_map(|label| self.away(target, &label.to_string()));
+        let here = away.filter(|(name, _)| database.is_none_or(|database| database == *name));
+        let columns: BTreeSet<ColumnPath> = here.flat_map(|(_, columns)| columns).collect();
+        columns.into_iter().collect()
     }
 
     /// The databases of the target that were read with the label.

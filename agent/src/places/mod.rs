@@ -147,6 +147,11 @@ impl Places {
         Learned { elsewhere, idle, generation: self.generation() }
     }
 
+    /// Columns that these labels cover in a database although they do not name them, by the names they were last seen under.
+    pub fn away(&self, target: &str, database: &str, labels: &[ColumnPath]) -> Vec<ColumnPath> {
+        self.state().memory.away_in(target, Some(database), labels)
+    }
+
     /// Changes when something was forgotten.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -214,6 +219,20 @@ impl Places {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// As [`Places::away`], by what an agent left or keeps in its file; of no database, in all of them.
+///
+/// # Errors
+/// When what is remembered cannot be read.
+pub fn away(
+    config: &Config,
+    target: &str,
+    database: Option<&str>,
+    labels: &[ColumnPath],
+) -> Result<Vec<ColumnPath>, PlacesError> {
+    let memory = file::read(&config.state_dir)?.map(|(memory, _)| memory).unwrap_or_default();
+    Ok(memory.away_in(target, database, labels))
 }
 
 /// What an operator should know of the labels, by what was read of databases so far: a line each.

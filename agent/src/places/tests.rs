@@ -147,8 +147,11 @@ fn another_database_is_not_taken_for_the_one_that_was_known() {
     let renamed: &[&str] = &["16 app.else: id, email", "99 app.folk: id, email"];
     assert_eq!(away(&places, &home("8", 5), renamed, &[]), ["app.folk.email"]);
     assert_eq!(away(&places, &home("7", 5), people, &[]), ["app.people.email"]);
-    let other = Home { name: "other".to_owned(), ..home("9", 5) };
-    assert!(away(&places, &other, people, &[]).is_empty(), "a database of another name");
+    // A copy under another name, as of a template; and what only other databases of that name had.
+    let copy = |oid: u32| Home { name: "copy".to_owned(), ..home("7", oid) };
+    assert_eq!(away(&places, &copy(50), people, &[]), ["app.people.email"]);
+    assert!(away(&places, &copy(51), &["16 app.else: id, email", "17 app.users: email"], &[]).is_empty());
+    assert!(away_at(&places, "other", &home("9", 5), people, &[]).is_empty(), "another target");
 }
 
 #[test]
@@ -313,7 +316,7 @@ fn only_so_many_that_are_gone_are_remembered_and_so_many_databases() {
     }
     assert_eq!(databases(&many), 1024);
     assert_eq!(away(&many, &named(1099), moved, &[]), ["app.moved.email"]);
-    assert!(away(&many, &named(1), moved, &[]).is_empty());
+    assert!(away(&many, &named(1), &["16 app.folk: email"], &[]).is_empty(), "who came first is forgotten");
 }
 
 #[test]
@@ -333,4 +336,9 @@ fn an_operator_is_told_which_labels_name_nothing_and_which_cover_more() {
     assert_eq!(read(&["16 app.people: email", "17 app.users: phone"]), []);
     let said = remarks(&both).unwrap();
     assert!(matches!(&said[..], [one] if one.contains("app.people.email")), "{said:?}");
+    assert_eq!(places.away("shop", "shop", &labels), [path("app.people.email")]);
+    assert_eq!(places.away("shop", "other", &labels), []);
+    for database in [None, Some("shop")] {
+        assert_eq!(super::away(&both, "shop", database, &labels).unwrap(), [path("app.people.email")]);
+    }
 }

@@ -101,6 +101,9 @@ fn renamed(world: &mut World) -> Result<()> {
     masked(world, "renamed", "kept.older", "pan")?;
     masked(world, "renamed", "customers", "number")?;
     ensure!(world.agent.log().contains("has another name now"), "nothing in the log");
+    // Whoever hardens the account takes it from there, too; with labels for any database, the script is for any.
+    let script = world.agent.command(&["db", "harden", "shop", "--database", "renamed"])?.ok()?;
+    ensure!(script.contains("(E'kept'::name, E'older'::name, E'pan'::name)"), "{script}");
     for args in [vec!["doctor"], vec!["check"]] {
         let said = world.agent.command(&args)?;
         let said = format!("{}{}", said.stdout, said.stderr);

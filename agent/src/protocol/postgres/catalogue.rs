@@ -259,7 +259,7 @@ impl Catalogue {
         backend: &Backend,
     ) -> Result<Arc<Snapshot>, CatalogueError> {
         let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
-        let read = read(backend, self.address, &self.database, epoch);
+        let read = read(backend, self.address, &self.database, epoch, &self.places);
         let snapshot = tokio::time::timeout(limit, read).await.map_err(|_| CatalogueError::Timeout)??;
         let mut snapshot = self.placed(snapshot, current.as_deref(), backend).await?;
         // What did not change keeps its epoch, and with it all that was decided under it.
@@ -332,6 +332,7 @@ async fn read(
     address: SocketAddr,
     database: &str,
     epoch: u64,
+    places: &Places,
 ) -> Result<Snapshot, CatalogueError> {
     let read_at = Instant::now();
     let login = Startup { database: database.to_owned(), ..Startup::default() };
@@ -352,7 +353,7 @@ async fn read(
         let answer = query(&mut stream, &mut buffer, catalogue_query.name, catalogue_query.sql).await?;
         rows.insert(catalogue_query.name.to_owned(), answer);
     }
-    let powers = powers(&mut stream, &mut buffer, backend, database).await?;
+    let powers = powers(&mut stream, &mut buffer, backend, database, places).await?;
     let home = placing::home(&mut stream, &mut buffer, database).await?;
     // Terminate; the answer does not matter any more.
     let _ = stream.write_all(b"X\0\0\0\x04").await;
@@ -384,12 +385,16 @@ async fn powers(
     buffer: &mut BytesMut,
     backend: &Backend,
     database: &str,
+    places: &Places,
 ) -> Result<Vec<String>, CatalogueError> {
     let target = &backend.target;
-    let labels: Vec<_> = target.labels.iter().filter(|label| label.may_be_in(database)).collect();
+    let labels = target.labels.iter().filter(|label| label.may_be_in(database));
+    let mut labels: Vec<_> = labels.map(|label| label.path()).collect();
     if labels.is_empty() || target.least_privilege == LeastPrivilege::Off {
         return Ok(Vec::new());
     }
+    // By the names of the reading before this.
+    labels.extend(places.away(&target.name, database, &labels));
     let sql = privileges::check(&target.user, &labels);
     match query(stream, buffer, "privileges", &sql).await {
         Ok(rows) => Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect()),
