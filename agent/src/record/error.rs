@@ -29,6 +29,8 @@ pub enum RecordError {
     Scribe(io::Error),
     #[error("the record cannot be encoded: {0}")]
     Encode(#[from] serde_json::Error),
+    #[error("the record cannot be packed: {0}")]
+    Pack(#[from] postcard::Error),
     #[error("a record of {bytes} bytes is longer than the {limit} a journal takes")]
     TooLong { bytes: usize, limit: usize },
     #[error(

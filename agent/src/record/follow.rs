@@ -12,6 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
 use super::format::{HEADER_LEN, Kind};
+use super::packed;
 use super::scan::{Found, Scanner};
 use super::stamp::Stamp;
 use super::{PublicKey, RecordError, files, head};
@@ -108,14 +109,14 @@ impl Follower {
                 Some(Found::Frame(frame)) if frame.seq < self.next => {}
                 Some(Found::Frame(frame)) => {
                     self.next = frame.seq + 1;
-                    if frame.kind == Kind::Event {
-                        room.take(frame.payload.len());
-                        found.push(Followed {
-                            seq: frame.seq,
-                            time: Stamp(frame.time_ns),
-                            event: serde_json::from_slice(frame.payload).ok(),
-                            json: String::from_utf8_lossy(frame.payload).into_owned(),
-                        });
+                    if frame.kind.is_event() {
+                        let event = packed::event(&frame);
+                        let json = match &event {
+                            Some(event) if frame.kind != Kind::Event => serde_json::to_string(event)?,
+                            _ => String::from_utf8_lossy(frame.payload).into_owned(),
+                        };
+                        room.take(json.len());
+                        found.push(Followed { seq: frame.seq, time: Stamp(frame.time_ns), event, json });
                     }
                 }
                 // The next segment is found by its number.

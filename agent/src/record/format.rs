@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 /// First bytes of every segment. The high bit and the line ends show a transfer that was not binary-safe.
 pub const MAGIC: [u8; 8] = *b"\x89CHJ\r\n\x1a\n";
 /// Version of header and frames. A change that an older reader would misread needs a new one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The oldest that is read: without the kinds `Statement` and `Result`. A segment of it is not gone on with.
+pub const OLDEST: u32 = 2;
 /// Bytes of a segment header.
 pub const HEADER_LEN: usize = 120;
 /// Bytes of a frame before its payload.
@@ -33,6 +35,7 @@ pub type JournalId = [u8; 16];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
+    pub version: u32,
     pub host: HostId,
     pub journal: JournalId,
     /// Number of the first record of this segment; records count from 1 over all segments.
@@ -64,7 +67,7 @@ impl Header {
         let mut out = [0; HEADER_LEN];
         let mut put = Put { to: &mut out, at: 0 };
         put.bytes(&MAGIC);
-        put.bytes(&VERSION.to_le_bytes());
+        put.bytes(&self.version.to_le_bytes());
         put.bytes(&self.first_seq.to_le_bytes());
         put.bytes(&self.created_ns.to_le_bytes());
         put.bytes(&self.host);
@@ -88,15 +91,16 @@ impl Header {
         if take_u32(bytes, HEADER_LEN - 4) != crc {
             return Err(HeaderError::Checksum);
         }
-        match take_u32(bytes, 8) {
-            VERSION => {}
-            other => return Err(HeaderError::Version(other)),
+        let version = take_u32(bytes, 8);
+        if !(OLDEST..=VERSION).contains(&version) {
+            return Err(HeaderError::Version(version));
         }
         let first_seq = take_u64(bytes, 12);
         if !(1..=MAX_SEQ).contains(&first_seq) {
             return Err(HeaderError::Number);
         }
         Ok(Self {
+            version,
             first_seq,
             created_ns: take_u64(bytes, 20),
             host: take(bytes, 28),
@@ -125,9 +129,19 @@ pub enum Kind {
     Served,
     /// Values before masks, for auditors alone: see [`super::seal`].
     Sealed,
+    /// [`super::event::Event::Statement`], packed: see `packed`.
+    Statement,
+    /// [`super::event::Event::Result`], packed, with the bytes that were served up to it.
+    Result,
 }
 
 impl Kind {
+    /// Whether there is an event in such a record.
+    #[must_use]
+    pub const fn is_event(self) -> bool {
+        matches!(self, Self::Event | Self::Statement | Self::Result)
+    }
+
     const fn code(self) -> u32 {
         match self {
             Self::Event => 1,
@@ -135,6 +149,8 @@ impl Kind {
             Self::Tree => 3,
             Self::Served => 4,
             Self::Sealed => 5,
+            Self::Statement => 6,
+            Self::Result => 7,
         }
     }
 
@@ -145,6 +161,8 @@ impl Kind {
             3 => Some(Self::Tree),
             4 => Some(Self::Served),
             5 => Some(Self::Sealed),
+            6 => Some(Self::Statement),
+            7 => Some(Self::Result),
             _ => None,
         }
     }
@@ -288,13 +306,16 @@ pub fn hex(bytes: &[u8]) -> String {
 /// The bytes that `hex` gives for them, and for nothing else.
 #[must_use]
 pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |character: u8| match character {
+        b'0'..=b'9' => Some(character - b'0'),
+        b'a'..=b'f' => Some(character - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
     let mut out = [0; N];
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N || digits.iter().any(|digit| !matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    for (byte, [high, low]) in out.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Some(out)
 }

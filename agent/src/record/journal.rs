@@ -341,7 +341,9 @@ impl Journal {
                 if let Some(payload) = sealed.next() {
                     batch.push_encoded(Kind::Sealed, payload)?;
                 } else if let Some(part) = parts.next() {
-                    batch.push_served(part)?;
+                    let is_last = parts.peek().is_none();
+                    let result = events.next_if(|event| is_last && matches!(event, Event::Result { .. }));
+                    batch.push_served(part, result)?;
                 } else if let Some(event) = events.next() {
                     batch.push(event)?;
                 } else {

@@ -17,6 +17,7 @@ pub mod head;
 mod journal;
 mod key;
 pub mod output;
+mod packed;
 pub mod prove;
 pub mod pruned;
 pub mod query;

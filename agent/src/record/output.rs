@@ -121,7 +121,7 @@ mod tests {
         let mut found = Vec::new();
         let mut offset = 0;
         for bytes in stream.chunks(cut) {
-            let served = Served { session: "s", offset, bytes: Cow::Borrowed(bytes) };
+            let served = Served { offset, bytes: Cow::Borrowed(bytes) };
             parts.push(&served, |part| found.push((part.op, part.kind, part.bytes.to_vec())));
             offset += bytes.len() as u64;
         }
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_gap_or_an_unknown_kind_is_noticed() {
         let mut parts = Parts::default();
-        parts.push(&Served { session: "s", offset: 5, bytes: Cow::Borrowed(b"o") }, |_| unreachable!());
+        parts.push(&Served { offset: 5, bytes: Cow::Borrowed(b"o") }, |_| unreachable!());
         assert!(parts.broken());
         let mut stream = Vec::new();
         put(&mut stream, 1, Kind::Out, b"x");

@@ -9,8 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use super::event::Event;
 use super::format::{Kind, hex, payload_digest};
 use super::frozen::{self, Piece};
+use super::packed;
 use super::reader::{Check, Reader};
 use super::tree::{self, Prover, Wanted};
 use super::{Checkpoint, PublicKey, RecordError, Stamp, head, pruned};
@@ -39,8 +41,11 @@ pub struct Proved {
     pub payload_sha256: String,
     /// SHA-256 of the two before, as bytes: the entry of the tree.
     pub hash: String,
-    /// As it stands, of an event; in base64 of anything else.
+    /// As it stands, of an event in JSON; in base64 of anything else.
     pub payload: String,
+    /// What it says, where that is an event that is packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<Event>,
 }
 
 /// That the journal at `checkpoint` begins with the journal at `since`.
@@ -79,10 +84,9 @@ pub fn record(dir: &Path, key: &PublicKey, seq: u64) -> Result<Inclusion, Record
                 hash: hex(&frame.hash()),
                 payload: match frame.kind {
                     Kind::Event => String::from_utf8_lossy(frame.payload).into_owned(),
-                    Kind::Checkpoint | Kind::Tree | Kind::Served | Kind::Sealed => {
-                        STANDARD.encode(frame.payload)
-                    }
+                    _ => STANDARD.encode(frame.payload),
                 },
+                event: (frame.kind != Kind::Event).then(|| packed::event(frame)).flatten(),
             });
         }
     })?;

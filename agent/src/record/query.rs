@@ -30,7 +30,8 @@ use std::path::Path;
 use super::RecordError;
 use super::event::Event;
 use super::files::{self, SegmentFile};
-use super::format::{Frame, Kind};
+use super::format::Frame;
+use super::packed;
 use super::reader::{Check, Reader};
 use super::scan::{self, Scanner};
 use super::stamp::Stamp;
@@ -96,17 +97,12 @@ fn is_one_journal(segments: &[SegmentFile]) -> bool {
     first.is_some() && journals.take(segments.len().saturating_sub(2)).all(|journal| journal == first)
 }
 
-/// The event in a record, if it is one that is known here.
-fn event(frame: &Frame<'_>) -> Option<Event> {
-    (frame.kind == Kind::Event).then(|| serde_json::from_slice(frame.payload).ok()).flatten()
-}
-
 /// Calls `each` with every event, whatever indexes there are, and returns what could not be read.
 fn events(dir: &Path, mut each: impl FnMut(u64, Stamp, Event)) -> Result<Vec<String>, RecordError> {
     let mut damage = Vec::new();
     read(files::segments(dir)?, true, &mut damage, &mut |piece| {
         if let Piece::Record(frame) = piece
-            && let Some(event) = event(frame)
+            && let Some(event) = packed::event(frame)
         {
             each(frame.seq, Stamp(frame.time_ns), event);
         }

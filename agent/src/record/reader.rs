@@ -12,6 +12,7 @@ use super::error::io_error;
 use super::event::Event;
 use super::files::{self, SegmentFile};
 use super::format::{Frame, HEADER_LEN, JournalId, Kind};
+use super::packed;
 use super::scan::{self, Link, Place, Scanner, Span};
 
 /// How much of the chain a reader checks.
@@ -33,6 +34,7 @@ pub struct Record {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
+    /// A result may have brought what was served up to it; that is for [`super::query`].
     Event(Box<Event>),
     Checkpoint(Box<Checkpoint>),
     /// The tree as it was before a segment.
@@ -190,7 +192,9 @@ fn body(frame: &Frame<'_>) -> Body {
         Kind::Tree => Some(Body::Tree),
         Kind::Served => Some(Body::Served(frame.payload.to_vec())),
         Kind::Sealed => Some(Body::Sealed(frame.payload.to_vec())),
-        Kind::Event => serde_json::from_slice(frame.payload).ok().map(Body::Event),
+        Kind::Event | Kind::Statement | Kind::Result => {
+            packed::event(frame).map(|event| Body::Event(Box::new(event)))
+        }
     };
     known.unwrap_or_else(|| Body::Unknown(String::from_utf8_lossy(frame.payload).into_owned()))
 }

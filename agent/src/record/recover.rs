@@ -50,6 +50,8 @@ pub(super) struct End {
     pub(super) path: PathBuf,
     /// The number of its first record.
     pub(super) segment: u64,
+    /// Of its form.
+    pub(super) version: u32,
     pub(super) file: File,
     pub(super) offset: u64,
     pub(super) link: Link,
@@ -105,6 +107,7 @@ struct Walk<'a> {
     path: &'a Path,
     /// The number its name gives it.
     first_seq: u64,
+    version: u32,
     link: Link,
     /// Over all records up to the last; `None` before the first record that is read.
     tree: Option<Tree>,
@@ -142,6 +145,7 @@ impl<'a> Walk<'a> {
             journal: first.journal,
             path: &segment.path,
             first_seq: segment.first_seq,
+            version: first.version,
             link: Link { seq: first.first_seq, previous: first.previous, last: first.previous },
             tree: (first.first_seq == 1).then(Tree::default),
             // Where the last checkpoint lies further back than is read, one is due at once.
@@ -171,6 +175,7 @@ impl<'a> Walk<'a> {
         let (mut scanner, bytes) = Scanner::open(self.path)?;
         self.offset = 0;
         let header = scan::header(self.path, &bytes)?;
+        self.version = header.version;
         self.link.enter(&header, &bytes).map_err(|problem| self.damaged(problem))?;
         self.unsynced = HEADER_LEN as u64;
         loop {
@@ -294,6 +299,7 @@ impl<'a> Walk<'a> {
             journal: self.journal,
             path: self.path.to_owned(),
             segment: self.first_seq,
+            version: self.version,
             file,
             offset: self.offset,
             link: self.link,

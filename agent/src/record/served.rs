@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use super::packed::{Part, Raw};
+
 /// First byte of the payload: its version. No event begins with it, since those are JSON.
 pub(super) const VERSION: u8 = 0;
 /// Longest part of a stream in one record, before compression.
@@ -44,7 +46,6 @@ impl<'a> Burst<'a> {
 /// A record of served bytes, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served<'a> {
-    pub session: &'a str,
     pub offset: u64,
     pub bytes: Cow<'a, [u8]>,
 }
@@ -59,15 +60,22 @@ pub(super) struct Encoder {
 impl Encoder {
     /// Appends the payload of `part` to `out`.
     pub(super) fn put(&mut self, part: Burst<'_>, out: &mut Vec<u8>) {
-        let Burst { session, offset, bytes } = part;
-        let squeezed = if bytes.len() < COMPRESSED_FROM { None } else { self.squeeze(bytes) };
-        let (coding, data) = squeezed.map_or((PLAIN, bytes), |data| (ZSTD, data));
+        let session = part.session;
+        let Part { offset, coding, length, data } = self.part(part);
         let id = session.as_bytes().get(..usize::from(u8::MAX)).unwrap_or(session.as_bytes());
         out.extend_from_slice(&[VERSION, coding, u8::try_from(id.len()).unwrap_or(u8::MAX)]);
         out.extend_from_slice(id);
         out.extend_from_slice(&offset.to_le_bytes());
-        out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend_from_slice(data);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(data.0);
+    }
+
+    /// As it is recorded.
+    pub(super) fn part<'a>(&'a mut self, part: Burst<'a>) -> Part<'a> {
+        let Burst { offset, bytes, .. } = part;
+        let squeezed = if bytes.len() < COMPRESSED_FROM { None } else { self.squeeze(bytes) };
+        let (coding, data) = squeezed.map_or((PLAIN, bytes), |data| (ZSTD, data));
+        Part { offset, coding, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX), data: Raw(data) }
     }
 
     /// The bytes compressed, if that makes them shorter and works at all: the record does not depend on it.
@@ -85,18 +93,24 @@ impl Encoder {
 /// A payload, whole and of a form known here.
 #[must_use]
 pub fn decode(payload: &[u8]) -> Option<Served<'_>> {
-    let (session, rest) = split(payload)?;
+    let (_session, rest) = split(payload)?;
     let coding = *payload.get(1)?;
     let (offset, rest) = rest.split_first_chunk::<8>()?;
     let (length, data) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= PART)?;
+    let bytes = plain(coding, u32::from_le_bytes(*length), data)?;
+    Some(Served { offset: u64::from_le_bytes(*offset), bytes })
+}
+
+/// A part as it was before it was recorded.
+pub(super) fn plain(coding: u8, length: u32, data: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let length = usize::try_from(length).ok().filter(|length| *length <= PART)?;
     let bytes = match coding {
         PLAIN => Cow::Borrowed(data),
         // Never more than the length that was checked, whatever the data claims to hold.
         ZSTD => Cow::Owned(zstd::bulk::decompress(data, length).ok()?),
         _ => return None,
     };
-    (bytes.len() == length).then_some(Served { session, offset: u64::from_le_bytes(*offset), bytes })
+    (bytes.len() == length).then_some(bytes)
 }
 
 /// The session alone, at next to no cost.
@@ -137,7 +151,7 @@ mod tests {
             let parts = payloads.iter().map(|payload| decode(payload).unwrap()).collect::<Vec<_>>();
             let mut at = 7;
             for (part, payload) in parts.iter().zip(&payloads) {
-                assert_eq!((part.session, part.offset, session(payload)), ("s-1", at, Some("s-1")));
+                assert_eq!((part.offset, session(payload)), (at, Some("s-1")));
                 at += part.bytes.len() as u64;
             }
             assert_eq!(parts.iter().flat_map(|part| part.bytes.to_vec()).collect::<Vec<_>>(), bytes);

@@ -12,8 +12,10 @@ use super::error::io_error;
 use super::event::Event;
 use super::files::{self, Medium};
 use super::format::{
-    CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, payload_digest, seal,
+    CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, VERSION,
+    payload_digest, seal,
 };
+use super::packed::{self, Outcome};
 use super::scan::Link;
 use super::served::{Burst, Encoder};
 use super::spool::Spool;
@@ -80,14 +82,24 @@ impl Batch {
 
     pub(super) fn push(&mut self, event: &Event) -> Result<(), RecordError> {
         let start = self.begin();
-        serde_json::to_writer(&mut self.bytes, event)?;
-        self.end(Kind::Event, start)
+        let packed = packed::pack(event, &mut self.bytes)?;
+        if packed.is_none() {
+            serde_json::to_writer(&mut self.bytes, event)?;
+        }
+        self.end(packed.unwrap_or(Kind::Event), start)
     }
 
-    pub(super) fn push_served(&mut self, part: Burst<'_>) -> Result<(), RecordError> {
+    /// Puts the result that ends what is served into the same record, where it can be.
+    pub(super) fn push_served(&mut self, part: Burst<'_>, result: Option<&Event>) -> Result<(), RecordError> {
         let start = self.begin();
+        let of_session = result.filter(|result| result.session() == Some(part.session));
+        if let Some(outcome) = of_session.and_then(Outcome::of) {
+            outcome.with(self.encoder.part(part)).put(&mut self.bytes)?;
+            return self.end(Kind::Result, start);
+        }
         self.encoder.put(part, &mut self.bytes);
-        self.end(Kind::Served, start)
+        self.end(Kind::Served, start)?;
+        result.map_or(Ok(()), |result| self.push(result))
     }
 
     /// What is encoded already.
@@ -140,7 +152,7 @@ pub(super) struct Tail {
     pub(super) signed: Option<Checkpoint>,
     /// The segment may be longer than `offset`.
     pub(super) dirty: bool,
-    /// A rotation was begun and not finished: its file may exist, so nothing may be added to the segment before it.
+    /// A rotation is due, or was begun and not finished: its file may exist, so nothing may be added to the segment before it.
     pub(super) rotating: bool,
     /// A sync failed: the kernel may have dropped what it had not written, and says so once. Nothing may follow what is
     /// perhaps not there.
@@ -356,6 +368,7 @@ pub(super) struct Begun {
 pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> Result<Begun, RecordError> {
     let created_ns = (fixed.now)().wall_ns;
     let header = Header {
+        version: VERSION,
         host: fixed.key.public().host(),
         journal: fixed.journal,
         first_seq: link.seq,

@@ -13,8 +13,8 @@ use aya_ebpf::{
     bindings::bpf_sock, helpers::generated::bpf_skb_cgroup_id, macros::cgroup_skb, programs::SkBuffContext,
 };
 use chaperone_ebpf::{
-    Config, Origin, ROLE_ACCEPTED, ROLE_AGENT, ROLE_CLIENT, ROLE_INBOUND, ROLE_LOCAL, Stat, is_loopback,
-    mapped,
+    Config, Origin, ROLE_ACCEPTED, ROLE_AGENT, ROLE_CLIENT, ROLE_INBOUND, ROLE_LOCAL, ROLE_NONE, Stat,
+    is_loopback, mapped,
 };
 
 use crate::{
@@ -76,6 +76,11 @@ pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
 fn try_egress(ctx: &SkBuffContext) -> Outcome {
     const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
     const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+    let role = role(ctx);
+    // Wherever they send, and first: the agent's own packets are half of all there are.
+    if matches!(role, ROLE_AGENT | ROLE_INBOUND | ROLE_ACCEPTED) {
+        return Outcome::Pass;
+    }
     let parsed = match ctx.skb.protocol() {
         ETH_P_IP => parse_v4(ctx),
         ETH_P_IPV6 => parse_v6(ctx),
@@ -97,7 +102,8 @@ fn try_egress(ctx: &SkBuffContext) -> Outcome {
         }
         Parsed::Unparsable(addr) => (Stat::DroppedUnparsable, Destination { addr, port: 0 }, 0),
     };
-    if is_vouched(ctx, &destination) {
+    // A socket that stays in a namespace of its own, unless address translation sent it elsewhere.
+    if role == ROLE_LOCAL && is_loopback(destination.addr) {
         return Outcome::Pass;
     }
     match policy::of_packet(ctx.skb.skb) {
@@ -131,18 +137,12 @@ fn is_for_listener(config: &Config, destination: &Destination, protocol: u8) -> 
         && is_loopback(destination.addr)
 }
 
-/// Whether the socket was opened by the agent, accepted from the other side, or stays in a namespace of its own.
+/// What the packet's socket is known as.
 #[inline(always)]
-fn is_vouched(ctx: &SkBuffContext, destination: &Destination) -> bool {
-    let Some(entry) = entry(ctx) else { return false };
+fn role(ctx: &SkBuffContext) -> u32 {
+    let Some(entry) = entry(ctx) else { return ROLE_NONE };
     // SAFETY: one aligned word of this socket's value.
-    let role = unsafe { (&raw const (*entry).role).read_volatile() };
-    match role {
-        ROLE_AGENT | ROLE_INBOUND | ROLE_ACCEPTED => true,
-        // Unless address translation sent it elsewhere.
-        ROLE_LOCAL => is_loopback(destination.addr),
-        _ => false,
-    }
+    unsafe { (&raw const (*entry).role).read_volatile() }
 }
 
 /// The entry of the packet's socket, if there is one.

@@ -10,6 +10,7 @@ pub(crate) mod client;
 pub(crate) mod container;
 pub(crate) mod disk;
 pub(crate) mod net;
+mod packed;
 pub(crate) mod postgres;
 pub(crate) mod report;
 pub(crate) mod scratch;

@@ -49,12 +49,11 @@ impl Segment {
         [self.header.clone(), self.frames.concat()].concat()
     }
 
-    /// A frame in the middle that holds JSON, not a checkpoint.
+    /// A frame in the middle that holds an event, as the one after it does.
     fn middle(&self) -> usize {
         let from = self.frames.len() / 2;
-        (from..self.frames.len() - 1)
-            .find(|at| self.frames[*at][8] == 1 && self.frames[*at + 1][8] == 1)
-            .unwrap_or(from)
+        let is_event = |at: usize| matches!(self.frames[at][8], 1 | 6 | 7);
+        (from..self.frames.len() - 1).find(|at| is_event(*at) && is_event(*at + 1)).unwrap_or(from)
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::agent::Agent;
+use super::packed;
 use super::spawn::wait_for;
 
 /// The events of one session, in order.
@@ -111,8 +112,11 @@ pub(crate) fn everything(agent: &Agent) -> Result<Vec<Value>> {
                 break; // Being written right now.
             };
             rest = after;
-            if frame[8..12] == EVENT.to_le_bytes() {
+            let kind = u32::from_le_bytes(frame[8..12].try_into()?);
+            if kind == EVENT {
                 events.push(serde_json::from_slice(&frame[FRAME..]).context("reading an event")?);
+            } else {
+                events.extend(packed::event(kind, &frame[FRAME..])?);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::clock::Watch;
 use super::super::files::DirLock;
-use super::super::format::JournalId;
+use super::super::format::{JournalId, VERSION};
 use super::super::recover::Recovered;
 use super::super::scan::Link;
 use super::super::spool::{self, Spool};
@@ -79,7 +79,8 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
         unsigned: end.unsigned,
         signed: end.signed,
         dirty: false,
-        rotating: false,
+        // Whoever reads that form does not know what is written now.
+        rotating: end.version < VERSION,
         failed: false,
         closed: false,
         watch: Watch::after(end.time_ns),

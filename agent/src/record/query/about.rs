@@ -8,6 +8,7 @@ use super::super::RecordError;
 use super::super::event::Event;
 use super::super::format::{Frame, Kind};
 use super::super::output::{Kind as OutputKind, Parts};
+use super::super::packed;
 use super::super::seal::{self, Sealed};
 use super::super::served::{self, Served};
 use super::super::stamp::Stamp;
@@ -95,13 +96,22 @@ pub(super) fn about(
     mut each: impl FnMut(u64, Stamp, Part<'_>),
 ) -> Result<Vec<String>, RecordError> {
     let named = memchr::memmem::Finder::new(id.as_bytes());
+    let uuid = packed::uuid(id);
     let mut unread = Vec::new();
     let mut take = |frame: &Frame<'_>| {
         let time = Stamp(frame.time_ns);
         match frame.kind {
             Kind::Served if served::session(frame.payload) == Some(id) => {
-                if let Some(served) = served::decode(frame.payload) {
+                if let Some(served) = packed::served(frame) {
                     each(frame.seq, time, Part::Served(served));
+                }
+            }
+            Kind::Statement | Kind::Result if uuid.is_some() && packed::session(frame) == uuid => {
+                if let Some(served) = packed::served(frame) {
+                    each(frame.seq, time, Part::Served(served));
+                }
+                if let Some(event) = packed::event(frame) {
+                    each(frame.seq, time, Part::Event(Box::new(event)));
                 }
             }
             Kind::Sealed => {
@@ -115,13 +125,13 @@ pub(super) fn about(
                     || named.find(frame.payload).is_some()
                     || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') =>
             {
-                if let Some(event) = super::event(frame)
+                if let Some(event) = packed::event(frame)
                     && (event.session() == Some(id) || matches!(event, Event::AgentStart { .. }))
                 {
                     each(frame.seq, time, Part::Event(Box::new(event)));
                 }
             }
-            Kind::Event | Kind::Served | Kind::Checkpoint | Kind::Tree => {}
+            Kind::Event | Kind::Statement | Kind::Result | Kind::Served | Kind::Checkpoint | Kind::Tree => {}
         }
     };
     let mut damage = walk(dir, |piece| {

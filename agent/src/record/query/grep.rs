@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::super::RecordError;
 use super::super::event::{Event, Verdict};
 use super::super::format::Kind;
+use super::super::packed;
 use super::super::stamp::Stamp;
 use super::index::Index;
 use super::{Piece, walk};
@@ -48,11 +49,30 @@ pub fn grep(dir: &Path, pattern: &Regex, mut each: impl FnMut(Hit)) -> Result<Ve
     walk(dir, |piece| {
         let frame = match piece {
             Piece::Segment(index) => return in_segment(index, pattern, &mut sessions, &mut each),
-            Piece::Record(frame) if frame.kind != Kind::Event => return true,
             Piece::Record(frame) => frame,
         };
+        if frame.kind == Kind::Statement
+            && let Some(statement) = packed::statement(frame.payload)
+            && !statement.sql.is_empty()
+            && pattern.is_match(statement.sql)
+        {
+            let session = statement.session();
+            let known = sessions.get(&session);
+            each(Hit {
+                id: format!("{session}/{}", statement.op),
+                seq: frame.seq,
+                time: Stamp(frame.time_ns),
+                identity: known.map(|(identity, _)| identity.clone()),
+                target: known.map(|(_, target)| target.clone()),
+                verdict: statement.verdict,
+                sql: statement.sql.to_owned(),
+            });
+        }
+        if frame.kind != Kind::Event {
+            return true;
+        }
         if frame.payload.starts_with(br#"{"event":"session_start""#)
-            && let Some(Event::SessionStart { session, identity, target, .. }) = super::event(frame)
+            && let Some(Event::SessionStart { session, identity, target, .. }) = packed::event(frame)
         {
             sessions.insert(session, (identity.name, target));
         }

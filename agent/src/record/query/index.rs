@@ -16,6 +16,7 @@ use super::super::error::io_error;
 use super::super::event::{Event, Verdict};
 use super::super::files::{self, DirLock, INDEX, SegmentFile};
 use super::super::format::{Decoded, FRAME_LEN, Frame, Hash, Header, Kind};
+use super::super::packed;
 use super::super::scan::{Found as Next, Scanner};
 use super::super::stamp::Stamp;
 use super::super::{seal, served};
@@ -342,7 +343,7 @@ impl Builder {
             }
             return;
         }
-        let Some(event) = super::event(frame) else { return };
+        let Some(event) = packed::event(frame) else { return };
         if let Event::AgentStart { predecessor, policy_sha256, .. } = &event {
             let took_over = predecessor.is_some();
             self.starts.push(AgentStart { seq: frame.seq, time, took_over, place });

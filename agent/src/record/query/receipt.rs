@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::super::RecordError;
 use super::super::event::{AccessAsked, Event, GrantUsed, Identity, Step, Verdict, Workload};
 use super::super::format::Kind;
+use super::super::packed;
 use super::super::stamp::Stamp;
 use super::Piece;
 use super::transcript::{Hold, Outcome, Start, replay};
@@ -151,7 +152,7 @@ fn whole_digest(dir: &Path, beginning: &str) -> Result<Option<String>, RecordErr
             && frame.kind == Kind::Event
             && told.iter().any(|event| frame.payload.starts_with(event))
             && let Some(Event::AgentStart { policy_sha256, .. } | Event::Reload { policy_sha256, .. }) =
-                super::event(frame)
+                packed::event(frame)
             && !beginning.is_empty()
             && policy_sha256.starts_with(beginning)
         {

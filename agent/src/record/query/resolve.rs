@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::super::RecordError;
 use super::super::format::Kind;
+use super::super::packed;
 use super::{Piece, walk};
 
 /// Candidates named when a prefix fits several sessions.
@@ -39,7 +42,11 @@ pub(super) fn resolve(dir: &Path, prefix: &str) -> Result<String, RecordError> {
                     candidate(&session);
                 }
             }
-            Piece::Record(_) => {}
+            Piece::Record(frame) => {
+                if let Some(session) = packed::session(frame) {
+                    candidate(session.simple().encode_lower(&mut Uuid::encode_buffer()));
+                }
+            }
         }
         true
     })?;

@@ -206,7 +206,7 @@ mod tests {
     /// Pushes `bytes` in parts of every size.
     fn feed(stream: &mut Stream, at: &mut u64, bytes: &[u8]) {
         for chunk in bytes.chunks(3) {
-            stream.push(&Served { session: "s", offset: *at, bytes: chunk.into() });
+            stream.push(&Served { offset: *at, bytes: chunk.into() });
             *at += chunk.len() as u64;
         }
     }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_missing_part_ends_the_reading() {
         let mut stream = Stream::new(9);
-        stream.push(&Served { session: "s", offset: 5, bytes: put(b'C', b"\0").into() });
+        stream.push(&Served { offset: 5, bytes: put(b'C', b"\0").into() });
         assert_eq!(stream.table(None, 11), None);
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::RecordError;
 use super::super::event::{Event, Step, Verdict};
+use super::super::packed;
 use super::super::stamp::Stamp;
 use super::index::Index;
 use super::{Piece, walk};
@@ -77,7 +78,7 @@ pub fn sessions(dir: &Path, filter: &Filter) -> Result<Listing, RecordError> {
     let damage = walk(dir, |piece| match piece {
         Piece::Segment(index) => found.take_segment(index),
         Piece::Record(frame) => {
-            if let Some(event) = super::event(frame) {
+            if let Some(event) = packed::event(frame) {
                 found.take(Stamp(frame.time_ns), &event);
             }
             true

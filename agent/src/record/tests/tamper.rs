@@ -21,10 +21,13 @@ fn journal() -> State {
 }
 
 fn written() -> State {
-    let state = State::with_segments_of(4_000);
+    let state = State::with_segments_of(3_500);
     let journal = state.open();
     for op in 1..=40 {
-        journal.append(&[statement(op, &"select 1 ".repeat(usize::try_from(op % 7).unwrap()))]).unwrap();
+        // Some of them packed.
+        let session = ["s-1", "0198c0de000070008000000000000001"][usize::from(op % 3 == 0)];
+        let sql = "select 1 ".repeat(usize::try_from(op % 7).unwrap());
+        journal.append(&[statement_in(session, op, &sql)]).unwrap();
         if op % 9 == 0 {
             journal.checkpoint().unwrap();
         }

@@ -42,7 +42,7 @@ impl Pulse {
             let recorded = is(br#"{"event":"clock_set""#);
             self.set_back.push(SetBack { at: seq, from, to: time, recorded });
         }
-        if frame.kind == Kind::Event {
+        if frame.kind.is_event() {
             // An operator may prune when no agent runs.
             self.stopped = is(br#"{"event":"agent_stop""#) || self.stopped && is(br#"{"event":"pruned""#);
         }

@@ -241,6 +241,10 @@ impl<'a> Walk<'a> {
                 self.repairs += u64::from(frame.payload.starts_with(br#"{"event":"repair""#));
                 self.count(offset, seq);
             }
+            Kind::Statement | Kind::Result => {
+                self.events += 1;
+                self.count(offset, seq);
+            }
             Kind::Checkpoint => self.checkpoint(offset, frame),
             Kind::Tree => self.stated_tree(offset, frame),
             Kind::Served => {
@@ -336,7 +340,7 @@ impl<'a> Walk<'a> {
                 format!("the records are missing here; record {} stands in {}", frame.seq, self.file);
             problem.detail += &format!(", byte {offset}");
         }
-        if frame.kind == Kind::Event {
+        if frame.kind.is_event() {
             self.events += 1;
         }
         if !follows {
