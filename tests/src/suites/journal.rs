@@ -178,7 +178,11 @@ pub(super) const PROVE: &str = include_str!("../../clients/prove.py");
 /// What event the record of a proof is; an error for a record that is none.
 fn event_of(proof: &str) -> Result<String> {
     let proof: serde_json::Value = serde_json::from_str(proof)?;
-    let payload = proof["record"]["payload"].as_str().context("no payload")?;
+    let record = &proof["record"];
+    if let Some(event) = record["event"]["event"].as_str() {
+        return Ok(event.to_owned());
+    }
+    let payload = record["payload"].as_str().context("no payload")?;
     let event: serde_json::Value = serde_json::from_str(payload)?;
     Ok(event["event"].as_str().context("no event")?.to_owned())
 }

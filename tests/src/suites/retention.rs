@@ -103,7 +103,8 @@ fn some_left(world: &World) -> Result<Option<Vec<PathBuf>>> {
         }
         let proof = output.ok()?;
         let given: Value = serde_json::from_str(&proof)?;
-        if given["record"]["payload"].as_str().is_some_and(|payload| payload.starts_with('{')) {
+        let record = &given["record"];
+        if record["event"].is_object() || record["payload"].as_str().is_some_and(|it| it.starts_with('{')) {
             let path = world.scratch.path().join(format!("record-{seq}.json"));
             fs::write(&path, proof)?;
             proofs.push(path);

@@ -16,13 +16,19 @@ use crate::harness::spawn::wait_for;
 const CEILING: u64 = 2 << 20;
 
 pub(super) fn gap(stage: &mut Stage) -> Result<()> {
+    let file = stage.file("journal.jsonl");
     let world = &mut stage.world;
     world.agent.stop()?;
     fs::remove_dir_all(world.agent.journal())?;
     world.wishes.record_max_bytes = CEILING;
     world.wishes.record_more = "when_full = \"prune\"".to_owned();
     world.write_config()?;
+    let before = values(&file)?.len();
     world.start_agent()?;
+    // Otherwise that one might come too late as well.
+    wait_for("the new journal's beginning in the file", Duration::from_secs(20), || {
+        Ok(values(&file)?.iter().skip(before).any(|it| it["event"] == "agent_start").then_some(()))
+    })?;
     let report = || -> Result<Value> {
         let output = stage.world.agent.command(&["verify", "--json"])?;
         serde_json::from_str(&output.stdout).with_context(|| format!("{output}"))
@@ -51,7 +57,6 @@ pub(super) fn gap(stage: &mut Stage) -> Result<()> {
     ensure!(number(next, "seq")? > to, "{next}");
     ensure!(told.iter().skip(at).any(|it| it["event"] == "pruned"), "nobody said why");
     // One that was there all the time has the same events under numbers without a gap.
-    let file = stage.file("journal.jsonl");
     wait_for("the session in the file", Duration::from_secs(20), || {
         Ok(ended(&values(&file)?, &session).then_some(()))
     })?;
