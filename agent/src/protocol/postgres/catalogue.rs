@@ -6,7 +6,7 @@
 //! cross-check of row descriptions stands behind that.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,6 +119,8 @@ impl Snapshot {
 pub(super) struct Catalogue {
     pub(super) database: String,
     address: SocketAddr,
+    /// Of the digests of readings.
+    keys: RandomState,
     current: Mutex<Option<Arc<Snapshot>>>,
     /// The epoch of it.
     epoch: AtomicU64,
@@ -144,6 +146,7 @@ impl Catalogue {
         Self {
             database: database.to_owned(),
             address,
+            keys: RandomState::new(),
             current: Mutex::new(None),
             epoch: AtomicU64::new(0),
             looked_at: std::sync::Mutex::default(),
@@ -259,7 +262,7 @@ impl Catalogue {
         backend: &Backend,
     ) -> Result<Arc<Snapshot>, CatalogueError> {
         let epoch = current.as_ref().map_or(0, |snapshot| snapshot.epoch) + 1;
-        let read = read(backend, self.address, &self.database, epoch, &self.places);
+        let read = read(backend, self.address, &self.database, epoch, &self.places, &self.keys);
         let snapshot = tokio::time::timeout(limit, read).await.map_err(|_| CatalogueError::Timeout)??;
         let mut snapshot = self.placed(snapshot, current.as_deref(), backend).await?;
         // What did not change keeps its epoch, and with it all that was decided under it.
@@ -333,6 +336,7 @@ async fn read(
     database: &str,
     epoch: u64,
     places: &Places,
+    keys: &RandomState,
 ) -> Result<Snapshot, CatalogueError> {
     let read_at = Instant::now();
     let login = Startup { database: database.to_owned(), ..Startup::default() };
@@ -362,21 +366,15 @@ async fn read(
     // Temporary objects are searched first unless the path says otherwise, and could shadow a labelled table.
     quoted.push("pg_temp".to_owned());
     let (catalog, search_path) = (Arc::new(catalog), quoted.join(", "));
-    let digest = digest(&rows);
+    let digest = digest(&rows, keys);
     Ok(Snapshot { search_path, powers, home, read_at, digest, ..Snapshot::new(epoch, catalog) })
 }
 
-/// The server gives rows in any order.
-fn digest(rows: &HashMap<String, Rows>) -> u64 {
-    let mut sum = 0u64;
-    for (name, rows) in rows {
-        for row in rows {
-            let mut hasher = DefaultHasher::new();
-            (name, row).hash(&mut hasher);
-            sum = sum.wrapping_add(hasher.finish());
-        }
-    }
-    sum
+/// The server gives rows in any order. With keys that nobody knows: who may change the schema chooses names, and could choose two
+/// that sum up alike, so that a change would not be seen.
+fn digest(rows: &HashMap<String, Rows>, keys: &RandomState) -> u64 {
+    let hashes = rows.iter().flat_map(|(name, rows)| rows.iter().map(move |row| keys.hash_one((name, row))));
+    hashes.fold(0, u64::wrapping_add)
 }
 
 /// What the account could read of labelled columns without anybody's help.
