@@ -438,14 +438,15 @@ impl<'a> Analyser<'a> {
                     }
                     Err(_) => self.access(Verb::Ddl, None),
                 },
-                Node::NodeList(parts) if drop.remove_type == ObjectType::OBJECT_INDEX => {
-                    let name = qualified(parts.iter().map(Node::as_str)).ok();
-                    match name.and_then(|name| self.catalog.indexed(name.schema, name.name, self.path)) {
-                        Some(table) => self.on_known(Verb::Ddl, table),
-                        // Made in the same transaction, or temporary.
-                        None => self.access(Verb::Ddl, None),
+                Node::NodeList(parts) => match drop.remove_type {
+                    ObjectType::OBJECT_INDEX => self.on_index(parts),
+                    ObjectType::OBJECT_TRIGGER | ObjectType::OBJECT_RULE => self.on_owner(parts),
+                    ObjectType::OBJECT_POLICY => {
+                        self.on_owner(parts);
+                        self.opaque_because("a policy decides which rows are seen".to_owned());
                     }
-                }
+                    _ => self.access(Verb::Ddl, None),
+                },
                 Node::String(schema) if drop.remove_type == ObjectType::OBJECT_SCHEMA => {
                     self.schema_leaves(schema.sval().unwrap_or_default());
                     self.reshapes = Reshapes::Everything;

@@ -3,13 +3,15 @@
 //! everything where some are masked, or where code of the database's own runs for it.
 
 use pg_raw_parse::Node;
+use pg_raw_parse::list::NodeList;
 use pg_raw_parse::nodes::{
-    AlterTableCmd, AlterTableStmt, ClusterStmt, CreateStatsStmt, RangeVar, RefreshMatViewStmt, ReindexStmt,
-    VacuumStmt,
+    AlterTableCmd, AlterTableStmt, ClusterStmt, CommentStmt, CreateStatsStmt, RangeVar, RefreshMatViewStmt,
+    ReindexStmt, VacuumStmt,
 };
-use pg_raw_parse::raw::{AlterTableType, ReindexObjectType};
+use pg_raw_parse::raw::{AlterTableType, ObjectType, ReindexObjectType};
 
 use super::Analyser;
+use super::call::qualified;
 use super::dispatch::Draft;
 use crate::catalog::{RelId, RelKind, System};
 use crate::refusal::Res;
@@ -28,6 +30,52 @@ impl<'a> Analyser<'a> {
         if let Some(name) = self.catalog.relation(id).map(|relation| relation.rel_name()) {
             self.named_parts(verb, Some(&name.schema), &name.table, false);
         }
+    }
+
+    /// What belongs to a relation is named behind it: columns, triggers, rules, policies. Decided on as the relation is.
+    pub(super) fn on_owner(&mut self, parts: &'a NodeList) {
+        let owner = parts.len().saturating_sub(1);
+        match qualified(parts.iter().take(owner).map(Node::as_str)) {
+            Ok(name) => self.named_parts(Verb::Ddl, name.schema, name.name, false),
+            Err(_) => self.access(Verb::Ddl, None),
+        }
+    }
+
+    /// An index, on its table.
+    pub(super) fn on_index(&mut self, parts: &'a NodeList) {
+        let name = qualified(parts.iter().map(Node::as_str)).ok();
+        match name.and_then(|name| self.catalog.indexed(name.schema, name.name, self.path)) {
+            Some(table) => self.on_known(Verb::Ddl, table),
+            // Made in the same transaction, or temporary.
+            None => self.access(Verb::Ddl, None),
+        }
+    }
+
+    pub(super) fn comment(&mut self, it: &'a CommentStmt) -> Draft<'a> {
+        match (it.objtype, it.object()) {
+            (
+                ObjectType::OBJECT_COLUMN
+                | ObjectType::OBJECT_TRIGGER
+                | ObjectType::OBJECT_RULE
+                | ObjectType::OBJECT_POLICY
+                | ObjectType::OBJECT_TABCONSTRAINT,
+                Node::NodeList(parts),
+            ) => self.on_owner(parts),
+            (ObjectType::OBJECT_INDEX, Node::NodeList(parts)) => self.on_index(parts),
+            (
+                ObjectType::OBJECT_TABLE
+                | ObjectType::OBJECT_VIEW
+                | ObjectType::OBJECT_MATVIEW
+                | ObjectType::OBJECT_FOREIGN_TABLE
+                | ObjectType::OBJECT_SEQUENCE,
+                Node::NodeList(parts),
+            ) => match qualified(parts.iter().map(Node::as_str)) {
+                Ok(name) => self.named_parts(Verb::Ddl, name.schema, name.name, false),
+                Err(_) => self.access(Verb::Ddl, None),
+            },
+            _ => self.access(Verb::Ddl, None),
+        }
+        self.ddl_noted()
     }
 
     /// A definition of what is there already: of an index, on its table.

@@ -108,10 +108,8 @@ impl<'a> Analyser<'a> {
             Node::AlterTableStmt(it) => return self.alter_table(it),
             Node::IndexStmt(it) => return self.create_index(it),
             Node::DropStmt(it) => return Ok(self.drop_objects(it)),
-            Node::CommentStmt(_)
-            | Node::CreateEnumStmt(_)
-            | Node::AlterEnumStmt(_)
-            | Node::CompositeTypeStmt(_) => {
+            Node::CommentStmt(it) => return Ok(self.comment(it)),
+            Node::CreateEnumStmt(_) | Node::AlterEnumStmt(_) | Node::CompositeTypeStmt(_) => {
                 return Ok(self.ddl(None));
             }
             Node::CreateSeqStmt(it) => {

@@ -111,7 +111,7 @@ fn asked(sql: &str, view: &View) -> Vec<String> {
 }
 
 #[test]
-fn an_index_is_decided_on_as_its_table_is() {
+fn what_belongs_to_a_table_is_decided_on_as_the_table_is() {
     let view = labelled();
     for (sql, expect) in [
         ("DROP INDEX log_m_key", vec!["Ddl app.log"]),
@@ -125,6 +125,17 @@ fn an_index_is_decided_on_as_its_table_is() {
         ("REINDEX INDEX log_m_key", vec!["Ddl app.log"]),
         ("REINDEX INDEX CONCURRENTLY users_pkey", vec!["Admin app.users"]),
         ("REINDEX TABLE log", vec!["Ddl app.log"]),
+        ("DROP TRIGGER t ON log", vec!["Ddl app.log"]),
+        ("DROP RULE r ON other.users CASCADE", vec!["Ddl other.users"]),
+        ("DROP POLICY p ON users", vec!["Ddl app.users"]),
+        ("DROP FUNCTION f(int)", vec!["Ddl the database"]),
+        ("DROP STATISTICS s", vec!["Ddl the database"]),
+        ("COMMENT ON TABLE users IS 'x'", vec!["Ddl app.users"]),
+        ("COMMENT ON COLUMN app.log.m IS 'x'", vec!["Ddl app.log"]),
+        ("COMMENT ON TRIGGER t ON log IS 'x'", vec!["Ddl app.log"]),
+        ("COMMENT ON CONSTRAINT c ON other.users IS 'x'", vec!["Ddl other.users"]),
+        ("COMMENT ON INDEX log_m_key IS 'x'", vec!["Ddl app.log"]),
+        ("COMMENT ON SCHEMA app IS 'x'", vec!["Ddl the database"]),
         ("ANALYZE log, users, orgs", vec!["Ddl app.log", "Admin app.users", "Ddl app.orgs"]),
     ] {
         let mut asked = asked(sql, &view);
