@@ -43,8 +43,13 @@ impl PseudonymKey {
         Self(Arc::new(key), name)
     }
 
-    /// How a label masks for the identity: what the analysis has to know, and what takes a value's place.
-    pub(super) fn style(&self, mask: &MaskStyle, path: &ColumnPath) -> (MaskKind, Option<Change>) {
+    /// How a label masks for the identity in a database: what the analysis has to know, and what takes a value's place.
+    pub(super) fn style(
+        &self,
+        mask: &MaskStyle,
+        place: &str,
+        path: &ColumnPath,
+    ) -> (MaskKind, Option<Change>) {
         match mask {
             MaskStyle::Redact => (MaskKind::Redact, None),
             MaskStyle::Null => (MaskKind::Null, None),
@@ -52,14 +57,17 @@ impl PseudonymKey {
             MaskStyle::Pseudonym => (MaskKind::Pseudonym, None),
             MaskStyle::Fixed(text) => (MaskKind::Fixed, Some(Change::Fixed(text.as_str().into()))),
             MaskStyle::Bucket(bucket) => (MaskKind::Bucket, Some(Change::Bucket(*bucket))),
-            MaskStyle::DateShift(most) => (MaskKind::Shift, Some(Change::Shift(self.shift(path, *most)))),
+            MaskStyle::DateShift(most) => {
+                (MaskKind::Shift, Some(Change::Shift(self.shift(place, path, *most))))
+            }
         }
     }
 
     /// By how many days the dates of a column move: never none, at most so many, either way; the same for all its rows, so
-    /// that the time between two dates stays what it is.
-    fn shift(&self, path: &ColumnPath, most: u16) -> i32 {
-        let tag = hmac::sign(&self.0, format!("days of {path}").as_bytes());
+    /// that the time between two dates stays what it is. In another database a column of that name may be anybody's to fill
+    /// with dates they know.
+    fn shift(&self, place: &str, path: &ColumnPath, most: u16) -> i32 {
+        let tag = hmac::sign(&self.0, format!("days of {path} in {place}").as_bytes());
         let number = tag.as_ref().first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         let days = i32::try_from(number / 2 % u32::from(most.max(1))).unwrap_or(0) + 1;
         if number.is_multiple_of(2) { days } else { -days }
@@ -230,6 +238,16 @@ mod tests {
         assert_eq!(masked(Partial::Phone, "4111111111111111"), "***");
         assert_eq!(Style::Partial(Partial::Card).replace(None), REDACTED);
         assert_eq!(Style::Partial(Partial::Card).replace(Some(b"\xff")), REDACTED);
+    }
+
+    #[test]
+    fn dates_are_moved_by_other_days_in_another_database() {
+        let path = ColumnPath { schema: "public".into(), table: "customers".into(), column: "born".into() };
+        let key = PseudonymKey::of(b"a secret of the host", "bot");
+        let shift = |place: &str| key.style(&MaskStyle::DateShift(10_000), place, &path).1;
+        assert_eq!(shift("shop/shop"), shift("shop/shop"));
+        assert_ne!(shift("shop/shop"), shift("shop/scratch"));
+        assert_ne!(shift("shop/shop"), shift("other/shop"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ impl Decider {
         let (mut masked, mut labelled) = (BTreeMap::new(), BTreeMap::new());
         let mut elsewhere = Vec::new();
         self.maskers.changes.clear();
+        let place = format!("{}/{}", self.backend.target.name, self.database_name);
         for label in &self.backend.target.labels {
             if !label.may_be_in(&self.database_name) {
                 continue;
@@ -26,7 +27,7 @@ impl Decider {
             let shown = self.policies.set.unmask(&self.principal, &column);
             elsewhere.extend(moved.map(|moved| (moved, shown, label.knobs)));
             if !shown {
-                let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &path);
+                let (kind, change) = self.maskers.pseudonyms.style(&label.mask, &place, &path);
                 if let Some(change) = change {
                     self.maskers.changes.insert(path.clone(), change);
                 }
