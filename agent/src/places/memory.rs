@@ -87,17 +87,15 @@ impl Place {
         }
     }
 
-    /// The column and its family, wherever they are now.
-    fn find(&self, catalog: &Catalog) -> Vec<Spot> {
+    /// Where it is now.
+    fn find(&self, catalog: &Catalog) -> Option<Spot> {
         let by_oid = (self.oid != 0).then(|| catalog.column_at(self.oid, self.number)).flatten();
-        catalog.family(&by_oid.unwrap_or_else(|| self.path()))
+        catalog.spot(&by_oid.unwrap_or_else(|| self.path()))
     }
 
-    fn is_same(&self, other: &Self) -> bool {
-        if self.oid != 0 && other.oid != 0 {
-            return (self.oid, self.number) == (other.oid, other.number);
-        }
-        self.name == other.name
+    /// What two agents call the same.
+    fn key(&self) -> (u32, i16, Option<&[String; 3]>) {
+        (self.oid, self.number, (self.oid == 0).then_some(&self.name))
     }
 }
 
@@ -180,11 +178,10 @@ impl Memory {
             };
             for (label, places) in theirs.labels {
                 let known = ours.labels.entry(label).or_default();
-                for place in places {
-                    if !known.iter().any(|known| known.is_same(&place)) {
-                        known.push(place);
-                    }
-                }
+                let mut news = places;
+                let keys: HashSet<_> = known.iter().map(Place::key).collect();
+                news.retain(|place| !keys.contains(&place.key()));
+                known.append(&mut news);
             }
         }
     }
@@ -248,21 +245,19 @@ impl Memory {
 fn follow(label: &ColumnPath, known: &[Place], catalog: &Catalog) -> (Vec<Place>, Vec<ColumnPath>) {
     let (mut places, mut away) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
-    let mut add = |family: &[Spot], standing| {
-        let before = places.len();
-        let new = family.iter().filter(|spot| seen.insert((spot.oid, spot.number)));
-        places.extend(new.map(|spot| Place::of(spot, standing)));
-        places.len() > before
+    let mut add = |seen: &mut HashSet<(u32, i16)>, path: &ColumnPath, standing| {
+        let family = catalog.family(path).into_iter();
+        let new = family.filter(|spot| seen.insert((spot.oid, spot.number)));
+        places.extend(new.map(|spot| Place::of(&spot, standing)));
     };
-    add(&catalog.family(label), Standing::Named);
+    add(&mut seen, label, Standing::Named);
     let (mut gone, mut long_gone) = (Vec::new(), Vec::new());
     for place in known {
-        let family = place.find(catalog);
-        match (family.first(), place.standing) {
-            (Some(first), _) => {
-                if add(&family, Standing::Away) {
-                    away.push(first.path.clone());
-                }
+        match (place.find(catalog), place.standing) {
+            (Some(spot), _) if seen.contains(&(spot.oid, spot.number)) => {}
+            (Some(spot), _) => {
+                add(&mut seen, &spot.path, Standing::Away);
+                away.push(spot.path);
             }
             (None, Standing::Named) => {}
             (None, Standing::Away) => gone.push(Place { standing: Standing::Gone, ..place.clone() }),

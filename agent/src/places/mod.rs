@@ -270,7 +270,8 @@ fn remark(memory: &Memory, target: &str, label: &str) -> Vec<String> {
     .collect()
 }
 
-fn shortened<T: ToString>(names: &[T]) -> String {
+/// The first of these names, and how many more there are.
+pub fn shortened<T: ToString>(names: &[T]) -> String {
     let list: Vec<String> = names.iter().take(NAMED_MAX).map(ToString::to_string).collect();
     match names.len().saturating_sub(NAMED_MAX) {
         0 => list.join(", "),

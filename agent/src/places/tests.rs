@@ -133,6 +133,27 @@ fn a_partition_that_is_taken_off_stays_covered_and_its_family_is_named_once() {
 }
 
 #[test]
+fn thousands_of_partitions_are_one_family() {
+    const MANY: u32 = 4000;
+    let children: Vec<String> = (1..MANY).map(|n| format!("{} app.u{n}: id, email", 16 + n)).collect();
+    let under =
+        |root: &str| -> Vec<String> { std::iter::once(root.to_owned()).chain(children.clone()).collect() };
+    let inherits: Vec<(u32, u32)> = (1..MANY).map(|n| (16, 16 + n)).collect();
+    let places = Places::in_memory();
+    let look = |tables: &[String], inherits: &[(u32, u32)]| {
+        let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+        away(&places, &home("7", 5), &tables, inherits)
+    };
+    assert!(look(&under("16 app.users: id, email"), &inherits).is_empty());
+    assert_eq!(look(&under("16 app.people: id, email"), &inherits), ["app.people.email"]);
+    assert_eq!(
+        look(&under("16 app.people: id, email"), &inherits[1..]),
+        ["app.people.email", "app.u1.email"]
+    );
+    assert_eq!(look(&children, &[]).len(), children.len());
+}
+
+#[test]
 fn another_database_is_not_taken_for_the_one_that_was_known() {
     let places = Places::in_memory();
     let users: &[&str] = &["16 app.users: id, email"];

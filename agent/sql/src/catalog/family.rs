@@ -16,6 +16,12 @@ pub struct Spot {
 }
 
 impl Catalog {
+    /// The column of that name.
+    pub fn spot(&self, path: &ColumnPath) -> Option<Spot> {
+        let id = self.lookup(Some(&path.schema), &path.table, &[])?;
+        self.relation(id)?.spot(&path.column)
+    }
+
     /// The column of that name and, behind it, those of the tables that its table inherits with, both ways; nothing when
     /// there is no such column.
     pub fn family(&self, path: &ColumnPath) -> Vec<Spot> {

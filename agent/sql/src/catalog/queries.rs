@@ -159,10 +159,10 @@ UNION SELECT s.oid, a.adrelid, a.adnum FROM pg_attrdef a
         "types",
         concat!(
             "SELECT t.oid, n.nspname, t.typname, t.typtype, t.typbasetype,
-       EXISTS (SELECT 1 FROM pg_constraint k JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
-                WHERE k.contypid = t.oid AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n')
-       OR EXISTS (SELECT 1 FROM pg_cast k JOIN pg_proc p ON p.oid = k.castfunc WHERE k.casttarget = t.oid
-                   AND p.oid >= 16384 AND NOT ",
+       t.oid IN (SELECT k.contypid FROM pg_constraint k JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass
+                   AND d.objid = k.oid WHERE k.contypid <> 0 AND d.refclassid = 'pg_proc'::regclass AND d.deptype = 'n')
+       OR t.oid IN (SELECT k.casttarget FROM pg_cast k JOIN pg_proc p ON p.oid = k.castfunc
+                     WHERE p.oid >= 16384 AND NOT ",
             trusted!(),
             ")
   FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname !~ '^pg_(toast|temp)' ORDER BY t.oid"

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use chaperone_sql::ColumnPath;
 
 use super::catalogue::{Catalogue, CatalogueError, Snapshot, query};
-use crate::places::{Home, Learned, Reading};
+use crate::places::{Home, Learned, Reading, shortened};
 use crate::upstream::{Backend, Stream};
 
 const DATABASE: &str = "SELECT oid FROM pg_database WHERE datname = current_database()";
@@ -93,13 +93,13 @@ impl Catalogue {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let database = &self.database;
         for (label, columns) in &learned.elsewhere {
-            for column in columns {
-                if said.insert((label.clone(), Some(column.clone()))) {
-                    tracing::warn!(
-                        target, database, %label, %column,
-                        "what a label named has another name now; it stays masked as long as the label is there: correct it"
-                    );
-                }
+            let new = columns.iter().filter(|column| said.insert((label.clone(), Some((*column).clone()))));
+            let new: Vec<&ColumnPath> = new.collect();
+            if !new.is_empty() {
+                tracing::warn!(
+                    target, database, %label, columns = shortened(&new),
+                    "what a label named has another name now; it stays masked as long as the label is there: correct it"
+                );
             }
         }
         for label in &learned.idle {
