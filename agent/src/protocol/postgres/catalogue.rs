@@ -342,10 +342,13 @@ async fn read(
     let login = Startup { database: database.to_owned(), ..Startup::default() };
     let Opened { mut stream, rest, .. } = open(backend, address, &login, None).await?;
     let mut buffer = rest;
-    // An account may have limits that are meant for its statements; this reading has its own.
-    const LIMITS: &str =
-        "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)";
-    query(&mut stream, &mut buffer, "limits", LIMITS).await?;
+    // An account may have limits that are meant for its statements; this reading has its own. The server keeps them, too:
+    // behind a lock it would not notice that nobody waits any more, and such readings would use up its connections.
+    let limit = READ_TIMEOUT.as_millis();
+    let limits = format!(
+        "SELECT set_config('statement_timeout', '{limit}', false), set_config('lock_timeout', '{limit}', false)"
+    );
+    query(&mut stream, &mut buffer, "limits", &limits).await?;
     const PATH: &str = "SELECT s, quote_ident(s) FROM unnest(current_schemas(false)) AS s";
     let path = query(&mut stream, &mut buffer, "search_path", PATH).await?;
     let column = |index: usize| -> Vec<String> {
