@@ -100,21 +100,32 @@ fn course(seed: u64) -> Result<Vec<Turn>> {
             late: false,
         });
     }
-    // In every other run nobody is beside: then what the agent sees is all that happens.
-    let alone = random.once(2);
+    // Every other run is about few statements and what turns them.
+    let turning = random.once(2);
+    // In some nobody is beside: then what the agent sees is all that happens.
+    let alone = !turning && random.once(2);
     while turns.len() < STEPS {
-        let who = [READS, READS, CHANGES, CHANGES, BESIDE][random.below(if alone { 4 } else { 5 })];
+        let who = match random.below(if alone { 4 } else { 5 + usize::from(turning) }) {
+            0 | 1 => READS,
+            2 | 3 => CHANGES,
+            _ => BESIDE,
+        };
         if queues[who].is_empty() {
             match who {
                 BESIDE => {
-                    let movement = movements::ALL[random.below(movements::ALL.len())];
+                    let movement = match turning && !random.once(4) {
+                        true => movements::HOLDS,
+                        false => movements::ALL[random.below(movements::ALL.len())],
+                    };
                     queues[who].extend(movement.iter().map(|sql| (simple(sql), Due::Ready(1))));
                 }
+                _ if turning && !random.once(4) => queues[who].extend(turned(&mut players[who], who)),
                 _ => queues[who].extend(steps(&mut players[who], who)),
             }
         }
         let Some((step, due)) = queues[who].pop_front() else { continue };
-        let late = matches!(due, Due::Ready(_)) && random.once(4);
+        let often = if turning && who == READS { 2 } else { 4 };
+        let late = matches!(due, Due::Ready(_)) && random.once(often);
         turns.push(Turn { who, step, due, late });
     }
     for sql in [LAST, PROBE] {
@@ -145,6 +156,34 @@ fn steps(player: &mut Player<'_>, who: usize) -> Vec<(Step, Due)> {
         (CHANGES, 10 | 11) => one(player.either(TRANSACTIONS)),
         _ => one(player.step()),
     }
+}
+
+/// A change that turns what another statement means, or such a statement, perhaps behind one that waits.
+fn turned(player: &mut Player<'_>, who: usize) -> Vec<(Step, Due)> {
+    if who == CHANGES {
+        let turns = movements::TURNS[player.random.below(movements::TURNS.len())];
+        return turns.iter().map(|sql| (simple(sql), Due::Ready(1))).collect();
+    }
+    let (sql, wait) = (player.random.one(movements::TURNED), movements::WAITS);
+    let step = match player.random.below(4) {
+        0 => simple(sql),
+        1 | 2 => Step {
+            bytes: [wire::query(wait), wire::query(sql)].concat(),
+            due: 2,
+            shown: format!("{wait} >> {sql}"),
+        },
+        _ => {
+            let run =
+                |sql| [wire::parse("", sql), wire::bind("", "", 0, false), wire::execute("", 0)].concat();
+            Step {
+                bytes: [run(wait), run(sql), wire::sync()].concat(),
+                due: 1,
+                shown: format!("in a group: {wait} | {sql}"),
+            }
+        }
+    };
+    let due = Due::Ready(step.due);
+    vec![(step, due)]
 }
 
 /// What to read: often what others change.

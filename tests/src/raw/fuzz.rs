@@ -69,7 +69,7 @@ pub(super) fn show(seed: u64) -> Result<()> {
 }
 
 /// The statements of the cases that answer alike in both databases.
-fn texts() -> Result<Vec<String>> {
+pub(super) fn texts() -> Result<Vec<String>> {
     let cases = cases::all()?;
     // What waits for rows is sent with rows, elsewhere.
     let waits = |sql: &String| sql.to_ascii_uppercase().contains("FROM STDIN");
@@ -131,17 +131,17 @@ fn findings(steps: &[Step], a: &[Answer], b: &[Answer], secrets: &Secrets) -> Ve
             ));
             return found;
         }
-        if step.shown == PROBE && a.ending == Ending::Ready && !in_step(a) {
+        if step.shown == PROBE && a.ending == Ending::Ready && !in_step(&a.messages) {
             found.push(format!("out of step after: {}", story(steps, index)));
         }
     }
     found
 }
 
-fn in_step(answer: &Answer) -> bool {
+pub(super) fn in_step(messages: &[Message]) -> bool {
     let tags: Vec<u8> =
-        answer.messages.iter().map(|message| message.tag).filter(|tag| !b"NSA".contains(tag)).collect();
-    tags == b"TDCZ" && answer.messages.iter().any(|message| message.body.ends_with(b"in step"))
+        messages.iter().map(|message| message.tag).filter(|tag| !b"NSA".contains(tag)).collect();
+    tags == b"TDCZ" && messages.iter().any(|message| message.body.ends_with(b"in step"))
 }
 
 fn timed_out(answer: &Answer) -> bool {

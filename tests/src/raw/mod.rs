@@ -3,6 +3,7 @@
 //! It runs as a process of its own (`e2e raw ...`), because who a client is depends on its cgroup. What it finds it
 //! prints; the suites judge.
 
+mod beside;
 pub(crate) mod cases;
 mod fuzz;
 mod matrix;
@@ -37,9 +38,15 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
             let places = [a, b].map(|database| wire::Place { host, port, user, database });
             fuzz::run(&places, &planted_in(planted)?, range)
         }
+        ["beside", host, port, user, database, planted, seed, cgroups @ ..] => {
+            let at = wire::Place { host, port: port.parse()?, user, database };
+            beside::run(&at, &planted_in(planted)?, seed.parse()?, cgroups)
+        }
+        ["show-beside", seed] => beside::show(seed.parse()?),
         ["show", seed] => fuzz::show(seed.parse()?),
         _ => bail!(
-            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | define|deferred (as matrix) | fuzz HOST PORT USER A B PLANTED SEED SESSIONS"
+            "usage: e2e raw matrix HOST PORT USER DATABASE PLANTED WAY... | define|deferred (as matrix) | fuzz HOST PORT USER A B PLANTED SEED SESSIONS \
+             | beside HOST PORT USER DATABASE PLANTED SEED CGROUP CGROUP | show SEED | show-beside SEED"
         ),
     }
 }

@@ -18,7 +18,7 @@ const PORTALS: &[&str] = &["", "c", "d"];
 
 /// Takes its course from the seed alone.
 pub(super) fn session(seed: u64, cases: &[String]) -> Vec<Step> {
-    let mut player = Player { random: Random::new(seed), cases };
+    let mut player = Player::new(seed, cases);
     let count = 3 + player.random.below(8);
     let mut steps: Vec<Step> = (0..count).map(|_| player.step()).collect();
     // Whatever happened: everybody agrees on where the session stands.
@@ -30,13 +30,17 @@ pub(super) fn session(seed: u64, cases: &[String]) -> Vec<Step> {
 /// The last exchange of each session.
 pub(super) const PROBE: &str = "SELECT 'in step' AS probe";
 
-struct Player<'a> {
-    random: Random,
+pub(super) struct Player<'a> {
+    pub(super) random: Random,
     cases: &'a [String],
 }
 
-impl Player<'_> {
-    fn step(&mut self) -> Step {
+impl<'a> Player<'a> {
+    pub(super) fn new(seed: u64, cases: &'a [String]) -> Self {
+        Self { random: Random::new(seed), cases }
+    }
+
+    pub(super) fn step(&mut self) -> Step {
         match self.random.below(16) {
             0..=2 => simple(&self.text()),
             3..=6 => self.group(),
@@ -56,7 +60,7 @@ impl Player<'_> {
         if self.random.once(5) { format!("{sql}; {}", self.sql()) } else { sql }
     }
 
-    fn sql(&mut self) -> String {
+    pub(super) fn sql(&mut self) -> String {
         match self.random.below(8) {
             0..=2 => {
                 let random = std::mem::replace(&mut self.random, Random::new(0));
@@ -99,7 +103,7 @@ impl Player<'_> {
     }
 
     /// As a simple query, or in the extended protocol.
-    fn either(&mut self, list: &[&str]) -> Step {
+    pub(super) fn either(&mut self, list: &[&str]) -> Step {
         let sql = self.filled(list);
         if sql.ends_with("FROM STDIN") {
             return self.copy_in(&sql);
@@ -128,7 +132,7 @@ impl Player<'_> {
     }
 
     /// A pipeline up to its Sync, in any order.
-    fn group(&mut self) -> Step {
+    pub(super) fn group(&mut self) -> Step {
         let (mut bytes, mut shown) = (Vec::new(), Vec::new());
         for _ in 0..1 + self.random.below(6) {
             let (statement, portal) = (self.random.one(STATEMENTS), self.random.one(PORTALS));
@@ -257,6 +261,6 @@ impl Player<'_> {
     }
 }
 
-fn simple(sql: &str) -> Step {
+pub(super) fn simple(sql: &str) -> Step {
     Step { bytes: wire::query(sql), due: 1, shown: sql.to_owned() }
 }

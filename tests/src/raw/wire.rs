@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Longer than any statement may run on the server.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than any statement may run on the server, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// More than any answer to a case has.
 const MOST: usize = 8 << 20;
@@ -22,6 +22,27 @@ pub(super) enum Ending {
     Silent,
     /// More came than anybody wants to look at.
     Endless,
+}
+
+/// What has to come before an answer is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// As many ReadyForQuery.
+    Ready(usize),
+    /// ParseComplete, or an error instead.
+    Parsed,
+    /// The end of the connection.
+    Close,
+}
+
+impl Due {
+    fn after(self, tag: u8) -> Self {
+        match (self, tag) {
+            (Self::Ready(count), b'Z') => Self::Ready(count.saturating_sub(1)),
+            (Self::Parsed, b'1' | b'E') => Self::Ready(0),
+            (due, _) => due,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,22 +88,31 @@ impl Connection {
     }
 
     /// Sends all of it and reads until that many ReadyForQuery came.
-    pub(super) fn exchange(&mut self, bytes: &[u8], mut due: usize) -> Result<Ending> {
-        if self.stream.write_all(bytes).is_err() {
-            // Whoever closed it may have said why.
-            due = usize::MAX;
-        }
+    pub(super) fn exchange(&mut self, bytes: &[u8], due: usize) -> Result<Ending> {
+        let mut due = if self.send(bytes) { Due::Ready(due) } else { Due::Close };
+        self.read(&mut due)
+    }
+
+    /// Whether it went out; who closed the connection may have said why.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// How long it is waited for more, from now on.
+    pub(super) fn patience(&self, patience: Duration) -> Result<()> {
+        Ok(self.stream.set_read_timeout(Some(patience))?)
+    }
+
+    /// Reads on; `due` stays as it is where nothing more came in time.
+    pub(super) fn read(&mut self, due: &mut Due) -> Result<Ending> {
         let mut chunk = [0; 16 << 10];
         let mut sum = 0;
         loop {
             while let Some(message) = take(&mut self.unread) {
-                let ready = message.tag == b'Z';
+                *due = due.after(message.tag);
                 self.received.push(message);
-                if ready {
-                    due = due.saturating_sub(1);
-                }
             }
-            if due == 0 && self.unread.is_empty() {
+            if *due == Due::Ready(0) && self.unread.is_empty() {
                 return Ok(Ending::Ready);
             }
             match self.stream.read(&mut chunk) {

@@ -87,6 +87,53 @@ pub(super) const CHANGE: &[&str] = &[
     "ROLLBACK",
 ];
 
+/// Changes after which something in [`TURNED`] means another column, and back.
+pub(super) const TURNS: &[&[&str]] = &[
+    &[
+        "ALTER TABLE other RENAME COLUMN token TO gone",
+        "SELECT 1",
+        "ALTER TABLE other RENAME COLUMN gone TO token",
+    ],
+    &[
+        "BEGIN",
+        "ALTER TABLE other RENAME COLUMN token TO gone",
+        "COMMIT",
+        "ALTER TABLE other RENAME COLUMN gone TO token",
+    ],
+    &["BEGIN", "ALTER TABLE other RENAME COLUMN token TO gone", "SELECT 1", "ROLLBACK"],
+    &["ALTER TABLE log ADD COLUMN more text", "SELECT 1", "ALTER TABLE log DROP COLUMN more"],
+    &["BEGIN", "ALTER TABLE log ADD COLUMN more text", "COMMIT", "ALTER TABLE log DROP COLUMN more"],
+    &[
+        "BEGIN",
+        "DROP TABLE log",
+        "CREATE TABLE app.log AS SELECT 'name1' AS m, 2 AS n, 3 AS c",
+        "COMMIT",
+        "ALTER TABLE log DROP COLUMN c",
+    ],
+    &[
+        "BEGIN",
+        "ALTER TABLE orgs RENAME COLUMN name TO token",
+        "COMMIT",
+        "ALTER TABLE orgs RENAME COLUMN token TO name",
+    ],
+];
+
+/// What these changes turn to a masked column, while it is on its way.
+pub(super) const TURNED: &[&str] = &[
+    "SELECT (SELECT token FROM other LIMIT 1) FROM users LIMIT 1",
+    "SELECT (SELECT upper(token) FROM other LIMIT 1) AS x FROM users",
+    "SELECT c9 || '' FROM (SELECT l.*, u.* FROM log l RIGHT JOIN users u ON true) s(c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11) WHERE c9 IS NOT NULL",
+    "SELECT c6 || '' FROM (SELECT l.*, u.* FROM log l RIGHT JOIN users u ON true) s(c1, c2, c3, c4, c5, c6) WHERE c6 IS NOT NULL",
+    "SELECT name FROM users WHERE EXISTS (SELECT name FROM orgs WHERE length(token) > 0)",
+];
+
+/// In front of it a statement waits for a row.
+pub(super) const WAITS: &str = "UPDATE log SET n = n WHERE m = 'name1'";
+
+/// Holds that row for a while.
+pub(super) const HOLDS: &[&str] =
+    &["BEGIN", "UPDATE app.log SET n = n WHERE m = 'name1'", "SELECT 1", "COMMIT"];
+
 /// Words of one session to another.
 pub(super) const HEARD: &[&str] = &[
     "LISTEN ch",

@@ -1,6 +1,7 @@
 //! Masking that holds: every case of the analysis and random sessions against a real server, through the kernel's
 //! redirect, with values planted in every masked column and two databases that differ in these alone.
 
+mod beside;
 mod deferred;
 mod define;
 mod harden;
@@ -73,6 +74,10 @@ const CASES: &[Case<World>] = &[
     },
     Case { name: "random sessions tell nothing of a masked value", run: random::reading },
     Case { name: "nor where policy lets them change the schema", run: random::changing },
+    Case {
+        name: "nor do two of them between each other, while somebody changes the schema past the agent",
+        run: beside::sessions,
+    },
 ];
 
 /// Where the target is.
@@ -107,21 +112,25 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     report::run("mask", &mut world, CASES, filter, |world| world.agent.log_tail())
 }
 
-/// As many random statements as wanted: `--statements N --seed S [--ddl]`.
+/// As many random statements as wanted: `--statements N --seed S [--ddl]`, or of two sessions: `--beside RUNS --seed S`.
 pub(crate) fn on_demand(args: &[&str]) -> Result<()> {
     let mut wanted = random::Wanted::default();
-    let mut ddl = false;
+    let (mut ddl, mut runs) = (false, None);
     let mut words = args.iter();
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64> { Ok(words.next().context("a number is missing")?.parse()?) };
         match *word {
             "--statements" => wanted.exchanges = number()?,
             "--seed" => wanted.seed = number()?,
+            "--beside" => runs = Some(number()?),
             "--ddl" => ddl = true,
-            _ => bail!("mask takes --statements N, --seed S and --ddl, not {word}"),
+            _ => bail!("mask takes --statements N, --beside N, --seed S and --ddl, not {word}"),
         }
     }
     let world = prepare()?;
+    if let Some(runs) = runs {
+        return beside::run(&world, &beside::Wanted { runs, seed: wanted.seed });
+    }
     let place = if ddl { &world.places.mail_bot } else { &world.places.billing_bot };
     random::run(&world, place, &wanted)
 }

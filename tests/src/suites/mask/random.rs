@@ -46,29 +46,29 @@ pub(super) fn run(world: &World, place: &Cgroup, wanted: &Wanted) -> Result<()> 
 }
 
 #[derive(Default)]
-struct Counts {
-    exchanges: u64,
-    rows: u64,
+pub(super) struct Counts {
+    pub(super) exchanges: u64,
+    pub(super) rows: u64,
     denied: u64,
     errors: u64,
     ended: u64,
     timed_out: u64,
-    findings: u64,
-    text: String,
+    pub(super) findings: u64,
+    pub(super) text: String,
 }
 
 impl std::fmt::Debug for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} exchanges, twice: {} rows, {} denied, {} errors of the server, {} sessions ended, {} timeouts, {} findings",
+            "{} exchanges: {} rows, {} denied, {} errors of the server, {} sessions ended, {} timeouts, {} findings",
             self.exchanges, self.rows, self.denied, self.errors, self.ended, self.timed_out, self.findings
         )
     }
 }
 
 impl Counts {
-    fn add(&mut self, more: Self) {
+    pub(super) fn add(&mut self, more: Self) {
         self.exchanges += more.exchanges;
         self.rows += more.rows;
         self.denied += more.denied;
@@ -77,6 +77,28 @@ impl Counts {
         self.timed_out += more.timed_out;
         self.findings += more.findings;
         self.text += &more.text;
+    }
+
+    /// What a client printed: findings, and a last line of counts.
+    pub(super) fn of(output: &str) -> Result<Self> {
+        let (text, last) = output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
+        let words: Vec<&str> = last.split(' ').collect();
+        let number = |name: &str| -> Result<u64> {
+            let at = words.iter().position(|word| *word == name);
+            let value =
+                at.and_then(|at| words.get(at + 1)).with_context(|| format!("no {name} in {last}"))?;
+            Ok(value.parse()?)
+        };
+        Ok(Self {
+            exchanges: number("exchanges")?,
+            rows: number("rows")?,
+            denied: number("denied")?,
+            errors: number("errors")?,
+            ended: number("ended")?,
+            timed_out: number("timed-out")?,
+            findings: number("findings")?,
+            text: format!("{text}\n"),
+        })
     }
 }
 
@@ -88,21 +110,5 @@ fn lot(world: &World, place: &Cgroup, pair: &Pair<'_>, seed: u64, sessions: u64)
         raw(world, place, &["fuzz", HOST, "shop_trust"], &[a, b, table::path(&planted)?, &seed, &sessions])?
             .run()?
             .ok()?;
-    let (text, last) = output.trim_end().rsplit_once('\n').unwrap_or(("", output.trim_end()));
-    let words: Vec<&str> = last.split(' ').collect();
-    let number = |name: &str| -> Result<u64> {
-        let at = words.iter().position(|word| *word == name);
-        let value = at.and_then(|at| words.get(at + 1)).with_context(|| format!("no {name} in {last}"))?;
-        Ok(value.parse()?)
-    };
-    Ok(Counts {
-        exchanges: number("exchanges")?,
-        rows: number("rows")?,
-        denied: number("denied")?,
-        errors: number("errors")?,
-        ended: number("ended")?,
-        timed_out: number("timed-out")?,
-        findings: number("findings")?,
-        text: format!("{text}\n"),
-    })
+    Counts::of(&output)
 }
