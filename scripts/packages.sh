@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs the servers and clients that demo, suites and benchmark run, where they are missing. Nothing is started.
-# What building needs is prereqs.sh's business.
+# Installs the servers and clients that suites and benchmark run, where they are missing; `packages.sh demo`, the two that
+# the demo does. Nothing is started. What building needs is prereqs.sh's business.
 set -euo pipefail
 
+demo=(postgresql-15 openssl)
 packages=(
-    postgresql-15 haproxy pgbouncer openssl
+    "${demo[@]}" haproxy pgbouncer
     # Network namespaces and what is wired between them.
     iproute2 nftables
     # A small file system of its own for the suite `retention`.
@@ -138,6 +139,7 @@ apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
 }
 
+if [ "${1:-}" = demo ]; then packages=("${demo[@]}"); fi
 missing=()
 for package in "${packages[@]}"; do
     if ! dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$'; then
@@ -154,6 +156,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     if can_install; then apt-get update -q; fi
     apt_install "${missing[@]}"
 fi
-drivers
-go_drivers
-regress
+if [ "${1:-}" != demo ]; then
+    drivers
+    go_drivers
+    regress
+fi

@@ -25,10 +25,13 @@ impl Profile {
 /// Installs what building and testing need, where it is missing. Shell, because a bare machine cannot build this
 /// program.
 pub(crate) fn setup() -> Result<()> {
-    for script in ["scripts/prereqs.sh", "scripts/packages.sh"] {
-        sh::run(Command::new("bash").arg(script).current_dir(sh::root()))?;
-    }
-    Ok(())
+    setup_for(&[])
+}
+
+/// The same for one thing only: `demo`.
+pub(crate) fn setup_for(what: &[&str]) -> Result<()> {
+    sh::run(Command::new("bash").arg("scripts/prereqs.sh").current_dir(sh::root()))?;
+    sh::run(Command::new("bash").arg("scripts/packages.sh").args(what).current_dir(sh::root()))
 }
 
 /// The agent's binary, with the kernel programs in it.

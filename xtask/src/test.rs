@@ -121,7 +121,8 @@ fn hand_over(profile: Profile, command: &str, args: &[&str]) -> Result<()> {
 }
 
 fn hand_over_with(profile: Profile, command: &str, args: &[&str], env: &[(&str, &OsStr)]) -> Result<()> {
-    build::setup()?;
+    let what: &[&str] = if command == "demo" { &["demo"] } else { &[] };
+    build::setup_for(what)?;
     let agent = build::everything(profile)?;
     let e2e = build::e2e_binary()?;
     sh::run(
