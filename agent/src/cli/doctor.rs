@@ -71,16 +71,23 @@ fn configuration(path: &Path) -> Vec<Finding> {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
+            let cure = if path.exists() {
+                error.to_string()
+            } else {
+                "write one: README.md shows it, docs/configuration.md has every key; `chaperone install` puts one there \
+                 to begin with"
+                    .to_owned()
+            };
             let name = format!("configuration {}", path.display());
-            return vec![required(name, Some(error.to_string()), "the agent does not start without one")];
+            return vec![required(name, Some(cure), "the agent does not start without one")];
         }
     };
     let mut findings = vec![required(format!("configuration {}", path.display()), None, "")];
-    let policies = app::checked_policies(&config).err().map(|error| format!("{error:#}"));
+    let policies = app::checked_policies(&config).err().map(|error| super::whole(&error));
     let name = format!("policies {}", config.policy_dir.display());
     findings.push(required(name, policies, "without a valid policy everything is denied"));
     for target in &config.targets {
-        let problem = app::checked_credentials(target).err().map(|error| format!("{error:#}"));
+        let problem = app::checked_credentials(target).err().map(|error| super::whole(&error));
         let name = format!("credentials of target {}", target.name);
         findings.push(required(name, problem, "the agent logs in with them in the place of the client's"));
         findings.extend(reachable(target));

@@ -27,6 +27,8 @@ const ETC: &str = "/etc/chaperone";
 const STATE: &str = "/var/lib/chaperone";
 const MANIFEST: &str = "/etc/chaperone/.installed";
 
+const DRY: &str = "this would be done, and is not (--dry-run):";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Install {
     /// Install below this directory instead of into the running system; for packages and images.
@@ -62,6 +64,9 @@ pub(super) fn install(wanted: &Install, out: &mut dyn Write) -> Result<(), Failu
         return Err(Failure::Usage("--binary must be an absolute path".to_owned()));
     }
     let program = std::env::current_exe()?;
+    if wanted.dry_run {
+        writeln!(out, "{DRY}")?;
+    }
     let mut plan = Plan::new(&wanted.root, wanted.dry_run);
     let unit = UNIT.replace("@BINARY@", &wanted.binary.display().to_string());
     plan.program(&program, &wanted.binary, out)?;
@@ -98,6 +103,9 @@ pub(super) fn install(wanted: &Install, out: &mut dyn Write) -> Result<(), Failu
 
 pub(super) fn uninstall(path: &Path, wanted: &Uninstall, out: &mut dyn Write) -> Result<(), Failure> {
     let live = is_live(&wanted.root);
+    if wanted.dry_run {
+        writeln!(out, "{DRY}")?;
+    }
     let system = wanted.root == Path::new("/");
     if system && let Ok(config) = Config::load(path) {
         app::require_operator(&config)?;

@@ -91,7 +91,8 @@ enum Command {
     },
     /// Say who asked for a statement or a connection, who decided, why, and what came of it.
     Why {
-        /// The statement: SESSION/NUMBER, as denials name it; SESSION/0 is the connection, where it waited or was refused.
+        /// The statement: SESSION/NUMBER, as denials name it; SESSION/0 is the connection, where it waited or was refused;
+        /// or the request that waited for an approval: h-...
         id: String,
         #[command(flatten)]
         place: Place,
@@ -248,9 +249,23 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<ConfigError>() {
             Ok(error) => error.into(),
-            Err(error) => Self::Failed(format!("{error:#}")),
+            Err(error) => Self::Failed(whole(&error)),
         }
     }
+}
+
+/// The error and what caused it, each said once: many say their cause themselves.
+fn whole(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !said.ends_with(&cause) {
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&cause);
+        }
+    }
+    said
 }
 
 impl From<std::io::Error> for Failure {
@@ -266,7 +281,10 @@ impl From<std::io::Error> for Failure {
 
 impl From<crate::record::RecordError> for Failure {
     fn from(error: crate::record::RecordError) -> Self {
-        Self::Failed(error.to_string())
+        let nothing = matches!(&error, crate::record::RecordError::Io { attempt: "list", source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound);
+        let hint = if nothing { "; has an agent with this configuration (state_dir) run yet?" } else { "" };
+        Self::Failed(format!("{error}{hint}"))
     }
 }
 
@@ -295,7 +313,7 @@ fn dispatch(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
             crate::log::to_stderr();
             // Told apart from what fails later: this is mended in a file, and trying again does not help.
             crate::app::checked_policies(&Config::load(config)?)
-                .map_err(|error| Failure::Usage(format!("{error:#}")))?;
+                .map_err(|error| Failure::Usage(whole(&error)))?;
             crate::app::run(config).map_err(Failure::from)
         }
         Command::Check => operate::check(config, out),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Failure, login, sign};
+use super::{Failure, login, sign, whole};
 use crate::app;
 use crate::authority;
 use crate::config::Config;
@@ -18,14 +18,15 @@ use crate::record::event::Event;
 
 pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = Config::load(path)?;
-    let policies = app::checked_policies(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let mut wrong = Vec::new();
+    let policies = app::checked_policies(&config).map_err(|error| wrong.push(whole(&error)));
     for target in &config.targets {
-        app::checked_credentials(target).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+        wrong.extend(app::checked_credentials(target).err().map(|error| whole(&error)));
     }
-    identity::check_keys(&config.providers, &config.identities)
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    authority::check(&config.authorities).map_err(|error| Failure::Usage(error.to_string()))?;
-    app::Outlets::prepare(&config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let keys = identity::check_keys(&config.providers, &config.identities);
+    wrong.extend(keys.err().map(|error| error.to_string()));
+    wrong.extend(authority::check(&config.authorities).err().map(|error| error.to_string()));
+    wrong.extend(app::Outlets::prepare(&config).err().map(|error| whole(&error)));
     match places::remarks(&config) {
         Ok(remarks) => {
             for remark in remarks {
@@ -34,16 +35,19 @@ pub(super) fn check(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
         }
         // Whoever checks a file need not be root; the agent is.
         Err(PlacesError::Read { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(Failure::Usage(error.to_string())),
+        Err(error) => wrong.push(error.to_string()),
     }
-    writeln!(
-        out,
-        "{}: {} targets, {} identities, {} policies: ok",
-        path.display(),
-        config.targets.len(),
-        config.identities.len(),
-        policies.ids().count()
-    )?;
+    match policies {
+        Ok(policies) if wrong.is_empty() => writeln!(
+            out,
+            "{}: {} targets, {} identities, {} policies: ok",
+            path.display(),
+            config.targets.len(),
+            config.identities.len(),
+            policies.ids().count()
+        )?,
+        _ => return Err(Failure::Usage(wrong.join("\n"))),
+    }
     Ok(())
 }
 
@@ -85,7 +89,11 @@ pub(super) fn approvals(path: &Path, json: bool, out: &mut dyn Write) -> Result<
 
 fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{}", hold.id)?;
-    writeln!(out, "  who        {} ({})", hold.identity.name, hold.identity.groups.join(", "))?;
+    let groups = match hold.identity.groups.as_slice() {
+        [] => "no groups".to_owned(),
+        groups => groups.join(", "),
+    };
+    writeln!(out, "  who        {} ({groups})", hold.identity.name)?;
     writeln!(out, "  where      {}/{}", hold.target, hold.database)?;
     writeln!(out, "  why        {} [{}]", hold.reason.as_deref().unwrap_or("-"), hold.policies.join(", "))?;
     if let Some(workload) = &hold.workload {
@@ -138,6 +146,7 @@ fn print_blast(blast: &Blast, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "  touches    {}", blast.tables.join(", ").escape_debug())?;
     }
     match (&blast.rows, &blast.unknown) {
+        (Some(1), _) => writeln!(out, "  planned    about 1 row")?,
         (Some(rows), _) => writeln!(out, "  planned    about {rows} rows")?,
         (None, Some(why)) => writeln!(out, "  planned    not known: {}", why.escape_debug())?,
         (None, None) => {}
@@ -214,7 +223,7 @@ pub(super) fn detach(path: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let config = if path.exists() { Config::load(path)? } else { Config::parse(path, "")? };
     let by = format!("uid {} pid {}", nix::unistd::getuid(), std::process::id());
     if let Err(why) = app::require_operator(&config) {
-        let why = format!("{why:#}");
+        let why = whole(&why);
         // Where an agent runs it has the journal, and is not let go of anyway.
         if let Ok(journal) = Journal::open(&app::journal_options(&config)) {
             journal.append(&[Event::Control { by, action: format!("refused: detach: {why}") }])?;

@@ -304,7 +304,7 @@ fn explain(
 fn load(config: &Config, policies: Option<&Path>) -> Result<PolicySet, Failure> {
     match policies {
         Some(dir) => gate::load(dir).map_err(|error| Failure::Usage(error.to_string())),
-        None => app::checked_policies(config).map_err(|error| Failure::Usage(format!("{error:#}"))),
+        None => app::checked_policies(config).map_err(|error| Failure::Usage(super::whole(&error))),
     }
 }
 

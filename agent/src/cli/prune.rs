@@ -72,7 +72,7 @@ pub(super) fn prune(path: &Path, wanted: &Wanted, out: &mut dyn Write) -> Result
 
 /// The journal's lock is the proof that no agent runs.
 fn without_an_agent(config: &Config, wanted: &Wanted, mut add: impl FnMut(Gone)) -> Result<(), Failure> {
-    app::require_operator(config).map_err(|why| Failure::Failed(format!("{why:#}")))?;
+    app::require_operator(config).map_err(|why| Failure::Failed(super::whole(&why)))?;
     let journal = Journal::open(&app::journal_options(config))?;
     let wanted = record::Wanted {
         older_than: wanted.older_than,

@@ -270,6 +270,11 @@ impl Operator {
         self.is_a_person(voice)?;
         let known = (self.known)(&terms.identity);
         let known = known.ok_or_else(|| format!("no identity is called {}", terms.identity))?;
+        if let Some(target) = &terms.target
+            && !(self.sites)().iter().any(|site| site.target == *target)
+        {
+            return Err(format!("no target is called {target}"));
+        }
         let longest = self.gate.longest_grant();
         if terms.for_s == 0 || terms.for_s > longest.as_secs() {
             return Err(format!("a grant lasts between 1 and {} s (grants.longest_s)", longest.as_secs()));

@@ -64,7 +64,7 @@ pub enum RecordError {
     #[error("no recorded session has an id that begins with {0:?}")]
     NoSuchSession(String),
     #[error(
-        "no statement is recorded under {0:?}; an id is SESSION/NUMBER, as denials and `chaperone replay` give it"
+        "no statement is recorded under {0:?}; an id is SESSION/NUMBER, as denials and `chaperone replay` give it, or that of a request (h-...)"
     )]
     NoSuchStatement(String),
     #[error("{prefix:?} is the beginning of more than one session id: {}", ids.join(", "))]

@@ -6,6 +6,7 @@
 mod about;
 mod detected;
 mod grep;
+mod held;
 mod index;
 mod receipt;
 mod resolve;

@@ -273,6 +273,9 @@ fn hung_up(world: &mut World) -> Result<()> {
 
 fn uses(world: &mut World) -> Result<()> {
     revoke_all(world)?;
+    let nowhere = grant(world, &["idle-bot", "--target", "elsewhere", "--for", "60s"]);
+    let nowhere = nowhere.err().context("a grant for a target that there is not")?;
+    ensure!(format!("{nowhere:#}").contains("no target is called elsewhere"), "{nowhere:#}");
     let id = grant(world, &["idle-bot", "--for", "60s", "--uses", "1"])?;
     ensure!(idle(world, "first").psql(&["select 1"])?.stdout == "1\n");
     let second = idle(world, "second").start_script("select 1;\n")?;

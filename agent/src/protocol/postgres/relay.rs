@@ -347,6 +347,12 @@ where
                     Ok(())
                 }
             },
+            // Many leave without TLS's goodbye.
+            Err(IoError { side: Side::Client, source })
+                if source.kind() == std::io::ErrorKind::UnexpectedEof =>
+            {
+                Err(End::ClientClosed)
+            }
             Err(IoError { side: Side::Client, source }) => Err(End::ClientIo(source)),
             Err(IoError { side: Side::Upstream, source }) => Err(End::UpstreamIo(source)),
         }

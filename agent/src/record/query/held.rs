@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::RecordError;
 use super::super::event::Event;
-use super::super::format::Kind;
+use super::super::packed;
 use super::{Piece, walk};
 
 /// SESSION/NUMBER of what waited under this id: clients are told the id, not the number.
@@ -16,9 +16,8 @@ pub(super) fn statement_of(dir: &Path, hold: &str) -> Result<Option<String>, Rec
         let Piece::Record(frame) = piece else { return found.is_some() };
         let mentioned = || frame.payload.windows(hold.len()).any(|window| window == hold.as_bytes());
         if found.is_none()
-            && frame.kind == Kind::Event
             && mentioned()
-            && let Some(event) = super::event(frame)
+            && let Some(event) = packed::event(frame)
         {
             found = statement(&event, hold);
         }

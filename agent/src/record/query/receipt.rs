@@ -48,13 +48,17 @@ pub struct Receipt {
 }
 
 /// The receipt of the statement `id`: SESSION/NUMBER, where the session's id may be cut as far as it stays the only one;
-/// number 0 is the connection, where that was asked for or refused.
+/// number 0 is the connection, where that was asked for or refused. Or the id of a request that waited for an approval.
 ///
 /// # Errors
 /// `NoSuchStatement`, and as [`replay`].
 pub fn receipt(dir: &Path, id: &str) -> Result<Receipt, RecordError> {
     let missing = || RecordError::NoSuchStatement(id.to_owned());
-    let (session, number) = id.rsplit_once('/').ok_or_else(missing)?;
+    let statement = match id.starts_with("h-") {
+        true => super::held::statement_of(dir, id)?.ok_or_else(missing)?,
+        false => id.to_owned(),
+    };
+    let (session, number) = statement.rsplit_once('/').ok_or_else(missing)?;
     let number: u64 = number.parse().map_err(|_not_a_number| missing())?;
     let transcript = replay(dir, session, 0)?;
     let operation =

@@ -48,6 +48,12 @@ fn denied(world: &mut World) -> Result<()> {
     let output = finish(client)?;
     ensure!(output.stderr.contains("42501") && output.stdout == "alive\n", "{output}");
     ensure!(orders(world, 32)? == "1");
+    // All that the client was told of it is the request's id.
+    let receipt = world.agent.command(&["why", &id])?.ok()?;
+    ensure!(
+        receipt.contains("not today") && receipt.contains("delete from orders where id = 32"),
+        "{receipt}"
+    );
     holds(world.trail("hold-denied")?.first("hold_resolved")?, &json!({"hold": id, "outcome": "denied"}))
 }
 

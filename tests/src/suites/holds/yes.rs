@@ -104,7 +104,7 @@ fn in_the_way(world: &World) -> Result<()> {
     let references = told["blast"]["references"][0].as_str().context("no reference")?;
     ensure!(references == "refunds refers to orders: rows go with those they refer to", "{told}");
     let shown = world.agent.command(&["approvals"])?.ok()?;
-    ensure!(shown.contains("about 1 rows") && shown.contains("public.orders"), "{shown}");
+    ensure!(shown.contains("about 1 row\n") && shown.contains("public.orders"), "{shown}");
 
     // Somebody else, past the gate, needs the same row.
     let asked = Instant::now();
