@@ -339,8 +339,7 @@ impl<'a> Analyser<'a> {
     /// A relation of this name comes into being. What others write to a labelled table by its name alone would go there, and no
     /// label with it.
     fn covers(&mut self, schema: &str, name: &str) {
-        let is_there = self.catalog.lookup(Some(schema), name, &[]).is_some();
-        if let Some(column) = self.label_behind(schema, name).filter(|_| !is_there && !self.clear()) {
+        if let Some(column) = self.label_behind(schema, name).filter(|_| !self.clear()) {
             self.opaque_because(format!(
                 "{schema}.{name} would take the place of the table of column {column}"
             ));
@@ -351,15 +350,20 @@ impl<'a> Analyser<'a> {
     pub(super) fn comes(&mut self, range: Option<&RangeVar>) {
         let Some(range) = range.filter(|range| range.relpersistence != b't'.cast_signed()) else { return };
         let catalog = self.catalog;
+        let name = range.relname().unwrap_or_default();
         let home = range.schemaname().or_else(|| catalog.creation_schema(self.path).map(|schema| &**schema));
-        if let Some(home) = home {
-            self.covers(home, range.relname().unwrap_or_default());
+        // What is there already comes nowhere: IF NOT EXISTS.
+        if home.is_some_and(|home| catalog.lookup(Some(home), name, &[]).is_some()) {
+            return;
         }
-        self.reshapes(range.relname().unwrap_or_default());
+        if let Some(home) = home {
+            self.covers(home, name);
+        }
+        self.reshapes(name);
     }
 
     /// The name means something else from now on.
-    fn reshapes(&mut self, name: &str) {
+    pub(super) fn reshapes(&mut self, name: &str) {
         match &mut self.reshapes {
             Reshapes::Nothing => self.reshapes = Reshapes::Names(BTreeSet::from([name.into()])),
             Reshapes::Names(names) => drop(names.insert(name.into())),

@@ -196,6 +196,9 @@ impl<'a> Analyser<'a> {
         self.require_clean_rows(&rows, How::Store)?;
         self.created(create.view());
         self.comes(create.view());
+        if create.replace {
+            self.reshapes(create.view().and_then(|view| view.relname()).unwrap_or_default());
+        }
         Ok(Draft { changes: true, ..Draft::new(Class::Ddl) })
     }
 

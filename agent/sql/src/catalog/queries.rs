@@ -79,10 +79,14 @@ pub const QUERIES: &[CatalogQuery] = &[
        confdeltype = 'c'
   FROM pg_constraint WHERE contype = 'f' ORDER BY oid",
     ),
+    // What tells by itself whether a value was there. A trigger of the server's own does, too: it drops updates that change
+    // nothing, and the number of rows says so.
     query(
         "uniques",
         "SELECT indrelid, indkey::text, indexprs IS NOT NULL OR indpred IS NOT NULL FROM pg_index
- WHERE indisunique OR indisexclusion ORDER BY indexrelid",
+ WHERE indisunique OR indisexclusion
+UNION ALL SELECT t.tgrelid, '', true FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE p.oid < 16384 AND p.proname = 'suppress_redundant_updates_trigger' ORDER BY 1, 2",
     ),
     // By their names, and whether making them runs code of the database's own; so do statistics, which have no name here.
     query(
