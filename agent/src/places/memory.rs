@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chaperone_sql::{Catalog, ColumnPath, Spot};
 use serde::{Deserialize, Serialize};
 
-/// Databases of one target that are remembered; of more, the one that was met first is forgotten.
+/// Databases of one target that are remembered; of more, the one that was met first is forgotten, those last that have columns
+/// elsewhere: what labels name is found again.
 const DATABASES_MAX: usize = 1024;
 
 /// Of these, so many of one name: each took the place of the one before.
@@ -66,6 +67,11 @@ enum Standing {
 }
 
 impl Database {
+    /// Whether it has what labels do not name.
+    fn has_more(&self) -> bool {
+        self.labels.values().flatten().any(|place| place.standing != Standing::Named)
+    }
+
     fn is(&self, target: &str, home: &Home) -> bool {
         self.target == target && (&self.home.cluster, self.home.oid) == (&home.cluster, home.oid)
     }
@@ -132,11 +138,13 @@ impl Memory {
         elsewhere
     }
 
-    /// Forgets the first of such databases when there are so many.
+    /// Forgets one of such databases when there are so many.
     fn make_room(&mut self, such: impl Fn(&Database) -> bool, most: usize) {
-        if self.databases.iter().filter(|database| such(database)).count() >= most
-            && let Some(first) = self.databases.iter().position(&such)
-        {
+        if self.databases.iter().filter(|database| such(database)).count() < most {
+            return;
+        }
+        let spare = self.databases.iter().position(|database| such(database) && !database.has_more());
+        if let Some(first) = spare.or_else(|| self.databases.iter().position(&such)) {
             self.databases.remove(first);
         }
     }
@@ -156,12 +164,15 @@ impl Memory {
             let same = if in_doubt { database.target == target } else { theirs == ours };
             if same && database.home.oid == home.oid {
                 known.extend(places.iter().cloned());
+            } else if database.target == target && database.home.name == home.name {
+                known.extend(places.iter().map(|place| Place { oid: 0, number: 0, ..place.clone() }));
             } else if database.target == target {
-                // A copy may have any name. Like a label, what it covers counts in all databases of the target.
-                let takes =
-                    |place: &&Place| database.home.name == home.name || place.standing == Standing::Away;
-                let taken = places.iter().filter(takes);
-                known.extend(taken.map(|place| Place { oid: 0, number: 0, ..place.clone() }));
+                // A copy may have any name. Like a label, what it covers counts in all databases of the target; what is
+                // not there is nothing to be remembered.
+                let away = places.iter().filter(|place| place.standing == Standing::Away);
+                let named =
+                    |place: &Place| Place { oid: 0, number: 0, standing: Standing::Named, ..place.clone() };
+                known.extend(away.map(named));
             }
         }
         known

@@ -332,9 +332,14 @@ fn only_so_many_that_are_gone_are_remembered_and_so_many_databases() {
     assert_eq!(away(&places, &home("7", 109), moved, &[]), ["app.moved.email"]);
     let many = Places::in_memory();
     let named = |oid: u32| Home { name: format!("ci{oid}"), ..home("7", oid) };
+    let kept = Home { name: "kept".to_owned(), ..home("7", 5000) };
+    away(&many, &kept, &["16 app.users: email"], &[]);
+    assert_eq!(away(&many, &kept, &["16 app.off: email"], &[]), ["app.off.email"]);
     for oid in 1..1100 {
         away(&many, &named(oid), &["16 app.users: email"], &[]);
     }
+    let still = away(&many, &kept, &["16 app.further: email"], &[]);
+    assert_eq!(still, ["app.further.email"], "what no label names is kept for longest");
     assert_eq!(databases(&many), 1024);
     assert_eq!(away(&many, &named(1099), moved, &[]), ["app.moved.email"]);
     assert!(away(&many, &named(1), &["16 app.folk: email"], &[]).is_empty(), "who came first is forgotten");
