@@ -3,6 +3,7 @@
 mod opening;
 mod prune;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,8 +35,13 @@ const ROOM_TRIES: usize = 16;
 /// Share of the ceiling from which on operators are told, and the one below which they may be told again.
 const FILLING: f64 = 0.8;
 const EMPTIED: f64 = 0.75;
-const KEPT_BUFFERS: usize = 16;
+/// Longest buffer that a thread keeps.
 const KEPT_CAPACITY: usize = 1 << 20;
+
+thread_local! {
+    /// From one append of a thread to its next.
+    static KEPT: Cell<Option<Batch>> = const { Cell::new(None) };
+}
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -100,7 +106,6 @@ pub(super) struct Journal {
     tail: Mutex<Tail>,
     /// Taken before `tail` where both are held.
     synced: Mutex<Synced>,
-    buffers: Mutex<Vec<Batch>>,
     told_of_filling: AtomicBool,
     repaired: Vec<Repaired>,
     _lock: DirLock,
@@ -163,7 +168,6 @@ impl Journal {
             indexed: AtomicU64::new(0),
             tail: Mutex::new(tail),
             synced: Mutex::new(Synced { seq: 0, head_seq }),
-            buffers: Mutex::new(Vec::new()),
             told_of_filling: AtomicBool::new(false),
             repaired,
             _lock: lock,
@@ -331,7 +335,7 @@ impl Journal {
         limit: u64,
     ) -> Result<Appended, RecordError> {
         let mut all: Option<Appended> = None;
-        let mut batch = lock(&self.buffers)?.pop().unwrap_or_default();
+        let mut batch = KEPT.take().unwrap_or_default();
         let mut sealed = sealed.iter().peekable();
         let mut parts = burst.parts().peekable();
         let mut events = events.iter().peekable();
@@ -353,11 +357,9 @@ impl Journal {
             let part = self.put(&mut batch, limit)?;
             all = Some(Appended { first_seq: all.map_or(part.first_seq, |all| all.first_seq), ..part });
         }
-        let mut buffers = lock(&self.buffers)?;
-        if buffers.len() < KEPT_BUFFERS && batch.capacity() <= KEPT_CAPACITY {
-            buffers.push(batch);
+        if batch.capacity() <= KEPT_CAPACITY {
+            KEPT.set(Some(batch));
         }
-        drop(buffers);
         match all {
             Some(appended) => Ok(appended),
             None => {

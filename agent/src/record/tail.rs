@@ -74,7 +74,8 @@ struct Draft {
 
 impl Batch {
     pub(super) fn clear(&mut self) {
-        self.bytes.clear();
+        // Whatever stands in the room: a checkpoint overwrites as much as is written.
+        self.bytes.truncate(ROOM);
         self.bytes.resize(ROOM, 0);
         self.frames.clear();
         self.hashes.clear();
