@@ -20,6 +20,8 @@ pub struct Statement {
     pub copy: Option<CopyPlan>,
     pub transaction: Option<TransactionOp>,
     pub reshapes: Reshapes,
+    /// Changes what dates and times mean: DateStyle, IntervalStyle or TimeZone.
+    pub sets: bool,
     /// Where the statement stands in the string that was analysed, in bytes.
     pub range: Range<usize>,
 }

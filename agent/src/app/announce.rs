@@ -176,6 +176,7 @@ mod tests {
             host: false,
             sql: "DELETE FROM t WHERE a = '<!channel>'".into(),
             binds: vec![],
+            settings: std::collections::BTreeMap::new(),
             request: "b".into(),
             binding: "b".into(),
             policies: vec!["r".into()],

@@ -137,6 +137,10 @@ fn print_hold(hold: &HoldInfo, out: &mut dyn Write) -> std::io::Result<()> {
     for (index, bind) in hold.binds.iter().enumerate() {
         writeln!(out, "  ${}         {}", index + 1, format!("{bind:?}").escape_debug())?;
     }
+    if !hold.settings.is_empty() {
+        let set: Vec<String> = hold.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        writeln!(out, "  under      {}", set.join("; ").escape_debug())?;
+    }
     Ok(())
 }
 

@@ -43,6 +43,9 @@ pub struct HoldInfo {
     pub host: bool,
     pub sql: String,
     pub binds: Vec<Bind>,
+    /// By which dates and times in it are read; an approval is bound to them.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// SHA-256 over what is asked for, by whom and where, hex. The same again, where nobody waits, is the same request.
     #[serde(default)]
     pub request: String,

@@ -87,6 +87,7 @@ const CASES: &[Case<World>] = &[
         name: "who does not wait is told the request, and the same passes once after it",
         run: apart::retries,
     },
+    Case { name: "a yes is for the settings by which dates in it are read", run: apart::dates },
     Case {
         name: "a request that nobody waits for and nobody answers has its end on record",
         run: apart::unanswered,

@@ -134,6 +134,7 @@ impl<'a> Analyser<'a> {
             }
             _ => return Err(Refusal::setting(setting)),
         }
+        self.sets |= settings::gives_meaning(setting);
         self.access(Verb::Session, None);
         Ok(())
     }

@@ -222,6 +222,7 @@ impl<'a> Analyser<'a> {
             copy: draft.copy,
             transaction: draft.transaction,
             reshapes: self.reshapes.clone(),
+            sets: self.sets,
             range: 0..0,
         })
     }

@@ -114,6 +114,8 @@ pub(crate) struct Analyser<'a> {
     flags: BTreeSet<Flag>,
     strict: bool,
     reshapes: Reshapes,
+    /// A setting that gives values their meaning.
+    sets: bool,
     /// The one SELECT that may have an INTO clause: the statement itself.
     into_allowed: Option<&'a SelectStmt>,
     /// Set while the definition of a view is followed: masked values may be used, and what depends on them is noted.
@@ -141,6 +143,7 @@ impl<'a> Analyser<'a> {
             flags: BTreeSet::new(),
             strict: false,
             reshapes: Reshapes::Nothing,
+            sets: false,
             into_allowed: None,
             lenient: false,
             derived: None,

@@ -105,6 +105,12 @@ pub(super) fn may_set(name: &str, values: &[&str]) -> Res<()> {
     if allowed { Ok(()) } else { Err(Refusal::setting(name)) }
 }
 
+/// Whether dates and times in a text mean something else under another value.
+pub(super) fn gives_meaning(name: &str) -> bool {
+    let names = ["datestyle", "intervalstyle", "timezone", "time zone"];
+    names.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
 /// Whether a session may ask for this at login.
 #[must_use]
 pub fn may_set_at_login(name: &str, value: &str) -> bool {

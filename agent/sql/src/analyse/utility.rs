@@ -316,6 +316,7 @@ impl<'a> Analyser<'a> {
             }
             _ => return Err(Refusal::setting(name)),
         }
+        self.sets |= settings::gives_meaning(name);
         Ok(independent(Class::Session))
     }
 }

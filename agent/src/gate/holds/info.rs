@@ -1,5 +1,7 @@
 //! What is known of a request before anybody has said anything to it: the one place that makes it.
 
+use std::collections::BTreeMap;
+
 use super::{Held, HoldInfo};
 use crate::gate::Place;
 use crate::record::event::{Identity, Workload};
@@ -32,6 +34,7 @@ impl HoldInfo {
             host: place.host,
             sql: String::new(),
             binds: Vec::new(),
+            settings: BTreeMap::new(),
             binding: String::new(),
             policies: Vec::new(),
             reason: None,

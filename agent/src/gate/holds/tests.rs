@@ -16,6 +16,7 @@ fn info(id: &str, quorum: u32) -> HoldInfo {
         host: false,
         sql: "DELETE FROM t".into(),
         binds: vec![],
+        settings: BTreeMap::new(),
         request: "b".into(),
         binding: String::new(),
         policies: vec![],

@@ -34,7 +34,7 @@ use super::startup::Replication;
 use super::style::PseudonymKey;
 use crate::gate::{Admission, Gate, HoldInfo, Lease, Loaded, Permit, Place, Staged, Ticket, connect};
 use crate::protocol::Admitted;
-use crate::record::event::{self, Bind, Event, Identity, Step, Workload};
+use crate::record::event::{self, Event, Identity, Step, Workload};
 use crate::upstream::Backend;
 
 /// What to do with a statement.
@@ -266,14 +266,18 @@ impl Decider {
                 self.permitted(question, &sql, step, plan, None, staged)
             }
             Verdict::Hold(terms) => {
-                let binding = self.binding(question, &sql, &plan);
+                let Some(under) = self.under(question, &plan, names) else { return Ok(Answer::Wait) };
+                let bound = match under {
+                    Ok(settings) => self.bound(question, &sql, &plan, &settings),
+                    Err(report) => return Ok(self.denied(question, &sql, step, &plan, report, staged)),
+                };
                 match approved {
-                    Some(info) if info.request == binding && self.released(&plan, info) => {
+                    Some(info) if info.request == bound.request && self.released(&plan, info) => {
                         self.permitted(question, &sql, step, plan, None, staged)
                     }
                     Some(_) => Ok(self.denied(question, &sql, step, &plan, changed_meanwhile(), staged)),
-                    None if self.retry => self.retried(question, &sql, step, plan, binding, staged),
-                    None => Ok(self.held(question, &sql, step, &plan, terms, binding, staged)),
+                    None if self.retry => self.retried(question, &sql, step, plan, bound, staged),
+                    None => Ok(self.held(question, &sql, step, &plan, terms, bound, staged)),
                 }
             }
         }
@@ -453,14 +457,6 @@ impl Decider {
             Place { target: &target.name, env: &target.env, database: &self.database_name, host: false };
         let decision = connect(&self.policies, &self.principal, place, self.lease.given());
         if decision.effect == Effect::Permit { Ok(()) } else { Err(decision.reason) }
-    }
-}
-
-fn binds(question: &Question) -> Arc<[Bind]> {
-    match &question.what {
-        Asked::Execute { portal } => Arc::clone(&portal.binds),
-        Asked::Call { binds, .. } => Arc::clone(binds),
-        Asked::Query { .. } | Asked::Prepare { .. } => Arc::default(),
     }
 }
 

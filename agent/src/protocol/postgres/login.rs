@@ -7,6 +7,7 @@ use postgres_protocol::authentication::{md5_hash, sasl};
 
 use super::codec::{CodecError, Fields, Message, put, put_c_str};
 use super::response;
+use super::settings::Settings;
 use super::startup::CancelKey;
 use crate::secret::Secret;
 
@@ -43,6 +44,7 @@ pub struct Welcome {
     /// ParameterStatus and notices as they came.
     pub parameters: BytesMut,
     pub key: Option<CancelKey>,
+    pub settings: Settings,
 }
 
 pub struct Login<'a> {
@@ -82,6 +84,7 @@ impl<'a> Login<'a> {
             b'N' => self.welcome.parameters.extend_from_slice(&message.bytes),
             b'S' if self.authenticated => {
                 check_parameter(message.body(), false)?;
+                self.welcome.settings.hear(message.body())?;
                 self.welcome.parameters.extend_from_slice(&message.bytes);
             }
             b'K' if self.authenticated => {

@@ -1,6 +1,6 @@
 //! PostgreSQL, protocol 3: from the first packet of a redirected connection to its last record.
 //!
-//! `codec`, `startup`, `options`, `login`, `client_auth`, `response`, `machine`, `rows`, `style`, `copy`, `watch` and `plan` are pure: bytes and values in, bytes
+//! `codec`, `startup`, `options`, `login`, `settings`, `client_auth`, `response`, `machine`, `rows`, `style`, `copy`, `watch` and `plan` are pure: bytes and values in, bytes
 //! and questions out. `serve` leads a connection to its session, `relay` runs it, `decide` answers its questions;
 //! `greeting`, `open`, `catalogue`, `placing` and `client_tls` do I/O for them.
 
@@ -27,6 +27,7 @@ mod relay;
 pub mod response;
 pub mod rows;
 mod serve;
+pub mod settings;
 pub mod startup;
 pub mod style;
 mod value;

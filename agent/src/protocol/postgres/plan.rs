@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::response::Report;
+use super::settings::ReadUnder;
 use super::style::Style;
 use super::value::Change;
 
@@ -25,6 +26,8 @@ pub struct Plan {
     pub linked: bool,
     /// The texts that defined those names.
     pub texts: Vec<Arc<str>>,
+    /// Under which settings the server read those.
+    pub read_under: Vec<ReadUnder>,
     /// What the client is served for it is recorded, rows and all.
     pub rows_recorded: bool,
     /// What its masks take away is sealed to auditors.
@@ -47,6 +50,7 @@ impl Plan {
             analysis: Arc::default(),
             linked: false,
             texts: vec![],
+            read_under: vec![],
             rows_recorded: true,
             seals: false,
             unread: false,
@@ -134,6 +138,10 @@ pub struct StatementPlan {
     pub names: Names,
     /// BEGIN, COMMIT and their kin: deferred checks speak up here about what ran before.
     pub transaction: bool,
+    /// Dates and times may mean something else after it.
+    pub sets: bool,
+    /// It ends a transaction, or goes back in it: settings are what they were before.
+    pub restores: bool,
 }
 
 /// What the statement returns.

@@ -18,6 +18,7 @@ use super::decide::{Answer, Decider};
 use super::machine::{Fatal, Machine, Next, Outcome};
 use super::open::CancelAt;
 use super::response::{Report, sqlstate};
+use super::settings::Settings;
 use super::watch::Watch;
 use crate::gate::Staged;
 use crate::protocol::wire::{IoError, Progress, Side, Want, Wire};
@@ -168,10 +169,12 @@ where
         journal: &'a Arc<Journal>,
         session: &'a str,
         cancel_route: Option<CancelAt>,
+        settings: Settings,
     ) -> Self {
         let (origins, guarded) = decider.origins();
         let watch = decider.watches().then(Watch::default);
         let mut machine = Machine::new(origins, guarded, decider.rows_recorded());
+        machine.begin_under(settings);
         if decider.masks_detected() {
             machine.look();
         }

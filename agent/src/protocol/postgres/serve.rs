@@ -203,6 +203,7 @@ impl Postgres {
         }
         welcome.extend_from_slice(&opened.welcome.parameters);
         let upstream_key = opened.welcome.key.clone();
+        let settings = opened.welcome.settings;
         decider.serves(upstream_key.as_ref().map(|key| key.pid));
         let _cancel = opened.welcome.key.map(|upstream_key| {
             let route = CancelRoute {
@@ -223,7 +224,7 @@ impl Postgres {
         wire.from_upstream = opened.rest;
         info!(database = %startup.database, "session started");
         let cancel_route = upstream_key.clone().map(|key| open::CancelAt { address, key });
-        let relay = Relay::new(wire, decider, journal, &admitted.id, cancel_route);
+        let relay = Relay::new(wire, decider, journal, &admitted.id, cancel_route, settings);
         // Boxed: it is most of what a session is made of, and is moved around once more without.
         let (end, totals) = Box::pin(relay.run(&mut command_rx, policy_rx)).await;
         if let (End::Killed(_) | End::Revoked(_), Some(key)) = (&end, &upstream_key) {

@@ -53,6 +53,34 @@ pub(super) fn retries(world: &mut World) -> Result<()> {
     wait_for("the requests' end", Duration::from_secs(10), || Ok(waiting(world)?.is_empty().then_some(())))
 }
 
+/// A date in the text means what DateStyle says, so a yes is for that, too.
+pub(super) fn dates(world: &mut World) -> Result<()> {
+    let delete = "delete from orders where id = 25 and placed > '01/02/2001'";
+    let sent = |user: &str, style: &str| {
+        let set = format!("set datestyle = 'ISO, {style}'");
+        mail_bot(world, user).psql(&[&set, delete])
+    };
+    let first = sent("dates", "MDY")?;
+    let id = request(world)?;
+    ensure!(first.stderr.contains(&format!("pending approval, request {id}")), "{first}");
+    let shown = &waiting(world)?[0]["settings"];
+    ensure!(shown["DateStyle"] == "ISO, MDY" && shown["TimeZone"].is_string(), "{shown}");
+    let listed = world.agent.command(&["approvals"])?.ok()?;
+    ensure!(listed.contains("DateStyle ISO, MDY; IntervalStyle "), "{listed}");
+    approve(world, &id, "anna", &[])?.ok()?;
+    let other = sent("dates-other", "DMY")?;
+    ensure!(other.stderr.contains("pending approval") && !other.stderr.contains(&id), "{other}");
+    // Nor is it approved as one and made another on the way.
+    let inside = format!("set datestyle = 'ISO, DMY'; {delete}");
+    let inside = mail_bot(world, "dates-inside").psql(&["set datestyle = 'ISO, MDY'", &inside])?;
+    ensure!(inside.stderr.contains("its own text may change them"), "{inside}");
+    ensure!(world.postgres.admin("select count(*) from orders where id = 25")? == "1");
+    let same = sent("dates-same", "MDY")?;
+    ensure!(same.stdout.ends_with("DELETE 1\n"), "{same}");
+    world.agent.command(&["deny", &request(world)?])?.ok()?;
+    nothing_waits(world)
+}
+
 /// Nobody waits for it and nobody answers: its end is recorded all the same, with what it was.
 pub(super) fn unanswered(world: &mut World) -> Result<()> {
     let delete = "delete from orders where id = 24";

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{Decider, binds};
+use super::Decider;
+use super::hold::binds;
 use crate::protocol::postgres::machine::{Asked, Question};
 use crate::protocol::postgres::plan::Plan;
 use crate::record::event::{self, Event, Step};

@@ -1,19 +1,28 @@
 //! Statements that wait for people: what they are shown, what their yes is bound to, and whether it suffices.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chaperone_policy::Effect;
 use sha2::{Digest, Sha256};
 
 use super::plan_of::Facts;
-use super::{Answer, Decider, binds};
+use super::{Answer, Decider};
 use crate::gate::{Asker, HoldInfo, InTheWay, Need, Place, Staged, approvals};
 use crate::protocol::postgres::blast::{self, Waiting};
-use crate::protocol::postgres::machine::Question;
+use crate::protocol::postgres::machine::{Asked, Named, Question, Under};
 use crate::protocol::postgres::plan::{HoldTerms, Plan, Verdict};
 use crate::protocol::postgres::relay::End;
 use crate::protocol::postgres::response::{Report, sqlstate};
-use crate::record::event::{self, Step};
+use crate::protocol::postgres::settings::Settings;
+use crate::record::event::{self, Bind, Step};
+
+/// What an approval of a statement is for.
+pub(super) struct Bound {
+    /// The digest over all of it.
+    pub(super) request: String,
+    settings: BTreeMap<String, String>,
+}
 
 impl Decider {
     #[expect(clippy::too_many_arguments, reason = "all of it is shown to the approver")]
@@ -24,7 +33,7 @@ impl Decider {
         step: Step,
         plan: &Plan,
         terms: &HoldTerms,
-        binding: String,
+        bound: Bound,
         staged: &mut Staged,
     ) -> Answer {
         let id = HoldInfo::fresh_id();
@@ -39,7 +48,7 @@ impl Decider {
                 timeout.as_secs()
             ));
         let waiting = self.waiting(&id, sql, plan);
-        let info = self.info(id, question, sql, plan, binding);
+        let info = self.info(id, question, sql, plan, bound);
         Answer::Hold(Box::new(self.gate.holds().open(info, timeout)), notice, Box::new(waiting))
     }
 
@@ -76,10 +85,10 @@ impl Decider {
         sql: &Arc<str>,
         step: Step,
         plan: Arc<Plan>,
-        binding: String,
+        bound: Bound,
         staged: &mut Staged,
     ) -> Result<Answer, End> {
-        let mut info = self.info(HoldInfo::fresh_id(), question, sql, &plan, binding);
+        let mut info = self.info(HoldInfo::fresh_id(), question, sql, &plan, bound);
         if let Some((id, given)) = self.gate.holds().take_ready(&info.request) {
             info.given = given;
             if self.released(&plan, &info) {
@@ -114,7 +123,7 @@ impl Decider {
         Ok(Answer::Deny(report))
     }
 
-    fn info(&self, id: String, question: &Question, sql: &str, plan: &Plan, binding: String) -> HoldInfo {
+    fn info(&self, id: String, question: &Question, sql: &str, plan: &Plan, bound: Bound) -> HoldInfo {
         let needs = match &plan.verdict {
             Verdict::Hold(terms) => terms.needs.iter().map(Need::from).collect(),
             Verdict::Permit | Verdict::Deny(_) => Vec::new(),
@@ -135,7 +144,8 @@ impl Decider {
             policies: plan.policies.to_vec(),
             reason: plan.reason.clone(),
             needs,
-            ..HoldInfo::new(id, binding, asker, place)
+            settings: bound.settings,
+            ..HoldInfo::new(id, bound.request, asker, place)
         }
     }
 
@@ -153,9 +163,33 @@ impl Decider {
         decision.effect == Effect::Permit
     }
 
-    /// What an approval is bound to, besides the deadline: exact bytes and values, who, where, and which moment. Who sends it again sends it at
-    /// another moment, so there the approval's time is what bounds it.
-    pub(super) fn binding(&self, question: &Question, sql: &str, plan: &Plan) -> String {
+    /// The settings under which a statement that needs an approval runs, or why it does not; `None`: ask again after the server's next answer.
+    ///
+    /// While it waits for its yes, its session sends nothing, so they are the same when it runs.
+    pub(super) fn under(
+        &self,
+        question: &Question,
+        plan: &Plan,
+        names: &impl Named,
+    ) -> Option<Result<Arc<Settings>, Report>> {
+        let why = match names.under(question, plan) {
+            Under::These(settings) => return Some(Ok(settings)),
+            Under::Settling => return None,
+            Under::Unknown(why) => why,
+        };
+        let report = Report::new(
+            sqlstate::INSUFFICIENT_PRIVILEGE,
+            format!("it needs an approval, and DateStyle, IntervalStyle and TimeZone are not certain: {why}"),
+        );
+        Some(Err(
+            report.hint("Change settings by a message of their own, then prepare and send the statement.")
+        ))
+    }
+
+    /// What an approval is bound to, besides the deadline: exact bytes and values, the settings by which dates are read, who, where, and which
+    /// moment. Who sends it again sends it at another moment, so there the approval's time is what bounds it.
+    pub(super) fn bound(&self, question: &Question, sql: &str, plan: &Plan, settings: &Settings) -> Bound {
+        let settings = settings.shown();
         let mut hash = Sha256::new();
         let binds = serde_json::to_vec(&*binds(question)).unwrap_or_default();
         let (session, op) = match self.retry {
@@ -163,7 +197,7 @@ impl Decider {
             false => (&*self.session, question.op.to_string()),
         };
         let parts: [&[u8]; 9] = [
-            b"chaperone approval v2",
+            b"chaperone approval v3",
             self.identity.name.as_bytes(),
             self.backend.target.name.as_bytes(),
             self.database_name.as_bytes(),
@@ -173,12 +207,21 @@ impl Decider {
             sql.as_bytes(),
             &binds,
         ];
+        let set = settings.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
         let texts = plan.texts.iter().map(|text| text.as_bytes());
-        for part in parts.into_iter().chain(texts) {
+        for part in parts.into_iter().chain(set).chain(texts) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        crate::hex(&hash.finalize())
+        Bound { request: crate::hex(&hash.finalize()), settings }
+    }
+}
+
+pub(super) fn binds(question: &Question) -> Arc<[Bind]> {
+    match &question.what {
+        Asked::Execute { portal } => Arc::clone(&portal.binds),
+        Asked::Call { binds, .. } => Arc::clone(binds),
+        Asked::Query { .. } | Asked::Prepare { .. } => Arc::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::protocol::postgres::machine::{Found, Named, Prepared};
 use crate::protocol::postgres::plan::{Names, Plan, Verdict};
 use crate::protocol::postgres::relay::End;
 use crate::protocol::postgres::response::{Report, sqlstate};
+use crate::protocol::postgres::settings::ReadUnder;
 
 /// What a text with names came to.
 pub(super) enum Linked {
@@ -26,7 +27,7 @@ enum Meaning {
     This {
         of: Arc<Plan>,
         declared: bool,
-        text: Option<Arc<str>>,
+        text: Option<(Arc<str>, ReadUnder)>,
     },
     /// Nothing the session defined.
     Unknown,
@@ -59,7 +60,8 @@ impl<'a> Local<'a> {
 impl Decider {
     /// The plan of a text with what its names stand for in their place.
     pub(super) async fn link(&mut self, plan: &Arc<Plan>, names: &impl Named) -> Result<Linked, End> {
-        let (mut statements, mut settled, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut statements, mut settled) = (Vec::new(), Vec::new());
+        let (mut texts, mut read_under) = (Vec::new(), Vec::new());
         let (mut prepared, mut cursors) = (Local::default(), Local::default());
         for (statement, planned) in plan.analysis.iter().zip(&plan.statements) {
             let meaning = match (&statement.names, &planned.names) {
@@ -83,13 +85,14 @@ impl Decider {
                 }
                 (NameOp::Execute(name), _) => Some(match prepared.find(name) {
                     Some(meaning) => meaning,
-                    None => self.meaning(names.statement(name), |it| (it, false)).await?,
+                    None => self.meaning(names.statement(name), |it| (it, false, &it.read_under)).await?,
                 }),
                 (NameOp::Fetch { name, .. }, _) => Some(match cursors.find(name) {
                     Some(meaning) => meaning,
                     None => {
                         let found = names.portal(name);
-                        self.meaning(found, |it| (&*it.statement, it.cursor.is_some())).await?
+                        self.meaning(found, |it| (&*it.statement, it.cursor.is_some(), &it.read_under))
+                            .await?
                     }
                 }),
                 _ => None,
@@ -104,8 +107,12 @@ impl Decider {
                 None => statement.clone(),
                 Some(Meaning::Unsettled) => return Ok(Linked::Wait),
                 Some(Meaning::Changed) => return Ok(Linked::Deny(changed_meanwhile())),
-                Some(Meaning::This { of, text, .. }) => {
-                    texts.extend(text);
+                Some(Meaning::This { of, text, declared }) => {
+                    if let Some((text, under)) = text {
+                        texts.push(text);
+                        // A cursor's values were read when it was declared, and held there if need be.
+                        read_under.extend((!(fetches && declared)).then_some(under));
+                    }
                     match of.analysis.first().and_then(|of| joined(statement, of)) {
                         Some(joined) => joined,
                         None => return Ok(Linked::Deny(not_a_query())),
@@ -131,21 +138,23 @@ impl Decider {
             self.rows_recorded(),
             &self.maskers,
         );
-        Ok(Linked::Plan(Plan { linked: true, texts, ..linked }))
+        Ok(Linked::Plan(Plan { linked: true, texts, read_under, ..linked }))
     }
 
     async fn meaning<T>(
         &mut self,
         found: Found<T>,
-        of: impl for<'a> Fn(&'a T) -> (&'a Prepared, bool),
+        of: impl for<'a> Fn(&'a T) -> (&'a Prepared, bool, &'a ReadUnder),
     ) -> Result<Meaning, End> {
         Ok(match found {
             Found::Nothing => Meaning::Unknown,
             Found::Unsettled => Meaning::Unsettled,
             Found::This(value) => {
-                let (prepared, declared) = of(&value);
+                let (prepared, declared, under) = of(&value);
                 match self.current(prepared).await? {
-                    Ok(of) => Meaning::This { of, declared, text: Some(Arc::clone(&prepared.sql)) },
+                    Ok(of) => {
+                        Meaning::This { of, declared, text: Some((Arc::clone(&prepared.sql), under.clone())) }
+                    }
                     Err(_) => Meaning::Changed,
                 }
             }
@@ -195,6 +204,7 @@ fn joined(statement: &Statement, of: &Statement) -> Option<Statement> {
     }
     joined.flags.extend(of.flags.iter().cloned());
     joined.strict |= of.strict;
+    joined.sets |= of.sets;
     if statement.output == Output::OfName {
         joined.output = of.output.clone();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chaperone_policy::{self as policy, Action, Approval, Decision, Effect, PolicySet, Principal, Request};
 use chaperone_sql as sql;
-use chaperone_sql::{NameOp, Refusal, RefusalKind, Statement, Verb};
+use chaperone_sql::{NameOp, Refusal, RefusalKind, Statement, TransactionOp, Verb};
 
 use crate::protocol::postgres::plan::{
     Copy, CopyFormat, HoldTerms, Mask, Names, Output, Plan, StatementPlan, Verdict, Version,
@@ -164,6 +164,7 @@ pub(super) fn decided(
         analysis: statements.into(),
         linked: false,
         texts: Vec::new(),
+        read_under: Vec::new(),
         unread: false,
         // Where policies differ, the record holds more.
         rows_recorded: obligations.record.contains(&policy::RecordMode::Rows)
@@ -196,6 +197,7 @@ pub(super) fn builtin(version: Version, rule: &str, report: Report) -> Plan {
         analysis: Arc::default(),
         linked: false,
         texts: Vec::new(),
+        read_under: Vec::new(),
         unread: false,
         rows_recorded: true,
         seals: false,
@@ -287,7 +289,29 @@ fn plan(
         changes_schema: matches!(statement.class, sql::Class::Ddl | sql::Class::Call),
         names: names(&statement.names, inner),
         transaction: statement.transaction.is_some(),
+        sets: statement.sets || runs_unseen(statement),
+        restores: matches!(
+            statement.transaction,
+            Some(
+                TransactionOp::Commit { .. } | TransactionOp::Rollback { .. } | TransactionOp::RollbackTo(_)
+            )
+        ),
     }
+}
+
+/// Whether it runs code that could change settings. Of the server's own functions that are called by name, those do not that
+/// sleep, lock or count.
+fn runs_unseen(statement: &Statement) -> bool {
+    const HARMLESS: [&str; 5] = ["pg_sleep", "pg_advisory_", "pg_try_advisory_", "nextval", "setval"];
+    let unseen = |access: &sql::Access| {
+        access.action == Verb::Call
+            && access.relation.as_ref().is_none_or(|name| {
+                &*name.schema != "pg_catalog" || !HARMLESS.iter().any(|start| name.table.starts_with(start))
+            })
+    };
+    statement.flags.contains(&sql::Flag::Opaque)
+        || statement.class == sql::Class::Admin
+        || statement.accesses.iter().any(unseen)
 }
 
 fn reads_only(statement: &Statement) -> bool {

@@ -59,6 +59,7 @@ pub(super) fn unknown(class: Class, access: Access) -> Statement {
         copy: None,
         transaction: None,
         reshapes: Reshapes::Nothing,
+        sets: false,
         range: 0..0,
     }
 }

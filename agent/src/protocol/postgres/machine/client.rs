@@ -168,7 +168,8 @@ impl<O: Origins> Machine<O> {
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }
-        let portal = Arc::new(Portal { statement, binds, formats, cursor: None });
+        let read_under = self.settings_now().filter(|now| statement.read_under.as_ref() == Some(now));
+        let portal = Arc::new(Portal { statement, binds, read_under, formats, cursor: None });
         self.portals.define(&name, self.group, Arc::clone(&portal));
         self.expect.push_back(Expect::Bind { name, portal });
         staged.continuation(&message.bytes);

@@ -10,6 +10,7 @@ use super::super::codec::{Fields, Header};
 use super::super::plan::{Output, Plan};
 use super::super::response;
 use super::super::rows::{self, Cell, Mismatch, Origins};
+use super::super::settings::ReadUnder;
 use super::super::watch::{Place, Sighting};
 use super::server::Act;
 use super::{Fatal, Machine, Prepared, Run};
@@ -39,12 +40,19 @@ impl Looking {
 }
 
 impl Prepared {
-    pub(super) fn new(op: u64, sql: Arc<str>, plan: Arc<Plan>, part: Option<usize>) -> Self {
+    pub(super) fn new(
+        op: u64,
+        sql: Arc<str>,
+        plan: Arc<Plan>,
+        part: Option<usize>,
+        read_under: ReadUnder,
+    ) -> Self {
         Self {
             op,
             sql,
             plan,
             part,
+            read_under,
             cells: OnceLock::new(),
             described: OnceLock::new(),
             looked: OnceLock::new(),

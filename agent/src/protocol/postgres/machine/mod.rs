@@ -14,6 +14,7 @@ mod names;
 mod room;
 mod run;
 mod server;
+mod settings;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use super::login::LoginError;
 use super::plan::Plan;
 use super::response::Report;
 use super::rows::{Cell, Mismatch, Origins};
+use super::settings::ReadUnder;
 use crate::gate::{Permit, Staged};
 use crate::record::event::Bind;
 
@@ -38,6 +40,7 @@ pub use self::client::Next;
 pub use self::limit::Limit;
 pub use self::named::{Named, Schema};
 pub use self::names::Found;
+pub use self::settings::Under;
 pub use self::streams::Streamed;
 pub use self::unrecorded::Unrecorded;
 
@@ -83,6 +86,7 @@ pub struct Prepared {
     pub plan: Arc<Plan>,
     /// Which statement of `sql` prepared it, when SQL did.
     pub part: Option<usize>,
+    pub read_under: ReadUnder,
     /// What to do with each cell, once the server has described it.
     cells: OnceLock<Arc<[Cell]>>,
     /// A description that was found good, and under which of the machine's origins.
@@ -96,6 +100,8 @@ pub struct Prepared {
 pub struct Portal {
     pub statement: Arc<Prepared>,
     pub binds: Arc<[Bind]>,
+    /// Its values and its statement.
+    pub read_under: ReadUnder,
     /// Formats of its results, as Bind asked for them.
     pub formats: Box<[i16]>,
     /// Set for a cursor that SQL declared.
@@ -254,6 +260,7 @@ pub struct Machine<O> {
     owed: Option<limit::Owed>,
     /// Values without a label are looked at, and replaced where they look like something.
     looking: Option<looking::Looking>,
+    settings: settings::Reported,
 }
 
 impl<O: Origins> Machine<O> {
@@ -290,6 +297,7 @@ impl<O: Origins> Machine<O> {
             cancel_due: false,
             owed: None,
             looking: None,
+            settings: settings::Reported::default(),
         }
     }
 
@@ -358,6 +366,7 @@ impl<O: Origins> Machine<O> {
             // Something earlier in its group failed while it waited: the server would skip it, so it is not sent.
             return;
         }
+        self.settings_may_change(&waiting, &plan);
         match waiting {
             Waiting::Query { op, sql, bytes } => {
                 let defines = self.define(op, &sql, &plan);
@@ -367,7 +376,7 @@ impl<O: Origins> Machine<O> {
                 staged.permitted(permit, &bytes);
             }
             Waiting::Parse { op, name, sql, bytes } => {
-                let statement = Arc::new(Prepared::new(op, sql, plan, None));
+                let statement = Arc::new(Prepared::new(op, sql, plan, None, self.settings_now()));
                 self.statements.define(&name, self.group, Arc::clone(&statement));
                 self.expect.push_back(Expect::Parse { name, statement });
                 staged.permitted(permit, &bytes);
@@ -454,19 +463,6 @@ impl<O: Origins> Machine<O> {
             put_describe(name, staged);
             self.expect.push_back(Expect::DescribeLinked(Arc::clone(plan)));
         }
-    }
-
-    /// What is still running when the session ends, for the record.
-    pub fn abandoned(&mut self) -> Vec<Outcome> {
-        self.expect
-            .iter_mut()
-            .filter_map(|expect| match expect {
-                Expect::Execute(run) | Expect::Query { run, failed: false } => {
-                    Some(run.outcome("(connection ended)".into(), None))
-                }
-                _ => None,
-            })
-            .collect()
     }
 }
 

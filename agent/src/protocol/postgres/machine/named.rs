@@ -9,7 +9,7 @@ use super::super::plan::{Names as Effect, Plan, StatementPlan};
 use super::super::response::{Report, sqlstate};
 use super::super::rows::Origins;
 use super::names::Found;
-use super::{Cursor, Expect, Machine, Portal, Prepared, Run};
+use super::{Cursor, Expect, Machine, Portal, Prepared, Question, Run, Under};
 
 /// A name on its way to the server.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub trait Named {
     fn statement(&self, name: &str) -> Found<Prepared>;
     fn portal(&self, name: &str) -> Found<Portal>;
     fn schema(&self) -> Schema;
+    /// Under which settings a statement runs that is sent now.
+    fn under(&self, question: &Question, plan: &Plan) -> Under;
     /// Why a text that defines so many statements and cursors cannot be kept.
     fn refuses(&self, text: &str, statements: usize, cursors: usize) -> Option<Report>;
 }
@@ -58,6 +60,10 @@ impl<O: Origins> Named for Machine<O> {
         self.no_room(text.len(), false)
     }
 
+    fn under(&self, question: &Question, plan: &Plan) -> Under {
+        self.runs_under(question, plan)
+    }
+
     fn schema(&self) -> Schema {
         let changes = |plan: &Plan| plan.statements.iter().any(|statement| statement.changes_schema);
         let under_way = self.expect.iter().any(|expect| match expect {
@@ -78,10 +84,11 @@ impl<O: Origins> Machine<O> {
     /// Notes the names a text defines, as pending in the current group.
     pub(super) fn define(&mut self, op: u64, sql: &Arc<str>, plan: &Arc<Plan>) -> Vec<(usize, Definition)> {
         let mut defines = Vec::new();
+        let read_under = self.settings_now();
         for (index, statement) in plan.statements.iter().enumerate() {
             let prepared = |of: &Arc<Plan>| {
                 let (sql, plan) = (Arc::clone(sql), Arc::clone(of));
-                Arc::new(Prepared::new(op, sql, plan, Some(index)))
+                Arc::new(Prepared::new(op, sql, plan, Some(index), read_under.clone()))
             };
             let definition = match &statement.names {
                 Effect::Prepare(name, of) => {
@@ -94,6 +101,7 @@ impl<O: Origins> Machine<O> {
                     let value = Arc::new(Portal {
                         statement: prepared(of),
                         binds: Arc::default(),
+                        read_under: read_under.clone(),
                         formats: Box::default(),
                         cursor,
                     });

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::super::copy::CopyMasker;
 use super::super::plan::Plan;
-use super::super::rows::Cell;
+use super::super::rows::{Cell, Origins};
 use super::named::Definition;
 use super::streams::Streams;
-use super::{Limit, Outcome, Portal, Prepared};
+use super::{Expect, Limit, Machine, Outcome, Portal, Prepared};
 
 /// A statement that is running on the server.
 #[derive(Debug)]
@@ -81,5 +81,20 @@ impl Run {
         self.copy = None;
         self.copying_out = false;
         outcome
+    }
+}
+
+impl<O: Origins> Machine<O> {
+    /// What is still running when the session ends, for the record.
+    pub fn abandoned(&mut self) -> Vec<Outcome> {
+        self.expect
+            .iter_mut()
+            .filter_map(|expect| match expect {
+                Expect::Execute(run) | Expect::Query { run, failed: false } => {
+                    Some(run.outcome("(connection ended)".into(), None))
+                }
+                _ => None,
+            })
+            .collect()
     }
 }

@@ -170,6 +170,7 @@ impl<O: Origins> Machine<O> {
                 if let Some(escapes) = check_parameter(fields, self.free)? {
                     self.escapes = escapes;
                 }
+                self.settings.hear(fields).map_err(Fatal::Upstream)?;
                 Ok(Act::Pass)
             }
             b'A' => self.notification(fields, out),
@@ -478,6 +479,7 @@ impl<O: Origins> Machine<O> {
             _ => return Err(Fatal::OutOfTurn(b'Z')),
         }
         self.copy_in = CopyIn::No;
+        self.settings.ready(self.transaction);
         if self.transaction == b'I' {
             // Portals end with their transaction, unless they were declared to outlive it.
             self.portals.keep(|portal| portal.cursor.is_some_and(|cursor| cursor.held));

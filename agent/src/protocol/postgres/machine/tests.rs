@@ -10,6 +10,7 @@ mod limits;
 mod looking;
 mod names;
 mod raw;
+mod settings;
 mod streams;
 
 /// Column 2 of table 7 is masked.

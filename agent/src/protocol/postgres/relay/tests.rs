@@ -132,7 +132,8 @@ impl Session {
         let policy_rx = gate.subscribe();
         let shared = Arc::clone(&journal);
         let relay = tokio::spawn(async move {
-            let relay = Relay::new(Wire::new(near, far), decider, &shared, "session", None);
+            let settings = Settings::for_test("ISO, MDY");
+            let relay = Relay::new(Wire::new(near, far), decider, &shared, "session", None, settings);
             relay.run(&mut command_rx, policy_rx).await
         });
         (Self { client, server, gate, journal, command_tx, relay, state }, faults)
@@ -404,4 +405,34 @@ async fn a_server_that_contradicts_the_analysis_is_not_served() {
     let mut rest = Vec::new();
     session.client.read_to_end(&mut rest).await.unwrap();
     assert!(!rest.windows(6).any(|window| window == b"secret"));
+}
+
+#[tokio::test]
+async fn an_approval_is_for_the_settings_by_which_dates_are_read() {
+    let mut session = Session::start();
+    session.ask("SET DateStyle = 'ISO, DMY'").await;
+    // It is sent before the server has said what became of that.
+    session.ask("DELETE FROM log WHERE n = 1").await;
+    assert_eq!(session.arrives().await, "SET DateStyle = 'ISO, DMY'");
+    session.answer(&[(b'C', b"SET\0"), (b'S', b"DateStyle\0ISO, DMY\0"), (b'Z', b"I")]).await;
+    let id = session.hold().await;
+    let held = session.gate.holds().list().remove(0);
+    assert_eq!(held.settings.get("DateStyle").map(String::as_str), Some("ISO, DMY"), "{held:?}");
+    session.gate.holds().vote(&id, yes(), None).unwrap();
+    assert_eq!(session.arrives().await, "DELETE FROM log WHERE n = 1");
+}
+
+#[tokio::test]
+async fn what_needs_an_approval_does_not_change_its_own_settings() {
+    for first in
+        ["SET TIME ZONE 'UTC'", "RESET DateStyle", "SELECT set_config('intervalstyle', 'iso_8601', false)"]
+    {
+        let mut session = Session::start();
+        session.ask(&format!("{first}; DELETE FROM log WHERE n = 1")).await;
+        assert!(!session.arrives().await.contains("DELETE"), "{first}");
+        assert_eq!(session.verdicts(), [Verdict::Deny], "{first}");
+    }
+    let session = &mut Session::start();
+    session.ask("SET work_mem = '8MB'; DELETE FROM log WHERE n = 1").await;
+    session.hold().await;
 }

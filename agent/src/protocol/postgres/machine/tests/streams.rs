@@ -13,6 +13,7 @@ fn replicating() -> Arc<Plan> {
         output: Rows::CleanRows,
         strict: false,
         reshapes: Reshapes::Nothing,
+        sets: false,
         names: NameOp::None,
         copy: None,
         transaction: None,
