@@ -212,6 +212,10 @@ impl<'a> Analyser<'a> {
         if self.accesses.is_empty() {
             self.access(default_verb(draft.class), None);
         }
+        if self.sets && draft.class == Class::Ddl {
+            // Whoever reads a view, or writes a row, would change the setting without saying so.
+            self.opaque_because("it keeps what changes DateStyle, IntervalStyle or TimeZone".into());
+        }
         Ok(Statement {
             class: draft.class,
             accesses: self.accesses.clone(),
