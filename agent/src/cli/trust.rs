@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::Subcommand;
 
@@ -32,6 +32,8 @@ struct Store {
     arguments: &'static [&'static str],
     /// What clients read.
     bundle: &'static str,
+    /// Programs that keep other stores, Java's for one, and what they know the authority as.
+    hooks: Option<(&'static str, &'static str)>,
 }
 
 const STORES: [Store; 2] = [
@@ -42,6 +44,7 @@ const STORES: [Store; 2] = [
         // Links of what is gone are taken away, too.
         arguments: &["--fresh"],
         bundle: "/etc/ssl/certs/ca-certificates.crt",
+        hooks: Some(("/etc/ca-certificates/update.d", "/etc/ssl/certs/chaperone-host-ca.pem")),
     },
     Store {
         folder: "/etc/pki/ca-trust/source/anchors",
@@ -49,6 +52,7 @@ const STORES: [Store; 2] = [
         program: "update-ca-trust",
         arguments: &["extract"],
         bundle: "/etc/pki/tls/certs/ca-bundle.crt",
+        hooks: None,
     },
 ];
 
@@ -89,6 +93,7 @@ pub(super) fn trust(config: &Path, what: &Trust, out: &mut dyn Write) -> Result<
                 let file = store.path();
                 fs::remove_file(&file).map_err(|error| failed(&file, &error))?;
                 store.update()?;
+                store.forget()?;
                 let print = ca.fingerprint();
                 writeln!(out, "this host does not trust {print} any more; the key is still there")?;
             }
@@ -106,14 +111,36 @@ impl Store {
     }
 
     fn update(&self) -> Result<(), Failure> {
-        let ran = Command::new(self.program).args(self.arguments).output();
-        let output = ran.map_err(|error| Failure::Failed(format!("{}: {error}", self.program)))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(Failure::Failed(format!("{} failed: {}", self.program, said.trim())))
+        run(Command::new(self.program).args(self.arguments), "")
     }
+
+    /// Tells the other stores that the authority is gone: `--fresh` makes the list of what was removed an empty one
+    /// (update-ca-certificates(8) has how the hooks are told).
+    fn forget(&self) -> Result<(), Failure> {
+        let Some((folder, name)) = self.hooks else { return Ok(()) };
+        let Ok(hooks) = fs::read_dir(folder) else { return Ok(()) };
+        let mut hooks: Vec<PathBuf> = hooks.flatten().map(|hook| hook.path()).collect();
+        hooks.sort();
+        hooks.iter().try_for_each(|hook| run(&mut Command::new(hook), &format!("-{name}\n")))
+    }
+}
+
+fn run(command: &mut Command, input: &str) -> Result<(), Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut ran = || {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = piped.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        child.wait_with_output()
+    };
+    let output = ran().map_err(|error| Failure::Failed(format!("{name}: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::Failed(format!("{name} failed: {}", said.trim())))
 }
 
 fn store() -> Result<&'static Store, Failure> {
@@ -133,6 +160,9 @@ fn failed(path: &Path, error: &std::io::Error) -> Failure {
 fn show(ca: &HostCa, out: &mut dyn Write) -> Result<(), Failure> {
     let file = ca.path().display();
     let bundle = store().map_or("the system's bundle", |store| store.bundle);
+    // The agent's own directory is closed to those who have to read it.
+    let copy = store().map_or_else(|_| ca.path().to_owned(), Store::path);
+    let copy = copy.display();
     let installed =
         store().is_ok_and(|store| fs::read_to_string(store.path()).is_ok_and(|pem| pem == ca.pem()));
     writeln!(out, "authority    {file}")?;
@@ -145,10 +175,10 @@ Once it is in the system's store:
   libpq 16 or newer  sslmode=verify-full sslrootcert=system
   libpq, older       sslmode=verify-full and sslrootcert={bundle}, or the authority in ~/.postgresql/root.crt
   JDBC               sslmode=verify-full&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory (a Java that uses the
-                     system's store, as Debian's does), or sslrootcert={file}
+                     system's store, as Debian's does), or sslrootcert={copy}
   Go                 pgx: sslmode=verify-full; lib/pq: and sslrootcert={bundle}
   Python             psycopg: as libpq; asyncpg: ssl='verify-full' with PGSSLROOTCERT={bundle}, or an ssl context
-  Node.js            NODE_EXTRA_CA_CERTS={file}, and ssl: {{ rejectUnauthorized: true }}"
+  Node.js            NODE_EXTRA_CA_CERTS={copy}, and ssl: {{ rejectUnauthorized: true }}"
     )?;
     Ok(())
 }

@@ -194,11 +194,13 @@ fn rust(world: &mut World, name: &str) -> Result<()> {
     said(world.client("driver").run(&program, &["driver", name])?, COPIES)
 }
 
+/// BeanShell and the JDBC driver.
+pub(super) const JARS: &str = "/usr/share/java/bsh.jar:/usr/share/java/postgresql.jar";
+
 fn jdbc(world: &mut World) -> Result<()> {
     let script = world.scratch.path().join("jdbc.bsh");
     fs::write(&script, JDBC)?;
-    let classes = "/usr/share/java/bsh.jar:/usr/share/java/postgresql.jar";
     let script = script.to_string_lossy();
-    let args = ["-XX:TieredStopAtLevel=1", "-cp", classes, "bsh.Interpreter", &script];
+    let args = ["-XX:TieredStopAtLevel=1", "-cp", JARS, "bsh.Interpreter", &script];
     said(world.client("driver").limit(60).run("/usr/bin/java", &args)?, COPIES)
 }

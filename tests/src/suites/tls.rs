@@ -10,7 +10,7 @@ use crate::harness::client::Client;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::Program;
 use crate::harness::world::{Wishes, World};
-use crate::suites::drivers::{go_client, packaged};
+use crate::suites::drivers::{JARS, go_client, packaged};
 
 const CASES: &[Case<World>] = &[
     Case {
@@ -120,7 +120,9 @@ fn system(world: &mut World) -> Result<()> {
         \x20 cp -a $copy/. $folder; rm -rf $copy\n\
         done\n\
         ask() { (echo 0 > $GOVERNED/cgroup.procs; exec setpriv --reuid nobody --clear-groups \
-        /bin/sh -c '/usr/bin/python3 -c \"$PROGRAM\" 127.0.0.1 $PORT; $GO verified 127.0.0.1 $PORT tls shop') || true; }\n\
+        /bin/sh -c '/usr/bin/python3 -c \"$PROGRAM\" 127.0.0.1 $PORT; $GO verified 127.0.0.1 $PORT tls shop; \
+        /usr/bin/java -XX:TieredStopAtLevel=1 -cp $JARS bsh.Interpreter $JDBC 127.0.0.1 $PORT; \
+        node $NODE 127.0.0.1 $PORT') || true; }\n\
         ask\n\
         $CHAPERONE --config $CONFIG trust install >/dev/null; ask\n\
         $CHAPERONE --config $CONFIG trust show | grep '^system store'\n\
@@ -135,18 +137,29 @@ fn system(world: &mut World) -> Result<()> {
         \x20   except ssl.SSLCertVerificationError:\n\
         \x20       print('not trusted')\n\
         asyncio.run(main())\n";
+    let folder = world.scratch.folder("trusting", 0o755)?;
+    let file = |name: &str, text: &str| -> Result<PathBuf> {
+        let file = folder.join(name);
+        fs::write(&file, text)?;
+        Ok(file)
+    };
     let output = Program::new("/usr/bin/unshare")
         .args(["--mount", "--propagation", "private", "/bin/bash", "-c", script])
         .env("GOVERNED", world.places.billing_bot.path())
         .env("PROGRAM", program)
         .env("PORT", world.postgres.port.to_string())
         .env("GO", go_client(world)?)
+        .env("JARS", JARS)
+        .env("JDBC", file("verified.bsh", include_str!("../../clients/drivers/verified.bsh"))?)
+        .env("NODE", file("verified.js", include_str!("../../clients/drivers/verified.js"))?)
+        .env("NODE_PATH", packaged("node").join("node_modules"))
+        .env("NODE_EXTRA_CA_CERTS", "/usr/local/share/ca-certificates/chaperone-host-ca.crt")
         .env("CHAPERONE", world.agent.binary())
         .env("CONFIG", &world.agent.config)
         .limit(90)
         .run()?;
-    let no = "not trusted\npgx does not trust\npq does not trust\n";
-    let yes = "7\npgx ***\npq ***\n";
+    let no = "not trusted\npgx does not trust\npq does not trust\nJDBC does not trust\nnode does not trust\n";
+    let yes = "7\npgx ***\npq ***\nJDBC ***\nnode ***\n";
     let expect = format!("{no}{yes}system store installed\n{no}system store not installed\n");
     ensure!(output.stdout == expect, "{output}");
     ensure!(!PathBuf::from("/usr/local/share/ca-certificates/chaperone-host-ca.crt").exists());
