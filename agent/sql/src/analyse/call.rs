@@ -85,11 +85,16 @@ impl<'a> Analyser<'a> {
             Node::TypeCast(cast) => constant(cast.arg()),
             node => constant(node),
         });
-        let named = sequence.and_then(|text| {
-            let (schema, table) = lexer::relation_name(text)?;
-            self.catalog.lookup(schema.as_deref(), &table, self.path)
-        });
-        match named {
+        let named = sequence.and_then(|text| lexer::relation_name(text).map(|name| (text, name)));
+        let id = match named {
+            // One that came into being since the catalogue was read is looked for again.
+            Some((text, (schema, table))) => {
+                let found = self.catalog.lookup(schema.as_deref(), &table, self.path);
+                Some(found.ok_or_else(|| Refusal::relation(text.to_owned()))?)
+            }
+            None => None,
+        };
+        match id {
             Some(id) if self.view.is_plain_sequence(id) => Ok(()),
             _ => Err(Refusal::labelled(column.to_string(), How::Sequence)),
         }
