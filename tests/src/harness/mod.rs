@@ -18,5 +18,6 @@ pub(crate) mod spawn;
 pub(crate) mod sshd;
 pub(crate) mod storm;
 pub(crate) mod tamper;
+pub(crate) mod term;
 pub(crate) mod trail;
 pub(crate) mod world;

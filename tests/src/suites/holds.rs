@@ -17,6 +17,7 @@ use crate::harness::client::Client;
 use crate::harness::postgres::free_port;
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, Running, wait_for};
+use crate::harness::term::Term;
 use crate::harness::trail::{Trail, holds};
 use crate::harness::world::{POLICY, Wishes, World};
 

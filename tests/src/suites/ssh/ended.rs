@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Stage;
 use crate::harness::report::Case;
 use crate::harness::spawn::{Output, Program, Running, wait_for};
+use crate::harness::term::Term;
 use crate::harness::trail::{Trail, holds};
 
 /// The command and what it takes to give it; the end itself takes less than a second.
@@ -64,13 +65,11 @@ fn soon(started: Instant) -> Result<()> {
 }
 
 fn expires(stage: &mut Stage) -> Result<()> {
-    let id = grant(stage, "5s")?;
-    let until = Instant::now() + Duration::from_secs(5);
+    let (id, term) = Term::of(Duration::from_secs(5), || grant(stage, "5s"))?;
     let client = running(stage, "ends-expired")?;
-    ensure!(Instant::now() < until, "too slow to see it run");
+    ensure!(term.goes_on(), "too slow to see it run");
     let output = client.finish(Duration::from_secs(20))?;
-    let late = Instant::now().saturating_duration_since(until);
-    ensure!(Instant::now() >= until && late < Duration::from_secs(1), "cut off {late:?} late: {output}");
+    term.ended(Instant::now()).with_context(|| output.to_string())?;
     cut_off(stage, "ends-expired", &output, &format!("grant {id}: expired"))
 }
 
