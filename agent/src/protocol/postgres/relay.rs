@@ -28,7 +28,7 @@ use crate::registry::Command;
 
 use super::decide::MaskedOrigins;
 use held::{Held, Woken};
-use wake::{Policy, Wake, wait};
+use wake::{Ears, Wake, wait};
 
 /// Above this much waiting for one side, the other is not read.
 const HIGH_WATER: usize = 256 << 10;
@@ -207,7 +207,7 @@ where
         command_rx: &mut mpsc::Receiver<Command>,
         policy_rx: watch::Receiver<u64>,
     ) -> (End, Totals) {
-        let end = match self.serve(command_rx, &mut Policy::new(policy_rx)).await {
+        let end = match self.serve(&mut Ears::new(command_rx, policy_rx)).await {
             Ok(end) | Err(end) => end,
         };
         // Somebody changed a table beside the agent: nobody else need be ended for it.
@@ -243,11 +243,7 @@ where
         (end, totals)
     }
 
-    async fn serve(
-        &mut self,
-        command_rx: &mut mpsc::Receiver<Command>,
-        policy: &mut Policy,
-    ) -> Result<End, End> {
+    async fn serve(&mut self, ears: &mut Ears<'_>) -> Result<End, End> {
         loop {
             self.serve_client()?;
             self.keep_limits();
@@ -279,7 +275,7 @@ where
                 Pause::Hold(held) => Some(held),
                 Pause::None | Pause::Server(_) | Pause::Named(..) | Pause::Goodbye => None,
             };
-            match wait(command_rx, policy, held, &mut self.limits, (&mut self.wire, want)).await {
+            match wait(ears, held, &mut self.limits, (&mut self.wire, want)).await {
                 Wake::Command(Some(Command::Kill(why))) => return Err(End::Killed(why)),
                 Wake::Command(Some(Command::Withdraw)) => self.withdraw(),
                 Wake::Command(None) => return Err(End::Killed("the agent is shutting down".into())),
