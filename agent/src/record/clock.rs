@@ -18,13 +18,34 @@ pub(super) struct Moment {
 }
 
 /// How the time is read; the tests set clocks of their own.
-pub(super) type Now = Box<dyn Fn() -> Moment + Send + Sync>;
+pub(super) struct Clocks {
+    wall: Clock,
+    boot: Clock,
+}
 
-pub(super) fn read() -> Moment {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Without it every look is the first one, and only a clock before the newest record shows.
-    let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-    Moment { wall_ns: nanos(wall), boot_ns: nanos(boot) }
+/// In nanoseconds.
+type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+
+impl Clocks {
+    pub(super) fn host() -> Self {
+        let wall = || nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        // Without it every look is the first one, and only a clock before the newest record shows.
+        let boot = || nanos(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from));
+        Self { wall: Box::new(wall), boot: Box::new(boot) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(wall: Clock, boot: Clock) -> Self {
+        Self { wall, boot }
+    }
+
+    pub(super) fn wall_ns(&self) -> u64 {
+        (self.wall)()
+    }
+
+    pub(super) fn boot_ns(&self) -> u64 {
+        (self.boot)()
+    }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -48,6 +69,9 @@ pub(super) struct Watch {
     leapt: bool,
 }
 
+/// The other clock is not read again while the first goes on by less: a clock that was set by so little is tolerated.
+const NEAR: u64 = TOLERATED / 10;
+
 /// A clock that was set forward by more must not decide what is old.
 const LEAP: u64 = 24 * 3600 * 1_000_000_000;
 
@@ -57,7 +81,19 @@ impl Watch {
         Self { before_ns, ..Self::default() }
     }
 
-    pub(super) fn look(&mut self, now: Moment) -> Option<Set> {
+    /// The time of the next record, and whether the clock was set before it.
+    pub(super) fn read(&mut self, clocks: &Clocks) -> (Moment, Option<Set>) {
+        let wall_ns = clocks.wall_ns();
+        if let Some(last) = self.last
+            && wall_ns.checked_sub(last.wall_ns).is_some_and(|since| since < NEAR)
+        {
+            return (Moment { wall_ns, ..last }, None);
+        }
+        let now = Moment { wall_ns, boot_ns: clocks.boot_ns() };
+        (now, self.look(now))
+    }
+
+    fn look(&mut self, now: Moment) -> Option<Set> {
         let expected_ns = match self.last.replace(now) {
             Some(last) => last.wall_ns.saturating_add(now.boot_ns.saturating_sub(last.boot_ns)),
             // Later is what is expected of a start.
@@ -101,6 +137,27 @@ mod tests {
         let mut at = |wall, boot| watch.look(Moment { wall_ns: wall * SECOND, boot_ns: boot * SECOND });
         assert_eq!(at(290_000, 8_020), set(90_001, 290_000));
         assert!(watch.leapt());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_between_two_looks_is_told_at_once_or_at_the_next() {
+        const MILLI: u64 = 1_000_000;
+        let set =
+            |expected: u64, found: u64| Some(Set { expected_ns: expected * MILLI, found_ns: found * MILLI });
+        let mut watch = Watch::after(0);
+        let mut at = |wall: u64, boot: u64| {
+            watch.read(&Clocks::of(Box::new(move || wall * MILLI), Box::new(move || boot * MILLI)))
+        };
+        assert_eq!(at(50_000, 1_000), (Moment { wall_ns: 50_000 * MILLI, boot_ns: 1_000 * MILLI }, None));
+        // The other clock was not read.
+        assert_eq!(at(50_099, 9_999), (Moment { wall_ns: 50_099 * MILLI, boot_ns: 1_000 * MILLI }, None));
+        assert_eq!(at(50_100, 1_100).0.boot_ns, 1_100 * MILLI);
+        // Back by a second and more, and forward.
+        assert_eq!(at(49_000, 1_150).1, set(50_150, 49_000));
+        assert_eq!(at(53_000, 1_160).1, set(49_010, 53_000));
+        // By so little at a time that no look tells, but not unseen for longer than that.
+        assert_eq!(at(53_090, 3_160).1, None);
+        assert_eq!(at(53_100, 3_200).1, set(55_040, 53_100));
     }
 
     #[test]

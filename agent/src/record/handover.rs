@@ -65,9 +65,9 @@ impl Journal {
     pub(super) fn open_on(
         options: &Options,
         mount: super::tail::Mount,
-        now: super::clock::Now,
+        clocks: super::clock::Clocks,
     ) -> Result<Self, RecordError> {
-        Ok(Self::holding(options, Local::open_on(options, mount, now)?))
+        Ok(Self::holding(options, Local::open_on(options, mount, clocks)?))
     }
 
     #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Checkpoint;
-use super::clock::{self, Now};
+use super::clock::Clocks;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
@@ -130,10 +130,10 @@ impl Journal {
     /// `InUse` when another agent holds the directory; `Damaged` or `Header` when the journal is not what an agent
     /// with this key left there; otherwise when files cannot be read, made or written.
     pub(super) fn open(options: &Options) -> Result<Self, RecordError> {
-        Self::open_on(options, Box::new(|file| Arc::new(file)), Box::new(clock::read))
+        Self::open_on(options, Box::new(|file| Arc::new(file)), Clocks::host())
     }
 
-    pub(super) fn open_on(options: &Options, mount: Mount, now: Now) -> Result<Self, RecordError> {
+    pub(super) fn open_on(options: &Options, mount: Mount, clocks: Clocks) -> Result<Self, RecordError> {
         let dir = &options.dir;
         files::create_dir(dir)?;
         let lock = DirLock::take(dir)?;
@@ -153,8 +153,15 @@ impl Journal {
             None => fresh_id(dir)?,
         };
         let used = AtomicU64::new(files::used_bytes(dir)?);
-        let fixed =
-            Fixed { dir: dir.clone(), key, journal, segment_bytes: options.segment_bytes, mount, used, now };
+        let fixed = Fixed {
+            dir: dir.clone(),
+            key,
+            journal,
+            segment_bytes: options.segment_bytes,
+            mount,
+            used,
+            clocks,
+        };
         let repaired = recovered.repaired.clone();
         let head_seq = recovered.head_seq;
         let mut tail = open_tail(&fixed, recovered)?;
@@ -319,7 +326,7 @@ impl Journal {
 
     /// Records that the agent lives, when nothing else said so.
     fn heartbeat(&self) -> Result<(), RecordError> {
-        if lock(&self.tail)?.silent((self.fixed.now)()) < HEARTBEAT {
+        if lock(&self.tail)?.silent(&self.fixed) < HEARTBEAT {
             return Ok(());
         }
         let used_bytes = self.fixed.used();

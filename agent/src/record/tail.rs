@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::checkpoint::{Checkpoint, NOTE_MAX};
-use super::clock::{Moment, Now, Set, Watch};
+use super::clock::{Clocks, Moment, Set, Watch};
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, Medium};
@@ -37,7 +37,7 @@ pub(super) struct Fixed {
     pub(super) mount: Mount,
     /// Bytes of the directory; read without the lock.
     pub(super) used: AtomicU64,
-    pub(super) now: Now,
+    pub(super) clocks: Clocks,
 }
 
 impl Fixed {
@@ -183,9 +183,9 @@ impl Tail {
         if self.failed {
             return Err(RecordError::SyncFailed { path: self.path.clone() });
         }
-        let now = (fixed.now)();
         let mut watch = self.watch;
-        if let Some(set) = watch.look(now) {
+        let (now, set) = watch.read(&fixed.clocks);
+        if let Some(set) = set {
             let mut word = Batch::default();
             word.clear();
             word.push(&clock_set(&set))?;
@@ -230,19 +230,21 @@ impl Tail {
         let bytes = batch.bytes.get(skip..).unwrap_or_default();
         self.store(bytes)?;
 
-        self.offset += bytes.len() as u64;
-        fixed.add_used(bytes.len() as u64);
+        let stored = bytes.len() as u64;
+        self.offset += stored;
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
         self.recorded_ns = now.boot_ns;
         batch.hashes.iter().for_each(|hash| self.tree.push(hash));
+        // Behind the hashing: an atomic addition waits until what was stored has left the processor.
+        fixed.add_used(stored);
         Ok(Appended { first_seq, last_seq: link.seq - 1 })
     }
 
     /// How long ago the newest record was made, as far as this process knows.
-    pub(super) fn silent(&self, now: Moment) -> Duration {
-        Duration::from_nanos(now.boot_ns.saturating_sub(self.recorded_ns))
+    pub(super) fn silent(&self, fixed: &Fixed) -> Duration {
+        Duration::from_nanos(fixed.clocks.boot_ns().saturating_sub(self.recorded_ns))
     }
 
     /// Puts records where they survive the agent: into the spool, or else into the segment.
@@ -367,7 +369,7 @@ pub(super) struct Begun {
 /// Creates the segment that begins with record `link.seq`, which is the state of the tree unless it is the first.
 /// All of it is on stable storage before it has its name.
 pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> Result<Begun, RecordError> {
-    let created_ns = (fixed.now)().wall_ns;
+    let created_ns = fixed.clocks.wall_ns();
     let header = Header {
         version: VERSION,
         host: fixed.key.public().host(),

@@ -62,7 +62,7 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
             failed: false,
             closed: false,
             watch: Watch::default(),
-            recorded_ns: (fixed.now)().boot_ns,
+            recorded_ns: fixed.clocks.boot_ns(),
             spool: None,
             stuck: false,
         });
@@ -84,7 +84,7 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
         failed: false,
         closed: false,
         watch: Watch::after(end.time_ns),
-        recorded_ns: (fixed.now)().boot_ns,
+        recorded_ns: fixed.clocks.boot_ns(),
         spool: None,
         stuck: false,
     })

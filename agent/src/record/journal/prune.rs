@@ -97,7 +97,7 @@ impl Journal {
         self.sync(told.last_seq)?;
 
         step(3)?;
-        let time_ns = (self.fixed.now)().wall_ns;
+        let time_ns = self.fixed.clocks.wall_ns();
         let note = Pruned::signed_with(
             &self.fixed.key,
             self.fixed.journal,
@@ -212,7 +212,7 @@ impl Journal {
 
     /// How many segments go, and their bytes.
     fn going(&self, segments: &[SegmentFile], wanted: &Wanted) -> Result<(usize, u64), RecordError> {
-        let now = (self.fixed.now)().wall_ns;
+        let now = self.fixed.clocks.wall_ns();
         let before = wanted
             .older_than
             .map(|age| now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::record::clock::Moment;
+use crate::record::clock;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -19,12 +19,10 @@ impl Clocks {
     }
 
     fn open(&self, state: &State) -> Journal {
-        let clocks = self.clone();
-        let now = move || {
-            let read = |clock: &AtomicU64| clock.load(Ordering::SeqCst) * SECOND;
-            Moment { wall_ns: read(&clocks.0.0), boot_ns: read(&clocks.0.1) }
-        };
-        Journal::open_on(&state.options, Box::new(|file| Arc::new(file)), Box::new(now)).unwrap()
+        let read = |clock: &AtomicU64| clock.load(Ordering::SeqCst) * SECOND;
+        let (wall, boot) = (self.clone(), self.clone());
+        let clocks = clock::Clocks::of(Box::new(move || read(&wall.0.0)), Box::new(move || read(&boot.0.1)));
+        Journal::open_on(&state.options, Box::new(|file| Arc::new(file)), clocks).unwrap()
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn on_faulty_disk(options: &Options) -> (Journal, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let given = Arc::clone(&faults);
     let mount = move |file| Arc::new(Faulty { file, faults: Arc::clone(&given) }) as Arc<dyn Medium>;
-    (Journal::open_on(options, Box::new(mount), Box::new(clock::read)).unwrap(), faults)
+    (Journal::open_on(options, Box::new(mount), clock::Clocks::host()).unwrap(), faults)
 }
 
 #[test]
