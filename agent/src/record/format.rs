@@ -3,7 +3,7 @@
 //! Pure: no files, no clock. All integers are little-endian. What a hash or a checksum covers is decided here and
 //! nowhere else.
 
-use sha2::{Digest, Sha256};
+use super::digest::sha256;
 
 /// First bytes of every segment. The high bit and the line ends show a transfer that was not binary-safe.
 pub const MAGIC: [u8; 8] = *b"\x89CHJ\r\n\x1a\n";
@@ -112,7 +112,7 @@ impl Header {
     /// What the first record of the segment names as the one before it, so that the header is in the chain too.
     #[must_use]
     pub fn hash(bytes: &[u8]) -> Hash {
-        Sha256::digest(prefix(bytes, HEADER_LEN)).into()
+        sha256([prefix(bytes, HEADER_LEN)])
     }
 }
 
@@ -258,7 +258,7 @@ impl<'a> Frame<'a> {
 /// Digest of a payload; made apart from the record's hash so that the lock is held for a fixed amount of hashing.
 #[must_use]
 pub fn payload_digest(payload: &[u8]) -> Hash {
-    Sha256::digest(payload).into()
+    sha256([payload])
 }
 
 /// Writes the fields of the frame that lies in `frame` with its payload already in place, and returns its hash.
@@ -287,10 +287,7 @@ fn checksum(frame: &[u8]) -> u32 {
 }
 
 fn record_hash(frame: &[u8], digest: &Hash) -> Hash {
-    let mut hash = Sha256::new();
-    hash.update(frame.get(UNCOUNTED..FRAME_LEN).unwrap_or_default());
-    hash.update(digest);
-    hash.finalize().into()
+    sha256([frame.get(UNCOUNTED..FRAME_LEN).unwrap_or_default(), digest])
 }
 
 /// Lower-case hex, as hashes and ids are shown.

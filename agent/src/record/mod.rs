@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 mod clock;
+mod digest;
 mod error;
 pub mod event;
 mod files;

@@ -6,8 +6,7 @@
 
 use std::ops::Range;
 
-use sha2::{Digest as _, Sha256};
-
+use super::digest::sha256;
 use super::format::Hash;
 
 /// The tree as far as it has grown.
@@ -64,7 +63,7 @@ impl Tree {
     #[must_use]
     pub fn root(&self) -> Hash {
         let mut peaks = self.peaks.iter().rev();
-        let Some(smallest) = peaks.next() else { return Sha256::digest([]).into() };
+        let Some(smallest) = peaks.next() else { return sha256([]) };
         peaks.fold(*smallest, |right, left| node(left, &right))
     }
 }
@@ -125,11 +124,11 @@ impl Stretch {
 }
 
 fn leaf(entry: &Hash) -> Hash {
-    Sha256::new().chain_update([0]).chain_update(entry).finalize().into()
+    sha256([&[0], entry])
 }
 
 fn node(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+    sha256([&[1], left, right])
 }
 
 /// The entries whose subtrees' roots are a proof, in the proof's order.
@@ -292,6 +291,8 @@ pub fn consistent(old: u64, old_root: &Hash, size: u64, root: &Hash, proof: &[Ha
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::super::format::hex;
     use super::*;
 
