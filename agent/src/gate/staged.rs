@@ -39,6 +39,12 @@ impl Staged {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// The same, written by `put`.
+    pub fn permitted_as(&mut self, permit: Permit, put: impl FnOnce(&mut BytesMut)) {
+        let Permit { _private: () } = permit;
+        put(&mut self.bytes);
+    }
+
     /// A message that only continues what was permitted: Bind, Describe, Sync, COPY data, goodbye.
     pub fn continuation(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

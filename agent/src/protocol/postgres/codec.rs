@@ -52,19 +52,29 @@ pub fn header(input: &[u8]) -> Result<Option<Header>, CodecError> {
     Ok(Some(Header { tag, total: length + 1 }))
 }
 
-/// Takes one whole message off the front of `input`; `None` until all of it is there.
+/// The header of the message at the front of `input`; `None` until all of the message is there.
 ///
 /// # Errors
 /// When the header is wrong or the message longer than `limit`.
-pub fn take(input: &mut BytesMut, limit: usize) -> Result<Option<Message>, CodecError> {
+pub fn whole(input: &[u8], limit: usize) -> Result<Option<Header>, CodecError> {
     let Some(header) = header(input)? else { return Ok(None) };
     if header.total > limit {
         return Err(CodecError::TooLong { tag: header.tag, length: header.total, limit });
     }
-    if input.len() < header.total {
-        return Ok(None);
-    }
-    Ok(Some(Message { tag: header.tag, bytes: input.split_to(header.total).freeze() }))
+    Ok((input.len() >= header.total).then_some(header))
+}
+
+/// Takes one whole message off the front of `input`; `None` until all of it is there.
+///
+/// # Errors
+/// As [`whole`].
+pub fn take(input: &mut BytesMut, limit: usize) -> Result<Option<Message>, CodecError> {
+    Ok(whole(input, limit)?.map(|header| split(input, header)))
+}
+
+/// Takes off the front of `input` the message whose header this is.
+pub fn split(input: &mut BytesMut, header: Header) -> Message {
+    Message { tag: header.tag, bytes: input.split_to(header.total.min(input.len())).freeze() }
 }
 
 /// A whole message as it came.
@@ -79,8 +89,14 @@ impl Message {
     /// The body, for reading field by field.
     #[must_use]
     pub fn body(&self) -> Fields<'_> {
-        Fields { tag: self.tag, rest: self.bytes.get(HEADER..).unwrap_or_default() }
+        body(self.tag, &self.bytes)
     }
+}
+
+/// The body of a whole message.
+#[must_use]
+pub fn body(tag: u8, message: &[u8]) -> Fields<'_> {
+    Fields { tag, rest: message.get(HEADER..).unwrap_or_default() }
 }
 
 /// A cursor over a message's body.

@@ -194,6 +194,22 @@ pub enum Names {
     Uses,
 }
 
+impl Names {
+    /// The plan of what it gives a name to.
+    #[must_use]
+    pub fn defined(&self) -> Option<&Arc<Plan>> {
+        match self {
+            Self::Prepare(_, of) | Self::Declare { of, .. } => Some(of),
+            Self::Nothing
+            | Self::Deallocate(_)
+            | Self::DeallocateAll
+            | Self::Close(_)
+            | Self::CloseAll
+            | Self::Uses => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Copy {
     In,

@@ -128,7 +128,8 @@ impl Decider {
             // A name made the catalogue be read again: what was analysed before it may be wrong now.
             return Ok(Linked::Deny(changed_meanwhile()));
         }
-        let inner: Vec<_> = plan.statements.iter().map(|statement| inner_plan(&statement.names)).collect();
+        let inner: Vec<_> =
+            plan.statements.iter().map(|statement| statement.names.defined().cloned()).collect();
         let decision = self.decide_but(&statements, |index, _| settled.get(index).copied().unwrap_or(false));
         let linked = plan_of::decided(
             self.version(),
@@ -170,7 +171,7 @@ impl Decider {
         let whole = self.plan(&prepared.sql).await?;
         let now = match prepared.part {
             None => Some(whole),
-            Some(part) => whole.statements.get(part).and_then(|statement| inner_plan(&statement.names)),
+            Some(part) => whole.statements.get(part).and_then(|statement| statement.names.defined().cloned()),
         };
         // After a catalogue was read to find a name, the version may be another than it was above.
         Ok(match now {
@@ -179,13 +180,6 @@ impl Decider {
             Some(now) if matches!(now.verdict, Verdict::Deny(_)) && now.statements.is_empty() => Ok(now),
             _ => Err(changed_meanwhile()),
         })
-    }
-}
-
-fn inner_plan(names: &Names) -> Option<Arc<Plan>> {
-    match names {
-        Names::Prepare(_, of) | Names::Declare { of, .. } => Some(Arc::clone(of)),
-        _ => None,
     }
 }
 

@@ -55,73 +55,90 @@ impl<O: Origins> Machine<O> {
             {
                 return Ok(Next::Wait);
             }
-            let Some(message) = codec::take(input, WHOLE_MAX).map_err(Fatal::Client)? else {
+            let Some(header) = codec::whole(input, WHOLE_MAX).map_err(Fatal::Client)? else {
                 return Ok(Next::Input);
             };
-            if let Some(next) = self.message(message, staged)? {
+            let read = !self.skipping && self.copy_in != CopyIn::Open;
+            let next = if read && matches!(header.tag, b'Q' | b'P' | b'F') {
+                // What is kept until it is decided on is not copied.
+                self.asks(codec::split(input, header), staged)?
+            } else {
+                let message = input.get(..header.total).unwrap_or_default();
+                let next = self.goes_on(header.tag, message, staged)?;
+                input.advance(header.total);
+                next
+            };
+            if let Some(next) = next {
                 return Ok(next);
             }
         }
     }
 
-    fn message(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
-        if message.tag == b'X' {
-            staged.continuation(&message.bytes);
+    /// Query, Parse or FunctionCall.
+    fn asks(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        match message.tag {
+            b'Q' => self.query(message).map(Some),
+            b'P' => self.parse(message, staged),
+            _ => self.call(message).map(Some),
+        }
+    }
+
+    /// Any other, or one that is not looked at.
+    fn goes_on(&mut self, tag: u8, message: &[u8], staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        if tag == b'X' {
+            staged.continuation(message);
             return Ok(Some(Next::Terminate));
         }
-        if self.copy_in == CopyIn::Open && matches!(message.tag, b'S' | b'H') {
+        if self.copy_in == CopyIn::Open && matches!(tag, b'S' | b'H') {
             // The server ignores these during COPY (manual, "COPY Operations"): a client that sends
             // Execute and Sync in one go only learns afterwards that it has to send data.
             return Ok(None);
         }
-        if self.copy_in == CopyIn::Open && !matches!(message.tag, b'c' | b'f') {
-            return Err(Fatal::Unexpected { tag: message.tag, why: "may not come inside COPY data" });
+        if self.copy_in == CopyIn::Open && !matches!(tag, b'c' | b'f') {
+            return Err(Fatal::Unexpected { tag: tag, why: "may not come inside COPY data" });
         }
-        if self.skipping && message.tag != b'S' {
-            return known(message.tag).map(|()| None);
+        if self.skipping && tag != b'S' {
+            return known(tag).map(|()| None);
         }
-        match message.tag {
-            b'Q' => return self.query(&message).map(Some),
-            b'P' => return self.parse(message, staged),
-            b'B' => self.bind(&message, staged)?,
-            b'D' => self.describe(&message, staged)?,
+        match tag {
+            b'B' => self.bind(message, staged)?,
+            b'D' => self.describe(message, staged)?,
             b'E' => return self.execute(message, staged),
-            b'C' => self.close(&message, staged)?,
-            b'H' => staged.continuation(&message.bytes),
+            b'C' => self.close(message, staged)?,
+            b'H' => staged.continuation(message),
             b'S' => {
-                message.body().end().map_err(Fatal::Client)?;
+                codec::body(tag, message).end().map_err(Fatal::Client)?;
                 self.skipping = false;
                 self.group += 1;
                 self.expect.push_back(Expect::Sync);
-                staged.continuation(&message.bytes);
+                staged.continuation(message);
             }
             b'c' | b'f' => {
                 // Outside COPY the server ignores these; they are not worth sending.
                 if self.copy_in == CopyIn::Open {
                     self.copy_in = CopyIn::Closing;
-                    staged.continuation(&message.bytes);
+                    staged.continuation(message);
                 }
-            }
-            b'F' => {
-                let (function, binds) = read_call(&message).map_err(Fatal::Client)?;
-                self.ops += 1;
-                self.waiting = Some(Waiting::Call { op: self.ops, bytes: message.bytes });
-                let what = Asked::Call { function, binds };
-                return Ok(Some(Next::Ask(Question { op: self.ops, what })));
             }
             tag => return known(tag).map(|()| None),
         }
         Ok(None)
     }
 
-    fn query(&mut self, message: &Message) -> Result<Next, Fatal> {
+    fn query(&mut self, message: Message) -> Result<Next, Fatal> {
         let mut fields = message.body();
         let sql = text(fields.c_bytes().map_err(Fatal::Client)?)?;
         fields.end().map_err(|_| Fatal::Text)?;
         self.ops += 1;
-        let bytes = message.bytes.clone();
-        self.waiting = Some(Waiting::Query { op: self.ops, sql: Arc::clone(&sql), bytes });
+        self.waiting = Some(Waiting::Query { op: self.ops, sql: Arc::clone(&sql), bytes: message.bytes });
         Ok(Next::Ask(Question { op: self.ops, what: Asked::Query { sql } }))
+    }
+
+    fn call(&mut self, message: Message) -> Result<Next, Fatal> {
+        let (function, binds) = read_call(message.body()).map_err(Fatal::Client)?;
+        self.ops += 1;
+        self.waiting = Some(Waiting::Call { op: self.ops, bytes: message.bytes });
+        Ok(Next::Ask(Question { op: self.ops, what: Asked::Call { function, binds } }))
     }
 
     fn parse(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
@@ -150,10 +167,11 @@ impl<O: Origins> Machine<O> {
         Ok(Some(Next::Ask(Question { op, what: Asked::Prepare { sql } })))
     }
 
-    fn bind(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
-        let Bound { name, statement, binds, formats } = read_bind(message).map_err(Fatal::Client)?;
-        let Found::This(statement) = self.statements.find(&statement, self.group) else {
-            self.unknown("26000", "prepared statement", &statement, staged);
+    fn bind(&mut self, message: &[u8], staged: &mut Staged) -> Result<(), Fatal> {
+        let fields = codec::body(b'B', message);
+        let Bound { name, statement, binds, formats } = read_bind(fields).map_err(Fatal::Client)?;
+        let Found::This(statement) = self.statements.find(statement, self.group) else {
+            self.unknown("26000", "prepared statement", statement, staged);
             return Ok(());
         };
         if name.len() > NAME_MAX || (self.portals.full() && !name.is_empty()) {
@@ -163,73 +181,70 @@ impl<O: Origins> Machine<O> {
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }
-        if let Some(report) = self.no_room(message.bytes.len(), name.is_empty()) {
+        if let Some(report) = self.no_room(message.len(), name.is_empty()) {
             self.ops += 1;
             self.poison_step(self.ops, report, staged);
             return Ok(());
         }
         let read_under = self.settings_now().filter(|now| statement.read_under.as_ref() == Some(now));
         let portal = Arc::new(Portal { statement, binds, read_under, formats, cursor: None });
-        self.portals.define(&name, self.group, Arc::clone(&portal));
-        self.expect.push_back(Expect::Bind { name, portal });
-        staged.continuation(&message.bytes);
+        self.portals.define(name, self.group, Arc::clone(&portal));
+        self.expect.push_back(Expect::Bind { name: Bytes::copy_from_slice(name), portal });
+        staged.continuation(message);
         Ok(())
     }
 
-    fn describe(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
-        let (kind, name) = read_kind_and_name(message).map_err(Fatal::Client)?;
+    fn describe(&mut self, message: &[u8], staged: &mut Staged) -> Result<(), Fatal> {
+        let (kind, name) = read_kind_and_name(codec::body(b'D', message)).map_err(Fatal::Client)?;
         match kind {
-            b'S' => match self.statements.find(&name, self.group) {
+            b'S' => match self.statements.find(name, self.group) {
                 Found::This(statement) => {
                     self.expect.push_back(Expect::DescribeStatement { statement, parameters_seen: false });
-                    staged.continuation(&message.bytes);
+                    staged.continuation(message);
                 }
-                _ => self.unknown("26000", "prepared statement", &name, staged),
+                _ => self.unknown("26000", "prepared statement", name, staged),
             },
-            b'P' => match self.portals.find(&name, self.group) {
+            b'P' => match self.portals.find(name, self.group) {
                 Found::This(portal) => {
                     self.expect.push_back(Expect::DescribePortal { portal, swallow: false });
-                    staged.continuation(&message.bytes);
+                    staged.continuation(message);
                 }
-                _ => self.unknown("34000", "portal", &name, staged),
+                _ => self.unknown("34000", "portal", name, staged),
             },
             _ => return Err(Fatal::Unexpected { tag: b'D', why: "names neither a statement nor a portal" }),
         }
         Ok(())
     }
 
-    fn execute(&mut self, message: Message, staged: &mut Staged) -> Result<Option<Next>, Fatal> {
-        let mut fields = message.body();
-        let name = message.bytes.slice_ref(fields.c_bytes().map_err(Fatal::Client)?);
-        fields.i32().and_then(|_| fields.end()).map_err(Fatal::Client)?;
-        let Found::This(portal) = self.portals.find(&name, self.group) else {
-            self.unknown("34000", "portal", &name, staged);
+    fn execute(&mut self, message: &[u8], staged: &mut Staged) -> Result<Option<Next>, Fatal> {
+        let mut fields = codec::body(b'E', message);
+        let name = fields.c_bytes().map_err(Fatal::Client)?;
+        let most = fields.i32().and_then(|most| fields.end().map(|()| most)).map_err(Fatal::Client)?;
+        let Found::This(portal) = self.portals.find(name, self.group) else {
+            self.unknown("34000", "portal", name, staged);
             return Ok(None);
         };
         self.ops += 1;
         let op = self.ops;
-        self.waiting = Some(Waiting::Execute {
-            op,
-            portal: Arc::clone(&portal),
-            bytes: message.bytes.clone(),
-            portal_name: name,
-        });
+        let name = Bytes::copy_from_slice(name);
+        self.waiting = Some(Waiting::Execute { op, portal: Arc::clone(&portal), name, most });
         Ok(Some(Next::Ask(Question { op, what: Asked::Execute { portal } })))
     }
 
-    fn close(&mut self, message: &Message, staged: &mut Staged) -> Result<(), Fatal> {
-        let (kind, name) = read_kind_and_name(message).map_err(Fatal::Client)?;
+    fn close(&mut self, message: &[u8], staged: &mut Staged) -> Result<(), Fatal> {
+        let (kind, name) = read_kind_and_name(codec::body(b'C', message)).map_err(Fatal::Client)?;
         if name.len() > NAME_MAX {
             self.ops += 1;
             self.poison_step(self.ops, long_name(), staged);
             return Ok(());
         }
+        let name = Bytes::copy_from_slice(name);
         self.expect.push_back(match kind {
             b'S' => Expect::CloseStatement(name),
             b'P' => Expect::ClosePortal(name),
             _ => return Err(Fatal::Unexpected { tag: b'C', why: "names neither a statement nor a portal" }),
         });
-        staged.continuation(&message.bytes);
+        staged.continuation(message);
         Ok(())
     }
 
@@ -247,8 +262,8 @@ impl<O: Origins> Machine<O> {
         let end = header.total.min(input.len());
         let mut fields = Fields::new(tag, input.get(HEADER..end).unwrap_or_default());
         // A name that is not whole yet cannot be judged; the message is not whole either.
-        let portal = |name: &[u8]| matches!(self.portals.find(name, self.group), Found::Unsettled);
-        let statement = |name: &[u8]| matches!(self.statements.find(name, self.group), Found::Unsettled);
+        let portal = |name: &[u8]| self.portals.is_unsettled(name, self.group);
+        let statement = |name: &[u8]| self.statements.is_unsettled(name, self.group);
         Ok(match tag {
             b'B' => {
                 let (Ok(_), Ok(name)) = (fields.c_bytes(), fields.c_bytes()) else { return Ok(false) };
@@ -319,26 +334,24 @@ fn count(fields: &mut Fields<'_>) -> Result<usize, CodecError> {
     fields.i16().map(|n| usize::from(n.cast_unsigned()))
 }
 
-fn read_kind_and_name(message: &Message) -> Result<(u8, Bytes), CodecError> {
-    let mut fields = message.body();
+fn read_kind_and_name(mut fields: Fields<'_>) -> Result<(u8, &[u8]), CodecError> {
     let kind = fields.u8()?;
-    let name = message.bytes.slice_ref(fields.c_bytes()?);
+    let name = fields.c_bytes()?;
     fields.end()?;
     Ok((kind, name))
 }
 
 /// What a Bind says.
-struct Bound {
-    name: Bytes,
-    statement: Bytes,
+struct Bound<'a> {
+    name: &'a [u8],
+    statement: &'a [u8],
     binds: Arc<[Bind]>,
     formats: Box<[i16]>,
 }
 
-fn read_bind(message: &Message) -> Result<Bound, CodecError> {
-    let mut fields = message.body();
-    let name = message.bytes.slice_ref(fields.c_bytes()?);
-    let statement = message.bytes.slice_ref(fields.c_bytes()?);
+fn read_bind(mut fields: Fields<'_>) -> Result<Bound<'_>, CodecError> {
+    let name = fields.c_bytes()?;
+    let statement = fields.c_bytes()?;
     let binds = read_values(&mut fields, b'B')?;
     let results = count(&mut fields)?;
     let mut formats = Vec::with_capacity(results);
@@ -349,8 +362,7 @@ fn read_bind(message: &Message) -> Result<Bound, CodecError> {
     Ok(Bound { name, statement, binds, formats: formats.into() })
 }
 
-fn read_call(message: &Message) -> Result<(u32, Arc<[Bind]>), CodecError> {
-    let mut fields = message.body();
+fn read_call(mut fields: Fields<'_>) -> Result<(u32, Arc<[Bind]>), CodecError> {
     let function = fields.i32()?.cast_unsigned();
     let binds = read_values(&mut fields, b'F')?;
     fields.i16()?;
@@ -361,19 +373,19 @@ fn read_call(message: &Message) -> Result<(u32, Arc<[Bind]>), CodecError> {
 /// Format codes, then the values they are for.
 fn read_values(fields: &mut Fields<'_>, tag: u8) -> Result<Arc<[Bind]>, CodecError> {
     let formats = count(fields)?;
-    let mut format_codes = Fields::new(tag, fields.bytes(formats * 2)?);
-    let mut codes = Vec::with_capacity(formats);
-    for _ in 0..formats {
-        codes.push(format_codes.i16()?);
-    }
+    let mut codes = Fields::new(tag, fields.bytes(formats * 2)?);
     let values = count(fields)?;
     if formats > 1 && formats != values {
         return Err(CodecError::Truncated { tag });
     }
+    let mut code = 0;
     let mut binds = Vec::with_capacity(values);
-    for index in 0..values {
-        let code = if formats > 1 { codes.get(index) } else { codes.first() };
-        binds.push(bind(fields.value()?, code.copied().unwrap_or(0) == 1));
+    for _ in 0..values {
+        // One counts for all, none means text.
+        if codes.left() > 0 {
+            code = codes.i16()?;
+        }
+        binds.push(bind(fields.value()?, code == 1));
     }
     Ok(binds.into())
 }

@@ -23,7 +23,7 @@ mod unrecorded;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use self::names::Names;
 use self::run::Run;
@@ -202,7 +202,7 @@ enum CopyIn {
 enum Waiting {
     Query { op: u64, sql: Arc<str>, bytes: Bytes },
     Parse { op: u64, name: Bytes, sql: Arc<str>, bytes: Bytes },
-    Execute { op: u64, portal: Arc<Portal>, bytes: Bytes, portal_name: Bytes },
+    Execute { op: u64, portal: Arc<Portal>, name: Bytes, most: i32 },
     Call { op: u64, bytes: Bytes },
 }
 
@@ -381,19 +381,24 @@ impl<O: Origins> Machine<O> {
                 self.expect.push_back(Expect::Parse { name, statement });
                 staged.permitted(permit, &bytes);
             }
-            Waiting::Execute { op, portal, bytes, portal_name } => {
+            Waiting::Execute { op, portal, name, most } => {
                 let run = if plan.linked {
-                    self.describe_linked(&portal_name, &plan, staged);
+                    self.describe_linked(&name, &plan, staged);
                     Run::new(op, plan, None, None)
                 } else {
-                    self.describe_if_needed(&portal, &portal_name, &plan, staged);
+                    self.describe_if_needed(&portal, &name, &plan, staged);
                     let defines = self.define(op, &portal.statement.sql, &plan);
                     let statement = Arc::clone(&portal.statement);
                     let cells = self.cells_of(&statement);
                     Run { defines, portal: Some(portal), ..Run::new(op, plan, Some(statement), cells) }
                 };
                 self.expect.push_back(Expect::Execute(run));
-                staged.permitted(permit, &bytes);
+                staged.permitted_as(permit, |out| {
+                    super::codec::put(out, b'E', |out| {
+                        super::codec::put_c_str(out, &name);
+                        out.put_i32(most);
+                    });
+                });
             }
             Waiting::Call { op, bytes } => {
                 let run = Run { call: true, ..Run::new(op, plan, None, None) };

@@ -84,6 +84,9 @@ impl<O: Origins> Machine<O> {
     /// Notes the names a text defines, as pending in the current group.
     pub(super) fn define(&mut self, op: u64, sql: &Arc<str>, plan: &Arc<Plan>) -> Vec<(usize, Definition)> {
         let mut defines = Vec::new();
+        if plan.statements.iter().all(|statement| statement.names.defined().is_none()) {
+            return defines;
+        }
         let read_under = self.settings_now();
         for (index, statement) in plan.statements.iter().enumerate() {
             let prepared = |of: &Arc<Plan>| {
@@ -119,8 +122,8 @@ impl<O: Origins> Machine<O> {
     /// A statement completed: what it defined stands, what it closed is gone.
     pub(super) fn settle_names(&mut self, defined: Option<Definition>, statement: &StatementPlan) {
         match defined {
-            Some(Definition::Statement(name, value)) => self.statements.confirm(&name, &value),
-            Some(Definition::Portal(name, value)) => self.portals.confirm(&name, &value),
+            Some(Definition::Statement(name, value)) => self.statements.confirm(&name, value),
+            Some(Definition::Portal(name, value)) => self.portals.confirm(&name, value),
             None => {}
         }
         match &statement.names {

@@ -69,6 +69,12 @@ impl<T> Names<T> {
         }
     }
 
+    /// Whether what it stands for depends on an answer the server has not given yet.
+    pub(super) fn is_unsettled(&self, name: &[u8], group: u64) -> bool {
+        let pending = self.slot(name).and_then(|slot| slot.pending.as_ref());
+        pending.is_some_and(|(defined_in, _)| *defined_in != group)
+    }
+
     pub(super) fn full(&self) -> bool {
         !self.has_room(1)
     }
@@ -89,10 +95,10 @@ impl<T> Names<T> {
     }
 
     /// The server confirmed a definition.
-    pub(super) fn confirm(&mut self, name: &[u8], value: &Arc<T>) {
+    pub(super) fn confirm(&mut self, name: &[u8], value: Arc<T>) {
         let slot = self.slot_mut(name);
-        slot.settle(value);
-        slot.confirmed = Some(Arc::clone(value));
+        slot.settle(&value);
+        slot.confirmed = Some(value);
     }
 
     /// The server skipped or refused a definition.
@@ -146,7 +152,9 @@ mod tests {
     use super::*;
 
     fn found(names: &Names<u32>, name: &str, group: u64) -> Option<Result<u32, ()>> {
-        match names.find(name.as_bytes(), group) {
+        let found = names.find(name.as_bytes(), group);
+        assert_eq!(names.is_unsettled(name.as_bytes(), group), matches!(found, Found::Unsettled));
+        match found {
             Found::This(value) => Some(Ok(*value)),
             Found::Unsettled => Some(Err(())),
             Found::Nothing => None,
@@ -167,7 +175,7 @@ mod tests {
         names.define(s, 1, Arc::clone(&old));
         assert_eq!(found(&names, name, 1), Some(Ok(1)));
         assert_eq!(found(&names, name, 2), Some(Err(())), "another group has to wait");
-        names.confirm(s, &old);
+        names.confirm(s, Arc::clone(&old));
         assert_eq!(found(&names, name, 2), Some(Ok(1)));
         // A redefinition that the server refuses must leave the old meaning in force.
         names.define(s, 2, Arc::clone(&new));
@@ -180,7 +188,7 @@ mod tests {
         names.define(s, 4, Arc::clone(&old));
         names.close_all();
         assert_eq!(found(&names, name, 4), Some(Ok(1)), "what is pending was not forgotten");
-        names.confirm(s, &old);
+        names.confirm(s, Arc::clone(&old));
         names.keep(|value| *value == 1);
         assert_eq!(found(&names, name, 5), Some(Ok(1)));
         names.keep(|value| *value == 2);

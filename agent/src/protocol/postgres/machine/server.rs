@@ -247,8 +247,8 @@ impl<O: Origins> Machine<O> {
 
     fn confirmed(&mut self, tag: u8) -> Result<Act, Fatal> {
         match (tag, self.expect.pop_front()) {
-            (b'1', Some(Expect::Parse { name, statement })) => self.statements.confirm(&name, &statement),
-            (b'2', Some(Expect::Bind { name, portal })) => self.portals.confirm(&name, &portal),
+            (b'1', Some(Expect::Parse { name, statement })) => self.statements.confirm(&name, statement),
+            (b'2', Some(Expect::Bind { name, portal })) => self.portals.confirm(&name, portal),
             (b'3', Some(Expect::CloseStatement(name))) => self.statements.close(&name),
             (b'3', Some(Expect::ClosePortal(name))) => self.portals.close(&name),
             _ => return Err(Fatal::OutOfTurn(tag)),
@@ -287,11 +287,11 @@ impl<O: Origins> Machine<O> {
                 self.described(tag, fields, &statement)?;
                 return Ok(Act::Pass);
             }
-            Some(Expect::DescribePortal { portal, swallow }) if tag != b't' => {
-                let (swallow, statement) = (*swallow, Arc::clone(&portal.statement));
-                self.expect.pop_front();
-                self.described(tag, fields, &statement)?;
-                return Ok(if swallow { Act::Replaced } else { Act::Pass });
+            Some(Expect::DescribePortal { .. }) if tag != b't' => {
+                if let Some(Expect::DescribePortal { portal, swallow }) = self.expect.pop_front() {
+                    self.described(tag, fields, &portal.statement)?;
+                    return Ok(if swallow { Act::Replaced } else { Act::Pass });
+                }
             }
             Some(Expect::DescribeLinked(plan)) if tag != b't' => {
                 let plan = Arc::clone(plan);
