@@ -129,6 +129,7 @@ const UNSAFE_BELOW: &[&str] = &[
     "ebpf",
     "agent/src/intercept",
     "agent/src/export/queue.rs",
+    "agent/src/upstream/plain.rs",
     "agent/src/workload/verity.rs",
     "agent/src/record/spool.rs",
     "tests/src/harness/spawn.rs",

@@ -95,7 +95,7 @@ impl<O: Origins> Machine<O> {
             return Ok(None);
         }
         if self.copy_in == CopyIn::Open && !matches!(tag, b'c' | b'f') {
-            return Err(Fatal::Unexpected { tag: tag, why: "may not come inside COPY data" });
+            return Err(Fatal::Unexpected { tag, why: "may not come inside COPY data" });
         }
         if self.skipping && tag != b'S' {
             return known(tag).map(|()| None);
