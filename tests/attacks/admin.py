@@ -65,8 +65,10 @@ def device_egress():
 
 def inner_namespace():
     """A network namespace of our own behind us, whose packets we forward and send elsewhere."""
-    child = subprocess.Popen(["unshare", "-Urn", "sleep", "10"])
-    time.sleep(0.3)
+    child = subprocess.Popen(["unshare", "-Urn", "sleep", str(LIMIT)])
+    # Once it sleeps, it has its namespaces.
+    while child.poll() is None and open(f"/proc/{child.pid}/comm").read() != "sleep\n":
+        time.sleep(0.01)
     number = OTHER_PORT % 250
     inner = f"nsenter -t {child.pid} -U -n --preserve-credentials"
     try:

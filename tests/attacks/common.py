@@ -12,17 +12,21 @@ The last line printed is one of
 """
 import ctypes, errno, os, signal, socket, struct, sys
 
+from machine import SLOWNESS
+
 NAME, V4, V6, PORT, LISTEN = sys.argv[1:4] + [int(port) for port in sys.argv[4:6]]
 BANNER = b"WITNESS\n"
 # How long an attack waits to be connected: one lost SYN is sent again after a second. What is refused is refused at
-# once; what is dropped never answers.
-PATIENCE = 2.5
+# once; what is dropped never answers, so that all of this is spent.
+PATIENCE = 2 + SLOWNESS / 2
 # How long it waits for the first word of whoever it is connected to, on a machine that may be busy.
-ANSWER = 4.0
+ANSWER = 4 * SLOWNESS
+# After so many seconds it ends, whatever it is doing.
+LIMIT = 15 * SLOWNESS
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.prctl(15, NAME.encode(), 0, 0, 0)  # PR_SET_NAME
-signal.alarm(15)
+signal.alarm(LIMIT)
 
 
 def startup():

@@ -1,5 +1,6 @@
 /* Connects and says what it is answered; see common.py for arguments and output. Built dynamic and static, run as it is,
- * setuid, by vfork, and in a child that clone3 puts straight into another cgroup. */
+ * setuid, by vfork, and in a child that clone3 puts straight into another cgroup. SLOWNESS is how many times slower than
+ * usual the machine is. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,7 +18,7 @@
 static int dial(const char *address, const char *port) {
     static const char startup[] = "\0\0\0\x20\0\3\0\0user\0plain\0database\0db\0";
     struct sockaddr_in target = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
-    struct timeval patience = {.tv_sec = 2};
+    struct timeval patience = {.tv_sec = 2 * SLOWNESS};
     char answer[4096] = "";
     inet_pton(AF_INET, address, &target.sin_addr);
     int sock = socket(AF_INET, SOCK_STREAM, 0);
@@ -41,7 +42,7 @@ int main(int count, char **arguments) {
         return 2;
     const char *name = arguments[1], *target = arguments[2], *port = arguments[4];
     prctl(PR_SET_NAME, name);
-    alarm(15);
+    alarm(15 * SLOWNESS);
     setvbuf(stdout, 0, _IONBF, 0);
     int status = 0;
     if (!strcmp(name, "vfork")) {

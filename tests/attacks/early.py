@@ -12,16 +12,20 @@ GO = sys.argv[6] if len(sys.argv) > 6 else None
 
 
 def wait():
-    if GO:
-        open(f"{GO}.{NAME}", "w").close()
-    while GO and not os.path.exists(GO):
+    if not GO:
+        return
+    # The others get ready meanwhile, one after the other, and the agent starts: that is not this attack's time.
+    signal.alarm(10 * LIMIT)
+    open(f"{GO}.{NAME}", "w").close()
+    while not os.path.exists(GO):
         time.sleep(0.01)
+    signal.alarm(LIMIT)
 
 
 def stream(address):
     """A connection that stands already."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    sock.settimeout(2)
+    sock.settimeout(ANSWER)
     sock.connect((address, PORT))
     if sock.recv(100) != BANNER:
         return "closed"

@@ -100,7 +100,7 @@ def doors():
     for command in (["approve", "h-00000000"], ["deny", "h-00000000"], ["kill", "00"], ["detach"]):
         if os.environ.get("CHAPERONE"):
             done = subprocess.run([os.environ["CHAPERONE"], "--config", os.environ["CONFIG"], *command],
-                                  capture_output=True, text=True, timeout=10)
+                                  capture_output=True, text=True, timeout=LIMIT)
             print(command[0], done.returncode, (done.stdout + done.stderr).strip()[:200])
             if done.returncode == 0:
                 return f"{command[0]} was done for us"
@@ -190,7 +190,7 @@ def let_go():
     """`chaperone detach` while there is no agent to say no."""
     if os.environ.get("CHAPERONE"):
         done = subprocess.run([os.environ["CHAPERONE"], "--config", os.environ["CONFIG"], "detach"],
-                              capture_output=True, text=True, timeout=10)
+                              capture_output=True, text=True, timeout=LIMIT)
         print("detach", done.returncode, (done.stdout + done.stderr).strip()[:200])
         if done.returncode == 0:
             return "detach was done for us"

@@ -31,7 +31,7 @@ void attack(int count, const char **arguments) {
     for (int byte = 4; byte < 8; byte++, at++)
         target[byte] = number(&at);
     call(PRCTL, 15, (long)arguments[1], 0);
-    call(ALARM, 10, 0, 0);
+    call(ALARM, 10 * SLOWNESS, 0, 0);
     static const char startup[] = "\0\0\0\x20\0\3\0\0user\0int80\0database\0db\0";
     static char answer[4096];
     int sock = call(SOCKET, 2, 1, 0);

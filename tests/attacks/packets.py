@@ -101,7 +101,7 @@ def hardware_address(gateway):
     """Of the gateway, as the neighbour table has it."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     probe.sendto(b"", (gateway, 9))
-    for _ in range(50):
+    for _ in range(50 * SLOWNESS):
         with open("/proc/net/arp") as rows:
             found = [row.split()[3] for row in rows if row.startswith(gateway + " ")]
         if found and found[0] != "00:00:00:00:00:00":

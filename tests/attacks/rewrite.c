@@ -48,7 +48,7 @@ int main(int count, char **arguments) {
     if (count < 6)
         return 2;
     prctl(PR_SET_NAME, arguments[1]);
-    alarm(15);
+    alarm(15 * SLOWNESS);
     const char *beside = getenv("BESIDE");
     char cgroup[4096];
     if (strcmp(arguments[1], "bpf-beside") || !beside) {
@@ -81,7 +81,7 @@ int main(int count, char **arguments) {
     int link = syscall(SYS_bpf, BPF_LINK_CREATE, &attach, sizeof(attach));
     if (link < 0)
         return failed("attach");
-    struct timeval patience = {.tv_sec = 2};
+    struct timeval patience = {.tv_sec = 2 * SLOWNESS};
     int sock = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));

@@ -4,14 +4,9 @@ import socket, sys
 
 wanted, patience, ready = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 held = []
-SOL_IP, IP_LOCAL_PORT_RANGE = 0, 51
-for _ in range(20000):
+# As many sockets as there are ports to be had; whoever starts this sees to it that they are few.
+for _ in range(1000):
     sock = socket.socket()
-    try:
-        # Nothing but that port (Linux 6.3). Elsewhere it takes as many sockets as there are ports.
-        sock.setsockopt(SOL_IP, IP_LOCAL_PORT_RANGE, wanted << 16 | wanted)
-    except OSError:
-        pass
     sock.settimeout(patience)
     try:
         sock.listen()

@@ -68,7 +68,7 @@ int main(int count, char **arguments) {
     if (count < 6)
         return 2;
     prctl(PR_SET_NAME, arguments[1]);
-    alarm(15);
+    alarm(15 * SLOWNESS);
     set_up(strstr(arguments[1], "-sqpoll") != 0);
     struct io_uring_sqe make = {.opcode = IORING_OP_SOCKET, .fd = AF_INET, .off = SOCK_STREAM};
     int sock = checked("socket", operate(make));

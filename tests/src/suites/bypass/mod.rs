@@ -59,9 +59,9 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
         .filter(|trial| filter.is_none_or(|part| trial.technique.name.contains(part)))
         .collect();
     ensure!(!trials.is_empty(), "bypass: no technique of that name");
-    let started = Instant::now();
+    let mut lap = Lap(Instant::now());
     let mut yard = Yard::prepare()?;
-    let made = started.elapsed();
+    lap.ends("making the yard");
 
     for alone in [true, false] {
         let of = |trial: &Trial| (trial.technique.when == When::Alone) == alone;
@@ -69,7 +69,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
             trials[index].without = outcome;
         }
     }
-    let tried = started.elapsed();
+    lap.ends("without the agent");
 
     get_ready(&yard, &trials)?;
     yard.witness.forget();
@@ -90,19 +90,26 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
             yard.start_agent()?;
         }
     }
+    lap.ends("with it");
     let stormed = if filter.is_none() { Some(storm(&yard)?) } else { None };
     the_gate_is_open(&yard)?;
     for trial in &mut trials {
         trial.seen = sightings(&yard, &trial.aim);
     }
     record(&yard, &mut trials)?;
-    eprintln!(
-        "making the yard took {:.0} s, without the agent {:.0} s, with it {:.0} s",
-        made.as_secs_f64(),
-        (tried - made).as_secs_f64(),
-        (started.elapsed() - tried).as_secs_f64()
-    );
+    lap.ends("the storm and the record");
     report::print(&yard, &trials, stormed.as_deref())
+}
+
+/// When the part that runs began.
+struct Lap(Instant);
+
+impl Lap {
+    /// Says how long the part took: on a slow machine a person wants to know before the end.
+    fn ends(&mut self, part: &str) {
+        eprintln!("{part} took {:.0} s", self.0.elapsed().as_secs_f64());
+        self.0 = Instant::now();
+    }
 }
 
 /// Everybody at once, and each where he was going: to addresses of no technique, so that one that got through would be a

@@ -25,7 +25,7 @@ use crate::harness::container::{Container, DOCKER_CAPABILITIES, Wish};
 use crate::harness::net::Netns;
 use crate::harness::postgres;
 use crate::harness::scratch::Scratch;
-use crate::harness::spawn::{Output, Program, catch_interrupts, wait_for};
+use crate::harness::spawn::{Output, Program, catch_interrupts, slowness, wait_for};
 
 const SUITE: &str = "bypass";
 
@@ -34,6 +34,10 @@ const POLICY: &str = r#"
 @id("customers-connect")
 permit(principal in Group::"customers", action == Action::"connect", resource in Env::"prod");
 "#;
+
+/// The setting for the ports that the kernel gives to who does not ask for one, and what the host's has.
+const HANDED_OUT: &str = "net.ipv4.ip_local_port_range";
+const ALL_HANDED_OUT: &str = "20000 60999";
 
 /// Longest time an attack may take, seconds; the programs give up earlier by themselves.
 const LIMIT: u64 = 20;
@@ -234,6 +238,16 @@ impl Yard {
         self.nets.admin.path()
     }
 
+    /// Meanwhile the host's kernel hands out a few ports only, of which the listener's is one that it gives to sockets that
+    /// listen: those have odd distances from the first, those that connect even ones.
+    pub(super) fn with_few_ports<T>(&self, what: impl FnOnce() -> Result<T>) -> Result<T> {
+        let first = self.listen_port - 33;
+        self.nets.host.sysctl(HANDED_OUT, &format!("{first} {}", first + 63))?;
+        let result = what();
+        self.nets.host.sysctl(HANDED_OUT, ALL_HANDED_OUT)?;
+        result
+    }
+
     /// The root of the governed tree.
     pub(super) fn top(&self) -> &Cgroup {
         &self.places.top
@@ -365,7 +379,7 @@ impl Nets {
             netns.sysctl("net.ipv4.conf.all.accept_source_route", "1")?;
         }
         // The listener's port is among those the kernel hands out, and no connection that has ended keeps it.
-        host.sysctl("net.ipv4.ip_local_port_range", "20000 60999")?;
+        host.sysctl(HANDED_OUT, ALL_HANDED_OUT)?;
         host.sysctl("net.ipv4.tcp_max_tw_buckets", "0")?;
         host.sysctl("net.ipv4.ip_forward", "1")?;
         host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
@@ -381,9 +395,10 @@ impl Nets {
     }
 }
 
-/// Puts the attack programs where every seat can read them, the ones in C compiled.
+/// Puts the attack programs where every seat can read them, the ones in C compiled, and tells them how slow the machine is.
 fn attacks(scratch: &Scratch) -> Result<PathBuf> {
     let folder = scratch.folder("attacks", 0o755)?;
+    fs::write(folder.join("machine.py"), format!("SLOWNESS = {}\n", slowness()))?;
     for (name, source) in super::corpus::SOURCES {
         let path = folder.join(name);
         fs::write(&path, source)?;
@@ -394,6 +409,7 @@ fn attacks(scratch: &Scratch) -> Result<PathBuf> {
             .args(["-O1", "-Wall", "-o"])
             .args([folder.join(program), folder.join(source)])
             .args(*flags)
+            .args([format!("-DSLOWNESS={}", slowness())])
             .run()?
             .ok()
             .with_context(|| format!("compiling {source}"))?;

@@ -9,7 +9,7 @@ use super::super::technique::Seat::{Container, Service};
 use super::super::technique::When::Dead;
 use super::super::technique::{Aim, Attack, Record, Seat, Technique};
 use super::super::yard::Yard;
-use crate::harness::spawn::{Output, wait_for};
+use crate::harness::spawn::{Output, slowness, wait_for};
 
 /// At first there is nobody at the listener's port; from three seconds on the connect itself is refused.
 const GONE: &[&str] = &["refused ECONNREFUSED", "refused EPERM", "silent"];
@@ -55,9 +55,13 @@ fn steal(yard: &Yard, aim: &Aim) -> Result<Output> {
     let ready = yard.scratch.folder("steal", 0o755)?.join("ready");
     let _ = std::fs::remove_file(&ready);
     let port = yard.listen_port.to_string();
-    let args = [port.as_str(), "2", &ready.display().to_string()];
-    let thief = yard.helper("steal.py", &args, &yard.places.service)?.start()?;
-    wait_for("the thief", Duration::from_secs(5), || Ok(ready.exists().then_some(())))?;
+    let patience = (2 * slowness()).to_string();
+    let args = [port.as_str(), &patience, &ready.display().to_string()];
+    let thief = yard.with_few_ports(|| {
+        let thief = yard.helper("steal.py", &args, &yard.places.service)?.start()?;
+        wait_for("the thief", Duration::from_secs(5), || Ok(ready.exists().then_some(())))?;
+        Ok(thief)
+    })?;
     let victim = yard.python(Seat::Service, "streams.py", aim)?.run();
     let thief = thief.finish(Duration::from_secs(10))?.ok()?;
     ensure!(thief.contains("has the port"), "the attack did not get to its point: {thief}");
