@@ -37,15 +37,31 @@ pub(super) fn function(name: &str, volatility: u8) -> Builtin {
     Builtin::Unlisted
 }
 
-/// Immutable or stable by declaration, and yet they read rows, statistics, sources or other sessions.
+/// Immutable or stable by declaration, and yet they read rows, statistics, sources or other sessions, or measure what was
+/// written: see [`MASKED_SYSTEM_COLUMNS`].
 const UNLISTED: &[&str] = &[
     "pg_get_function_sqlbody",
     "pg_get_functiondef",
+    "pg_get_replication_slots",
     "pg_input_error_info",
     "pg_input_is_valid",
     "pg_mcv_list_items",
+    "pg_show_replication_origin_status",
     "pg_stat_get_activity",
+    "pg_stat_get_archiver",
     "pg_stat_get_backend_activity",
+    "pg_stat_get_backend_io",
+    "pg_stat_get_backend_wal",
+    "pg_stat_get_io",
+    "pg_stat_get_replication_slot",
+    "pg_stat_get_subscription",
+    "pg_stat_get_tuples_hot_updated",
+    "pg_stat_get_tuples_newpage_updated",
+    "pg_stat_get_wal",
+    "pg_stat_get_wal_receiver",
+    "pg_stat_get_wal_senders",
+    "pg_stat_get_xact_tuples_hot_updated",
+    "pg_stat_get_xact_tuples_newpage_updated",
     "querytree",
     "ts_rewrite",
     "ts_stat",
@@ -74,17 +90,12 @@ const VOLATILE_COMPUTES: &[&str] = &[
     "nextval",
     "pg_blocking_pids",
     "pg_collation_actual_version",
-    "pg_current_wal_flush_lsn",
-    "pg_current_wal_insert_lsn",
-    "pg_current_wal_lsn",
     "pg_database_collation_actual_version",
     "pg_database_size",
     "pg_indexes_size",
     "pg_is_in_recovery",
     "pg_is_wal_replay_paused",
     "pg_jit_available",
-    "pg_last_wal_receive_lsn",
-    "pg_last_wal_replay_lsn",
     "pg_last_xact_replay_timestamp",
     "pg_notification_queue_usage",
     "pg_partition_ancestors",
@@ -124,7 +135,6 @@ const EFFECTS: &[&str] = &[
     "pg_stat_force_next_flush",
     "pg_stat_reset",
     "pg_stat_reset_shared",
-    "pg_switch_wal",
     "pg_terminate_backend",
     "pg_try_advisory_lock",
     "pg_try_advisory_lock_shared",
@@ -142,7 +152,9 @@ pub(super) fn system_relation_is_served(schema: &str, name: &str) -> bool {
     SERVED.binary_search(&name).is_ok()
 }
 
-/// Columns of served system relations that hold statements or sources; masked as soon as anything is.
+/// Columns of served system relations that hold statements or sources, or measure what was written; masked as soon as
+/// anything is. An UPDATE leaves out of the log what a row has in common with the one before it, at both ends, and its
+/// indexes alone where nothing in them changed: how much it wrote tells how much of a guess was right.
 pub(crate) const MASKED_SYSTEM_COLUMNS: &[(&str, &str, &str)] = &[
     ("pg_catalog", "pg_attribute", "attmissingval"),
     ("pg_catalog", "pg_proc", "probin"),
@@ -151,6 +163,38 @@ pub(crate) const MASKED_SYSTEM_COLUMNS: &[(&str, &str, &str)] = &[
     ("pg_catalog", "pg_stat_activity", "query"),
     ("pg_catalog", "pg_subscription", "subconninfo"),
     ("information_schema", "routines", "routine_definition"),
+    ("pg_catalog", "pg_replication_origin_status", "local_lsn"),
+    ("pg_catalog", "pg_replication_origin_status", "remote_lsn"),
+    ("pg_catalog", "pg_replication_slots", "confirmed_flush_lsn"),
+    ("pg_catalog", "pg_replication_slots", "restart_lsn"),
+    ("pg_catalog", "pg_replication_slots", "safe_wal_size"),
+    ("pg_catalog", "pg_stat_all_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_all_tables", "n_tup_newpage_upd"),
+    ("pg_catalog", "pg_stat_archiver", "archived_count"),
+    ("pg_catalog", "pg_stat_archiver", "last_archived_wal"),
+    ("pg_catalog", "pg_stat_archiver", "last_failed_wal"),
+    ("pg_catalog", "pg_stat_io", "write_bytes"),
+    ("pg_catalog", "pg_stat_io", "writes"),
+    ("pg_catalog", "pg_stat_replication", "flush_lsn"),
+    ("pg_catalog", "pg_stat_replication", "replay_lsn"),
+    ("pg_catalog", "pg_stat_replication", "sent_lsn"),
+    ("pg_catalog", "pg_stat_replication", "write_lsn"),
+    ("pg_catalog", "pg_stat_replication_slots", "spill_bytes"),
+    ("pg_catalog", "pg_stat_replication_slots", "stream_bytes"),
+    ("pg_catalog", "pg_stat_replication_slots", "total_bytes"),
+    ("pg_catalog", "pg_stat_sys_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_sys_tables", "n_tup_newpage_upd"),
+    ("pg_catalog", "pg_stat_user_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_user_tables", "n_tup_newpage_upd"),
+    ("pg_catalog", "pg_stat_wal", "wal_buffers_full"),
+    ("pg_catalog", "pg_stat_wal", "wal_bytes"),
+    ("pg_catalog", "pg_stat_wal", "wal_write"),
+    ("pg_catalog", "pg_stat_xact_all_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_xact_all_tables", "n_tup_newpage_upd"),
+    ("pg_catalog", "pg_stat_xact_sys_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_xact_sys_tables", "n_tup_newpage_upd"),
+    ("pg_catalog", "pg_stat_xact_user_tables", "n_tup_hot_upd"),
+    ("pg_catalog", "pg_stat_xact_user_tables", "n_tup_newpage_upd"),
 ];
 
 const UNSERVED_INFORMATION: &[&str] = &["user_mapping_options"];
@@ -295,9 +339,14 @@ mod tests {
 
     #[test]
     fn functions_that_read_are_unlisted_whatever_they_declare() {
-        for name in
-            ["query_to_xml", "table_to_xml_and_xmlschema", "pg_read_file", "lo_get", "pg_stat_get_activity"]
-        {
+        for name in [
+            "query_to_xml",
+            "table_to_xml_and_xmlschema",
+            "pg_read_file",
+            "lo_get",
+            "pg_stat_get_activity",
+            "pg_current_wal_insert_lsn",
+        ] {
             assert_eq!(function(name, b'v'), Builtin::Unlisted, "{name}");
         }
         assert_eq!(function("table_to_xml", b's'), Builtin::Unlisted);
