@@ -78,6 +78,8 @@ pub enum How {
     Explain,
     Copy,
     WriteOracle,
+    Ordering,
+    Changed,
     Together,
     Referring,
     Sequence,
@@ -112,6 +114,12 @@ impl How {
             Self::Explain => "part of the relation being explained",
             Self::Copy => "copied in a format that cannot be masked",
             Self::WriteOracle => "unique or referenced, so that writing it tells which values exist",
+            Self::Ordering => {
+                "in an index, so that rows may come in its order and tell between which others a value stands"
+            }
+            Self::Changed => {
+                "watched by a key or a trigger, so that it would be told whether an UPDATE changed it"
+            }
             Self::Together => "checked together with what is written, so that the outcome would tell of it",
             Self::Referring => {
                 "a reference to these rows, so that whether they can go would tell which values exist"
@@ -127,7 +135,8 @@ impl How {
             Self::SetOperation => "use UNION ALL, or leave the column out",
             Self::Meeting => "write NULL or a plain number there, or read the column by itself",
             Self::WholeRow => "name the columns, or use * in the output list of the outermost SELECT",
-            Self::WriteOracle => "leave the column out of the write",
+            Self::WriteOracle | Self::Ordering => "leave the column out of the write",
+            Self::Changed => "leave the column out of the UPDATE",
             Self::Together => "set that column in the same statement, or leave out what is checked with it",
             Self::Referring => "only someone who may see the column can delete or renumber these rows",
             Self::Sequence => {
@@ -253,6 +262,8 @@ impl Refusal {
             | How::WholeRow
             | How::Explain
             | How::WriteOracle
+            | How::Ordering
+            | How::Changed
             | How::Together
             | How::Referring
             | How::Meeting

@@ -1,6 +1,7 @@
 //! A catalogue as one principal sees it: which columns are masked, carried from the labelled columns to inheritance
 //! children and parents, partitions, generated columns, views and materialised views. Immutable once built.
 
+mod oracles;
 mod sequences;
 mod ties;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use crate::analyse::{self, Taint};
 use crate::catalog::{Catalog, MASKED_SYSTEM_COLUMNS, RelId, RelKind, Relation, System};
-use crate::refusal::RefusalKind;
+use crate::refusal::{How, RefusalKind};
 use crate::statement::{ColumnPath, Knobs, MaskKind, MaskedColumn, Rule};
 
 /// The masks of one principal over one catalogue.
@@ -43,8 +44,10 @@ pub(crate) struct RelMask {
     pub(crate) strict: bool,
     /// Errors of a write may show rows of a relation with masked columns.
     pub(crate) strict_write: bool,
-    /// By position: writing the column tells which values exist.
-    pub(crate) oracles: Vec<bool>,
+    /// By position: how writing the column tells which values exist.
+    pub(crate) oracles: Vec<Option<How>>,
+    /// By position: whether an UPDATE changes the column is told.
+    pub(crate) watched: Vec<bool>,
     /// Positions of columns that are checked together, masked ones among them.
     pub(crate) together: Vec<Vec<usize>>,
     /// Positions of which an UPDATE tells which values a masked column has, and that column.
@@ -436,47 +439,6 @@ impl View {
             let next = referenced.get(&id).into_iter().flatten();
             todo.extend(next.filter(|next| seen.insert(**next)));
         }
-    }
-
-    fn mark_oracles(&mut self, id: RelId, relation: &Relation) {
-        let catalog = Arc::clone(&self.catalog);
-        let columns = relation.columns.list.len();
-        let mut oracles = vec![false; columns];
-        for (position, column) in relation.columns.list.iter().enumerate() {
-            let masked = self.mask_at(id, position).is_some();
-            let unique = masked && (relation.kind != RelKind::Table || self.is_unique(id, &column.name));
-            let points_at_mask = relation.foreign_keys.iter().any(|key| {
-                let target = key.columns.iter().find(|(from, _)| *from == column.number);
-                let there = target
-                    .and_then(|(_, to)| catalog.relation(key.to)?.columns.position_of_number(*to))
-                    .and_then(|position| self.mask_at(key.to, position));
-                there.is_some()
-            });
-            if let Some(oracle) = oracles.get_mut(position) {
-                *oracle = unique || points_at_mask;
-            }
-        }
-        if oracles.contains(&true) {
-            self.relations.entry(id).or_default().oracles = oracles;
-        }
-    }
-
-    /// Whether the column is unique or excluded in the relation or in one it inherits with.
-    fn is_unique(&self, id: RelId, column: &str) -> bool {
-        let (mut seen, mut todo) = (HashSet::from([id]), vec![id]);
-        while let Some(relation) = todo.pop().and_then(|id| self.catalog.relation(id)) {
-            let number = relation.columns.position(column).and_then(|at| relation.columns.list.get(at));
-            let number = number.map(|column| column.number);
-            if relation
-                .uniques
-                .iter()
-                .any(|unique| unique.opaque || number.is_some_and(|number| unique.columns.contains(&number)))
-            {
-                return true;
-            }
-            todo.extend(relation.related.iter().filter(|relative| seen.insert(**relative)));
-        }
-        false
     }
 }
 

@@ -327,25 +327,3 @@ fn what_other_statements_name_by_then_is_told() {
         assert_eq!(analyse(sql, &view).expect("served")[0].reshapes, expect, "{sql}");
     }
 }
-
-/// `suppress_redundant_updates_trigger`: an UPDATE to the value that is there counts no row.
-#[test]
-fn who_updates_is_not_told_by_the_number_of_rows() {
-    let mut rows = rows();
-    let named =
-        |row: &&Vec<Option<String>>| row[1].as_deref() == Some("app") && row[2].as_deref() == Some("users");
-    let users = rows["relations"].iter().find(named).and_then(|row| row[0].clone());
-    let trigger = vec![users, Some(String::new()), Some("t".into())];
-    rows.get_mut("uniques").expect("answered").push(trigger);
-    let schemas = ["app".to_owned(), "public".to_owned()];
-    let catalog = Arc::new(Catalog::build(&rows, &schemas).expect("built"));
-    let view = View::build(catalog, &[(path("app.users.token"), MaskKind::Redact)].into());
-    let sql = "UPDATE users SET token = 'guess' WHERE id = 1";
-    let refusal = analyse(sql, &view).expect_err("it would be told");
-    assert!(matches!(refusal.kind, RefusalKind::LabelledUse { how: How::WriteOracle, .. }), "{refusal:?}");
-    assert!(analyse("UPDATE users SET email = 'x' WHERE id = 1", &view).is_ok());
-    assert!(
-        analyse(sql, &View::build(support::catalog(), &[(path("app.users.token"), MaskKind::Redact)].into()))
-            .is_ok()
-    );
-}

@@ -171,19 +171,23 @@ impl<'a> Analyser<'a> {
 
     /// Whether writing the column would tell which values exist.
     pub(super) fn may_write(&self, id: RelId, position: usize) -> Res<()> {
-        let mask = self.view.rel_mask(id);
-        if mask.is_none_or(|mask| mask.oracles.get(position) != Some(&true)) {
-            return Ok(());
+        let how = self.view.rel_mask(id).and_then(|mask| mask.oracles.get(position).copied().flatten());
+        how.map_or(Ok(()), |how| Err(self.telling(id, position, how)))
+    }
+
+    /// Whether changing the column in rows that exist would tell what was there.
+    fn may_change(&self, id: RelId, position: usize) -> Res<()> {
+        let watched = self.view.rel_mask(id).and_then(|mask| mask.watched.get(position).copied());
+        if watched == Some(true) { Err(self.telling(id, position, How::Changed)) } else { Ok(()) }
+    }
+
+    fn telling(&self, id: RelId, position: usize, how: How) -> Box<Refusal> {
+        let taint = self.view.rel_mask(id).and_then(|mask| mask.taints.get(position).copied().flatten());
+        if let Some(taint) = taint {
+            return self.labelled(taint, how);
         }
-        match mask.and_then(|mask| mask.taints.get(position).copied().flatten()) {
-            Some(taint) => Err(self.labelled(taint, How::WriteOracle)),
-            None => {
-                let relation = self.catalog.relation(id);
-                let column = relation.and_then(|relation| relation.columns.list.get(position));
-                let column = column.map(|column| column.name.to_string()).unwrap_or_default();
-                Err(Refusal::labelled(column, How::WriteOracle))
-            }
-        }
+        let column = self.catalog.relation(id).and_then(|relation| relation.columns.list.get(position));
+        Refusal::labelled(column.map(|column| column.name.to_string()).unwrap_or_default(), how)
     }
 
     /// VALUES or a query; gives the number of columns if it is known.
@@ -224,6 +228,7 @@ impl<'a> Analyser<'a> {
         for target in targets {
             let position = self.written_column(id, target)?;
             self.may_write(id, position)?;
+            self.may_change(id, position)?;
             written.push(position);
             match target.val() {
                 Node::MultiAssignRef(source) => self.multi_assigned(source)?,

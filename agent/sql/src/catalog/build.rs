@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::builtins::{self, Builtin};
 use super::{
-    Catalog, Column, Columns, ForeignKey, QUERIES, RelId, RelKind, Relation, Schema, Shape, System, Type,
-    TypeInfo, Unique,
+    Catalog, Column, Columns, ForeignKey, QUERIES, RelId, RelKind, Relation, Schema, Shape, System, Telling,
+    Type, TypeInfo, Unique,
 };
 
 /// Answers by the name of the query; each row is its columns as text, `None` for NULL.
@@ -212,6 +212,7 @@ impl<'a> Builder<'a> {
             related: Vec::new(),
             foreign_keys: Vec::new(),
             uniques: Vec::new(),
+            telling: Vec::new(),
             together: Vec::new(),
             numbers: Vec::new(),
             has_rules: row.flag(4)?,
@@ -245,6 +246,17 @@ impl<'a> Builder<'a> {
             let unique = Unique { columns: row.numbers(1)?, opaque: row.flag(2)? };
             if let Some(relation) = self.known(row.number(0)?) {
                 self.change(relation, |relation| relation.uniques.push(unique));
+            }
+        }
+        for row in self.answers("telling") {
+            let telling = match row.text(2)? {
+                "changed" => Telling::Changed,
+                "ordered" => Telling::Ordered { columns: row.numbers(1)?, alone: false },
+                "alone" => Telling::Ordered { columns: row.numbers(1)?, alone: true },
+                _ => return Err(CatalogError::Row("telling", "of no known kind")),
+            };
+            if let Some(relation) = self.known(row.number(0)?) {
+                self.change(relation, |relation| relation.telling.push(telling));
             }
         }
         for row in self.answers("sequences") {

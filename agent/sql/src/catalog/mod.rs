@@ -63,6 +63,8 @@ pub(crate) struct Relation {
     pub(crate) related: Vec<RelId>,
     pub(crate) foreign_keys: Vec<ForeignKey>,
     pub(crate) uniques: Vec<Unique>,
+    /// What else shows something of a value that is written.
+    pub(crate) telling: Vec<Telling>,
     /// Numbers of columns that the server looks at together when a row is written.
     pub(crate) together: Vec<Vec<i16>>,
     /// Columns that take their numbers from this sequence.
@@ -123,6 +125,14 @@ pub(crate) struct Unique {
     pub(crate) columns: Vec<i16>,
     /// Has expressions or a predicate: any column may be part of it.
     pub(crate) opaque: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Telling {
+    /// Whether an UPDATE changed anything.
+    Changed,
+    /// Rows may come in the order of these columns; where `alone`, nothing of them but the values that order them.
+    Ordered { columns: Vec<i16>, alone: bool },
 }
 
 /// All functions of one name.

@@ -79,14 +79,28 @@ pub const QUERIES: &[CatalogQuery] = &[
        confdeltype = 'c'
   FROM pg_constraint WHERE contype = 'f' ORDER BY oid",
     ),
-    // What tells by itself whether a value was there. A trigger of the server's own does, too: it drops updates that change
-    // nothing, and the number of rows says so.
+    // What tells by itself whether a value was there.
     query(
         "uniques",
         "SELECT indrelid, indkey::text, indexprs IS NOT NULL OR indpred IS NOT NULL FROM pg_index
- WHERE indisunique OR indisexclusion
-UNION ALL SELECT t.tgrelid, '', true FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
- WHERE p.oid < 16384 AND p.proname = 'suppress_redundant_updates_trigger' ORDER BY 1, 2",
+ WHERE indisunique OR indisexclusion ORDER BY 1, 2",
+    ),
+    // What else shows something of a value that is written. Triggers: the server's own that drops updates which change
+    // nothing, and those of the database that fire under a condition. Indexes, by the columns that order them: rows may
+    // come in that order. One of a single column and all rows can only give the values themselves in it.
+    query(
+        "telling",
+        "SELECT t.tgrelid, '', 'changed' FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE t.tgqual IS NOT NULL AND t.tgtype & 16 <> 0
+    OR p.oid < 16384 AND p.proname = 'suppress_redundant_updates_trigger'
+UNION ALL SELECT i.indrelid, CASE WHEN i.indexprs IS NULL
+       THEN (SELECT string_agg(k.key::text, ' ' ORDER BY k.at) FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(key, at)
+              WHERE k.at <= i.indnkeyatts)
+       ELSE (SELECT coalesce(string_agg(DISTINCT d.refobjsubid::text, ' '), '') FROM pg_depend d
+              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid > 0) END,
+       CASE WHEN i.indnatts > 1 OR i.indpred IS NOT NULL THEN 'ordered' ELSE 'alone' END
+  FROM pg_index i WHERE i.indexrelid >= 16384 AND pg_index_has_property(i.indexrelid, 'index_scan') ORDER BY 1, 2, 3",
     ),
     // By their names, and whether making them runs code of the database's own; so do statistics, which have no name here.
     query(

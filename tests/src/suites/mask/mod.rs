@@ -10,6 +10,7 @@ mod overtaken;
 mod random;
 mod seen;
 mod table;
+mod telling;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ const CASES: &[Case<World>] = &[
         name: "what the server says at the end of a transaction, or at SET CONSTRAINTS, shows nothing",
         run: deferred::cases,
     },
+    Case { name: "what the server does beside a write tells nothing of a masked value", run: telling::cases },
     Case { name: "the catalogue queries of psql's backslash commands pass", run: table::catalogue },
     Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },
     Case {
