@@ -35,6 +35,7 @@ fn run(args: &[String]) -> Result<()> {
         ["suite", "record", rest @ ..] if rest.iter().any(|word| word.starts_with("--")) => {
             suites::record::on_demand(rest)
         }
+        ["suite", "upgrade", "--from", program] => suites::upgrade::on_demand(program),
         ["suite", name] => suites::run(Some(name), None),
         ["suite", name, filter] => suites::run(Some(name), Some(filter)),
         ["demo"] => demo::run(),

@@ -24,10 +24,12 @@ cargo xtask <command>
   test [unit|e2e]           everything, or one half
   e2e <suite> [filter]      one end-to-end suite, or its cases whose name holds filter: core, bad, journal, record,
                             mask, knobs, labels, retention, sealed, clocks, reload, drivers, servers, dba, regress [--all],
-                            tls, exports, holds, bypass, netns, provenance, ssh, unix, identity, pods, alive
+                            tls, exports, holds, bypass, netns, provenance, ssh, unix, identity, pods, alive, upgrade
   e2e mask --statements N|--beside RUNS [--seed S] [--ddl]
                             random sessions: one in two databases, or two in one beside somebody who changes the schema
   e2e record --kills N      the agent killed N times under load of databases and hosts
+  e2e upgrade --from PROGRAM
+                            a real upgrade from that program, of an older version, and the way back
   fuzz [test] [--seconds N] [--seed S]
                             mutated inputs for what reads others' bytes, each test for so long (10 s)
   fuzz --libfuzzer TARGET [--seconds N]

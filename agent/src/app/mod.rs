@@ -227,6 +227,7 @@ async fn start_and_serve(config_path: PathBuf, config: Config) -> Result<()> {
     outlets.open(&config, &agent)?;
     // Only now that nothing keeps the agent from serving: one that takes everything back has the configuration of before.
     agent.places.follow(&config);
+    journal.settle().context("cannot record")?;
     systemd::notify("READY=1");
     info!(targets = config.targets.len(), identities = config.identities.len(), "ready");
 

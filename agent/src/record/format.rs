@@ -9,7 +9,8 @@ use super::digest::sha256;
 pub const MAGIC: [u8; 8] = *b"\x89CHJ\r\n\x1a\n";
 /// Version of header and frames. A change that an older reader would misread needs a new one.
 pub const VERSION: u32 = 3;
-/// The oldest that is read: without the kinds `Statement` and `Result`. A segment of it is not gone on with.
+/// The oldest that is read: without the kinds `Statement` and `Result`. A journal of it is gone on with in its own form until
+/// the agent that opened it serves; see [`super::Journal::settle`].
 pub const OLDEST: u32 = 2;
 /// Bytes of a segment header.
 pub const HEADER_LEN: usize = 120;
@@ -57,7 +58,10 @@ pub enum HeaderError {
     Checksum,
     #[error("the header gives a number that no record has")]
     Number,
-    #[error("format version {0} is not known here")]
+    #[error(
+        "format version {0} is not known here: a newer version of Chaperone wrote it. Go on with that one; or move the whole \
+         journal away, where that one's `chaperone verify --dir` still reads it, and this one begins a new journal"
+    )]
     Version(u32),
 }
 

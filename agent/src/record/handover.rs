@@ -92,6 +92,19 @@ impl Journal {
         }
     }
 
+    /// To be called once nothing keeps this agent from serving. A journal that an older version wrote is gone on with in
+    /// that version's form until then, so that the older agent finds its journal as it knows it when this one fails; from
+    /// then on it is in this version's form.
+    ///
+    /// # Errors
+    /// When the journal's state is unknown. Nothing else is recorded then either.
+    pub fn settle(&self) -> Result<(), RecordError> {
+        match &*self.place() {
+            Place::Here(local) => local.settle(),
+            Place::Away(_) | Place::Nowhere => Ok(()),
+        }
+    }
+
     /// What opening had to cut off. Already recorded.
     #[must_use]
     pub fn repaired(&self) -> Vec<Repaired> {

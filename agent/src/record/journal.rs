@@ -14,7 +14,7 @@ use super::clock::Clocks;
 use super::error::io_error;
 use super::event::Event;
 use super::files::{self, DirLock};
-use super::format::{CHECKPOINT_EVERY, Kind};
+use super::format::{CHECKPOINT_EVERY, Kind, VERSION};
 use super::recover;
 use super::seal::{self, Auditors};
 use super::served::{self, Burst};
@@ -104,6 +104,8 @@ pub(super) struct Journal {
     /// Segments up to the one that begins with this record have an index, or were tried.
     indexed: AtomicU64,
     tail: Mutex<Tail>,
+    /// The journal is in an older form, and goes on in that one. Changes to false, after the tail did, and never back.
+    older: AtomicBool,
     /// Taken before `tail` where both are held.
     synced: Mutex<Synced>,
     told_of_filling: AtomicBool,
@@ -173,6 +175,7 @@ impl Journal {
             pruning: Mutex::new(()),
             looks: Mutex::new(Looks { age: Instant::now(), broken: Instant::now() }),
             indexed: AtomicU64::new(0),
+            older: AtomicBool::new(tail.form < VERSION),
             tail: Mutex::new(tail),
             synced: Mutex::new(Synced { seq: 0, head_seq }),
             told_of_filling: AtomicBool::new(false),
@@ -188,6 +191,21 @@ impl Journal {
     #[must_use]
     pub(super) fn repaired(&self) -> &[Repaired] {
         &self.repaired
+    }
+
+    /// Records are in this version's own form from now on, in a new segment where the newest one is of an older form.
+    ///
+    /// # Errors
+    /// `Abandoned`.
+    pub(super) fn settle(&self) -> Result<(), RecordError> {
+        let mut tail = lock(&self.tail)?;
+        if tail.form < VERSION {
+            tail.form = VERSION;
+            tail.rotating = true;
+        }
+        // Whoever packs sees the rotation due: the lock is taken after the batch is made.
+        self.older.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Puts `events` at the end of the journal, in their order and with nothing between them, by one write (for more
@@ -348,6 +366,7 @@ impl Journal {
         let mut events = events.iter().peekable();
         while sealed.peek().is_some() || parts.peek().is_some() || events.peek().is_some() {
             batch.clear();
+            batch.plain = self.older.load(Ordering::Acquire);
             while batch.records() < CHECKPOINT_EVERY {
                 if let Some(payload) = sealed.next() {
                     batch.push_encoded(Kind::Sealed, payload)?;

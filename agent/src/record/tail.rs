@@ -12,8 +12,7 @@ use super::error::io_error;
 use super::event::Event;
 use super::files::{self, Medium};
 use super::format::{
-    CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, VERSION,
-    payload_digest, seal,
+    CHECKPOINT_EVERY, FRAME_LEN, HEADER_LEN, Hash, Header, JournalId, Kind, MAX_PAYLOAD, payload_digest, seal,
 };
 use super::packed::{self, Outcome};
 use super::scan::Link;
@@ -63,6 +62,8 @@ pub(super) struct Batch {
     /// Of the records as they were put into the chain.
     hashes: Vec<Hash>,
     encoder: Encoder,
+    /// Nothing is packed: the journal is still in the form that an older version reads.
+    pub(super) plain: bool,
 }
 
 struct Draft {
@@ -83,7 +84,7 @@ impl Batch {
 
     pub(super) fn push(&mut self, event: &Event) -> Result<(), RecordError> {
         let start = self.begin();
-        let packed = packed::pack(event, &mut self.bytes)?;
+        let packed = if self.plain { None } else { packed::pack(event, &mut self.bytes)? };
         if packed.is_none() {
             serde_json::to_writer(&mut self.bytes, event)?;
         }
@@ -93,7 +94,7 @@ impl Batch {
     /// Puts the result that ends what is served into the same record, where it can be.
     pub(super) fn push_served(&mut self, part: Burst<'_>, result: Option<&Event>) -> Result<(), RecordError> {
         let start = self.begin();
-        let of_session = result.filter(|result| result.session() == Some(part.session));
+        let of_session = result.filter(|result| !self.plain && result.session() == Some(part.session));
         if let Some(outcome) = of_session.and_then(Outcome::of) {
             outcome.with(self.encoder.part(part)).put(&mut self.bytes)?;
             return self.end(Kind::Result, start);
@@ -139,6 +140,8 @@ impl Batch {
 pub(super) struct Tail {
     pub(super) medium: Arc<dyn Medium>,
     pub(super) path: PathBuf,
+    /// Version of the segments that are begun.
+    pub(super) form: u32,
     /// The number of the segment's first record.
     pub(super) segment: u64,
     /// End of the last whole record of the segment.
@@ -318,7 +321,8 @@ impl Tail {
             self.failed = true;
             io_error("sync", &self.path)(error)
         })?;
-        let Begun { path, medium, first_seq, len } = begin_segment(fixed, &mut self.link, &mut self.tree)?;
+        let Begun { path, medium, first_seq, len } =
+            begin_segment(fixed, self.form, &mut self.link, &mut self.tree)?;
         (self.path, self.medium, self.segment) = (path, medium, first_seq);
         (self.begun, self.offset) = (len, len);
         self.unsigned += 1;
@@ -368,10 +372,15 @@ pub(super) struct Begun {
 
 /// Creates the segment that begins with record `link.seq`, which is the state of the tree unless it is the first.
 /// All of it is on stable storage before it has its name.
-pub(super) fn begin_segment(fixed: &Fixed, link: &mut Link, tree: &mut Tree) -> Result<Begun, RecordError> {
+pub(super) fn begin_segment(
+    fixed: &Fixed,
+    form: u32,
+    link: &mut Link,
+    tree: &mut Tree,
+) -> Result<Begun, RecordError> {
     let created_ns = fixed.clocks.wall_ns();
     let header = Header {
-        version: VERSION,
+        version: form,
         host: fixed.key.public().host(),
         journal: fixed.journal,
         first_seq: link.seq,

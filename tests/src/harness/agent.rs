@@ -130,6 +130,11 @@ impl Agent {
         Ok(copy)
     }
 
+    /// From now on the program is another one; gives the one before.
+    pub(crate) fn use_program(&mut self, program: PathBuf) -> PathBuf {
+        std::mem::replace(&mut self.binary, program)
+    }
+
     /// Starts `chaperone run` without waiting, for a configuration that should be refused.
     pub(crate) fn launch(&mut self, cgroup: &Cgroup) -> Result<()> {
         let mut process = Program::new(&self.binary)

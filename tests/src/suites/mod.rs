@@ -27,6 +27,7 @@ mod service;
 mod ssh;
 mod tls;
 mod unix;
+pub(crate) mod upgrade;
 
 use anyhow::{Result, bail};
 
@@ -60,6 +61,7 @@ const SUITES: &[Suite] = &[
     ("identity", identity::run),
     ("pods", pods::run),
     ("alive", alive::run),
+    ("upgrade", upgrade::run),
 ];
 
 /// Suites for machines of their own, run by name only.

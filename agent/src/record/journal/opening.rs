@@ -46,10 +46,12 @@ pub(super) fn open_spool(path: &Path, journal: JournalId) -> Option<Spool> {
 pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, RecordError> {
     let Some(end) = recovered.end else {
         let (mut link, mut tree) = (Link::START, Tree::default());
-        let Begun { path, medium, first_seq, len } = tail::begin_segment(fixed, &mut link, &mut tree)?;
+        let Begun { path, medium, first_seq, len } =
+            tail::begin_segment(fixed, VERSION, &mut link, &mut tree)?;
         return Ok(Tail {
             medium,
             path,
+            form: VERSION,
             segment: first_seq,
             offset: len,
             begun: len,
@@ -71,6 +73,7 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
     Ok(Tail {
         medium,
         path: end.path,
+        form: end.version,
         segment: end.segment,
         offset: end.offset,
         begun: 0,
@@ -79,8 +82,7 @@ pub(super) fn open_tail(fixed: &Fixed, recovered: Recovered) -> Result<Tail, Rec
         unsigned: end.unsigned,
         signed: end.signed,
         dirty: false,
-        // Whoever reads that form does not know what is written now.
-        rotating: end.version < VERSION,
+        rotating: false,
         failed: false,
         closed: false,
         watch: Watch::after(end.time_ns),

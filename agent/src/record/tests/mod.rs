@@ -7,6 +7,7 @@ pub(crate) mod faults;
 mod follow;
 mod handover;
 mod index;
+mod older;
 mod packed;
 mod prove;
 mod prune;

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::record::Burst;
 use crate::record::event::Bind;
-use crate::record::format::{Header, VERSION, hex};
+use crate::record::format::hex;
 use crate::record::packed::{self, pack};
 use crate::record::query;
 
-const SESSION: &str = "0198c0de000070008000000000000001";
+pub(super) const SESSION: &str = "0198c0de000070008000000000000001";
 
 fn statement(op: u64, sql: &str) -> Event {
     statement_in(SESSION, op, sql)
@@ -30,7 +30,7 @@ fn unpacked(kind: Kind, payload: &[u8]) -> Option<Event> {
     packed::event(&Frame::fields(&bytes).unwrap())
 }
 
-fn result(op: u64, served_to: Option<u64>) -> Event {
+pub(super) fn result(op: u64, served_to: Option<u64>) -> Event {
     Event::Result {
         session: SESSION.into(),
         op,
@@ -218,38 +218,4 @@ fn a_result_is_in_the_record_of_what_is_served_up_to_it() {
     assert_eq!(recorded.into_iter().map(|recorded| recorded.event).collect::<Vec<_>>(), own);
     events.extend([others, result(5, None), result(6, None)]);
     assert_eq!(state.events(), events);
-}
-
-/// An agent of this version goes on with the journal of one before, in a segment of its own.
-#[test]
-fn a_segment_of_an_older_form_is_left_as_it_is() {
-    let state = State::new();
-    let journal = state.open();
-    journal.append(&[statement_in("older", 1, "select 1")]).unwrap();
-    drop(journal);
-    let file = state.segments().remove(0);
-    edit(&file, |bytes| {
-        let header = Header { version: VERSION - 1, ..Header::decode(bytes).unwrap() };
-        bytes[..HEADER_LEN].copy_from_slice(&header.encode());
-        let mut previous = Header::hash(bytes);
-        let mut at = HEADER_LEN;
-        while at < bytes.len() {
-            let end = at + Frame::claimed_len(&bytes[at..]).unwrap();
-            let frame = Frame::fields(&bytes[at..end]).unwrap();
-            let (kind, seq, time_ns) = (frame.kind, frame.seq, frame.time_ns);
-            let digest = crate::record::format::payload_digest(frame.payload);
-            previous =
-                crate::record::format::seal(&mut bytes[at..end], kind, seq, time_ns, &previous, &digest);
-            at = end;
-        }
-    });
-    let before = fs::read(&file).unwrap();
-    let journal = state.open();
-    journal.append(&[statement(2, "select 2")]).unwrap();
-    journal.close().unwrap();
-    assert_eq!(fs::read(&file).unwrap(), before);
-    assert_eq!(state.segments().len(), 2);
-    assert_eq!(state.events(), [statement_in("older", 1, "select 1"), statement(2, "select 2")]);
-    let report = state.verify();
-    assert!(report.ok, "{report:#?}");
 }
