@@ -298,7 +298,7 @@ fn refused(
         target: seen.target,
         original_destination: seen.destination.map(|address| address.to_string()),
         client: client.to_string(),
-        workload: seen.workload,
+        workload: seen.workload.map(Box::new),
         identity: None,
         policies: Vec::new(),
         reason,

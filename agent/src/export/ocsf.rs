@@ -92,7 +92,7 @@ impl Mapper {
         };
         let known = Known {
             identity: identity.clone(),
-            workload: workload.clone(),
+            workload: (**workload).clone(),
             ssh: protocol == "ssh",
             target: target.clone(),
             database: database.clone(),
@@ -168,7 +168,7 @@ impl Mapper {
                 let destination = original_destination.as_deref().unwrap_or("unknown");
                 refused(out, destination, target.as_deref());
                 put(out, "src_endpoint", endpoint(client, None));
-                put(out, "actor", actor(identity.as_ref(), workload.as_ref(), session));
+                put(out, "actor", actor(identity.as_ref(), workload.as_deref(), session));
                 put(out, "message", json!(reason));
             }
             Event::KernelRefusal { destination, pid, comm, .. } => {

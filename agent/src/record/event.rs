@@ -16,6 +16,9 @@ pub use access::{AccessAsked, GrantIssued, GrantUsed, Login, Signature, Vote};
 pub use statement::{Bind, HoldOutcome, Step, Verdict};
 pub use who::{Ancestor, Identity, OldConnection, Pod, Workload};
 
+/// An event is moved a few times on its way to the journal, two a statement: what makes one long stands apart.
+const _: () = assert!(size_of::<Event>() <= 300);
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -91,7 +94,7 @@ pub enum Event {
         /// `address:port` the client asked the kernel for.
         original_destination: String,
         client: String,
-        workload: Workload,
+        workload: Box<Workload>,
         identity: Identity,
         /// What the client claimed in its own login; evidence, never identity.
         claimed_user: String,
@@ -113,7 +116,7 @@ pub enum Event {
         original_destination: Option<String>,
         client: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        workload: Option<Workload>,
+        workload: Option<Box<Workload>>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         identity: Option<Identity>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -18,14 +18,14 @@ fn start(session: &str, protocol: &str) -> Event {
         target: "t".into(),
         original_destination: "192.0.2.1:5432".into(),
         client: "[2001:db8::1]:4242".into(),
-        workload: Workload {
+        workload: Box::new(Workload {
             pid: 1,
             comm: "psql".into(),
             exe: Some("/usr/bin/psql".into()),
             exe_sha256: Some("ab".repeat(32)),
             argv: vec!["psql".into(), "-c".into()],
             ..Workload::default()
-        },
+        }),
         identity: identity(),
         claimed_user: "x".into(),
         database: "shop".into(),

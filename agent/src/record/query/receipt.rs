@@ -124,7 +124,7 @@ impl Who {
         }
         if let Some(Event::SessionRefused { client, workload, original_destination, .. }) = refused {
             who.client = Some(client);
-            who.workload = workload.or(who.workload);
+            who.workload = workload.map(|workload| *workload).or(who.workload);
             who.original_destination = original_destination;
         }
         if let Some(start) = start {

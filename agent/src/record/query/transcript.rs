@@ -247,7 +247,7 @@ impl Builder {
                 self.start = Some(Start {
                     client,
                     original_destination,
-                    workload,
+                    workload: *workload,
                     claimed_user,
                     database,
                     application,

@@ -80,7 +80,7 @@ fn begun(session: &str, number: u32) -> Event {
         target: "shop".into(),
         original_destination: "10.0.0.5:5432".into(),
         client: "127.0.0.1:1".into(),
-        workload: crate::record::event::Workload::default(),
+        workload: Box::default(),
         identity: Identity { name: format!("bot-{}", number % 3), groups: vec!["bots".into()] },
         claimed_user: "x".into(),
         database: "shop".into(),

@@ -16,7 +16,7 @@ pub(super) fn start(session: &str, identity: &str, target: &str) -> Event {
         target: target.into(),
         original_destination: "127.0.0.1:5432".into(),
         client: "127.0.0.1:40001".into(),
-        workload: Workload {
+        workload: Box::new(Workload {
             pid: 4711,
             start_boottime_ns: 1,
             uid: 1000,
@@ -27,7 +27,7 @@ pub(super) fn start(session: &str, identity: &str, target: &str) -> Event {
             netns_cookie: 1,
             netns_inode: Some(4_026_531_840),
             ..Workload::default()
-        },
+        }),
         identity: Identity { name: identity.into(), groups: vec!["ai-agents".into()] },
         claimed_user: "postgres".into(),
         database: "shop".into(),
