@@ -176,11 +176,11 @@ fn begin(session: &str, number: u64) -> Event {
         target: format!("shop-{}", number % 3),
         original_destination: "10.0.0.5:5432".into(),
         client: "127.0.0.1:40000".into(),
-        workload: Workload {
+        workload: Box::new(Workload {
             comm: "python3".into(),
             cgroup: Some("/agents.slice/bot.service".into()),
             ..Workload::default()
-        },
+        }),
         identity: Identity { name: format!("bot-{}", number % 7), groups: vec!["ai-agents".into()] },
         claimed_user: "bot".into(),
         database: "shop".into(),
