@@ -229,6 +229,11 @@ impl<'a> Analyser<'a> {
             let position = self.written_column(id, target)?;
             self.may_write(id, position)?;
             self.may_change(id, position)?;
+            if !target.indirection().is_empty() {
+                // The rest of it stays, and what stands there decides whether the part can be set.
+                let taints = self.view.rel_mask(id).map_or(&[][..], |mask| &mask.taints);
+                self.require_clean(taints.get(position).copied().flatten(), How::Expression)?;
+            }
             written.push(position);
             match target.val() {
                 Node::MultiAssignRef(source) => self.multi_assigned(source)?,
