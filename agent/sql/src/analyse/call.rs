@@ -134,7 +134,7 @@ impl<'a> Analyser<'a> {
             Some(ConstValue::String(value)) => {
                 settings::may_set(setting, &[value])?;
                 if !self.clear() {
-                    settings::prints_whole(setting, value)?;
+                    settings::beside_masks(setting, value)?;
                 }
             }
             _ => return Err(Refusal::setting(setting)),

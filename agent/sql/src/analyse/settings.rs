@@ -114,18 +114,19 @@ pub(super) fn gives_meaning(name: &str) -> bool {
 /// Whether a session may ask for this at login.
 #[must_use]
 pub fn may_set_at_login(name: &str, value: &str) -> bool {
-    may_set(name, &[value]).and_then(|()| prints_whole(name, value)).is_ok()
+    may_set(name, &[value]).and_then(|()| beside_masks(name, value)).is_ok()
 }
 
-/// Whether numbers are printed as they are. Rounded ones would be served in the buckets next to their own, and tell that they
-/// lie at the border.
-pub(super) fn prints_whole(name: &str, value: &str) -> Res<()> {
-    let whole = || matches!(value.trim(), "1" | "2" | "3");
-    if !name.eq_ignore_ascii_case("extra_float_digits") || whole() {
-        Ok(())
+/// Whether it may be set to this where something is masked. Numbers are printed as they are: rounded ones would be served in
+/// the buckets next to their own, and tell that they lie at the border. What the server writes into its log, plans of
+/// statements among it, does not come to the client as well.
+pub(super) fn beside_masks(name: &str, value: &str) -> Res<()> {
+    let fine = if name.eq_ignore_ascii_case("extra_float_digits") {
+        matches!(value.trim(), "1" | "2" | "3")
     } else {
-        Err(Refusal::setting(name))
-    }
+        !name.eq_ignore_ascii_case("client_min_messages") || !value.eq_ignore_ascii_case("log")
+    };
+    if fine { Ok(()) } else { Err(Refusal::setting(name)) }
 }
 
 /// Whether the session may see it. Settings with a dot are the application's own and may hold anything.
@@ -166,6 +167,10 @@ mod tests {
         assert!(may_set("DateStyle", &["ISO"]).is_ok());
         assert!(may_set("client_min_messages", &["debug5"]).is_err());
         assert!(may_set_at_login("extra_float_digits", "3"));
+        assert!(
+            may_set_at_login("client_min_messages", "notice")
+                && !may_set_at_login("client_min_messages", "LOG")
+        );
         assert!(
             !may_set_at_login("Extra_Float_Digits", "-1") && !may_set_at_login("extra_float_digits", "0x0")
         );

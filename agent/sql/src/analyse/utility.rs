@@ -306,7 +306,7 @@ impl<'a> Analyser<'a> {
                 let values: Vec<&str> = values.iter().map(|value| &**value).collect();
                 settings::may_set(name, &values)?;
                 if !self.clear() {
-                    settings::prints_whole(name, values.first().copied().unwrap_or_default())?;
+                    settings::beside_masks(name, values.first().copied().unwrap_or_default())?;
                 }
             }
             VariableSetKind::VAR_SET_DEFAULT | VariableSetKind::VAR_RESET => settings::may_set(name, &[])?,

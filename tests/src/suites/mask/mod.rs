@@ -58,6 +58,7 @@ const CASES: &[Case<World>] = &[
         run: deferred::cases,
     },
     Case { name: "what the server does beside a write tells nothing of a masked value", run: telling::cases },
+    Case { name: "plans that the server logs come to nobody who sees masks", run: telling::logged },
     Case { name: "the catalogue queries of psql's backslash commands pass", run: table::catalogue },
     Case { name: "what SQLAlchemy, Django and JDBC ask of a schema passes", run: tools::frameworks },
     Case {

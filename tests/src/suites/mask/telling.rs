@@ -71,3 +71,28 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
     ensure!(own.stderr.contains("rows may come in its order"), "{own}");
     Ok(())
 }
+
+/// Plans that the server logs, and sends to whoever asks for what is logged: they show what EXPLAIN is refused for.
+const LOGGED: &str = "set client_min_messages = LEVEL;\nbegin; declare c cursor for select id, token from app.users;\n\
+    fetch 1 from c;\nclose c;\nrollback;\n";
+
+pub(super) fn logged(world: &mut World) -> Result<()> {
+    let pair = Pair::copy(world, 920)?;
+    let [database, _] = &pair.names;
+    for name in &pair.names {
+        let set = |what: &str| format!("alter role shop_trust in database {name} set {what};\n");
+        world.postgres.admin(
+            &(set("session_preload_libraries = 'auto_explain'") + &set("auto_explain.log_min_duration = 0")),
+        )?;
+    }
+    let client = |place| world.client_in(place, HOST, "shop_trust").database(database).limit(30);
+    let (past, bot) = (client(&world.places.bypassed), client(&world.places.billing_bot));
+    let direct = past.script(&LOGGED.replace("LEVEL", "log"))?;
+    ensure!(direct.stderr.contains("width="), "directly, no plan comes: {direct}");
+    let tried = bot.script(&LOGGED.replace("LEVEL", "log"))?;
+    ensure!(!tried.stderr.contains("width=") && tried.stderr.contains("client_min_messages"), "{tried}");
+    let login =
+        bot.env("PGOPTIONS", "-c client_min_messages=log").script(&LOGGED.replace("LEVEL", "notice"))?;
+    ensure!(!login.stderr.contains("width="), "{login}");
+    Ok(())
+}
