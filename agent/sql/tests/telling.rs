@@ -16,15 +16,20 @@ use std::sync::Arc;
 use chaperone_sql::{Catalog, How, Knobs, MaskKind, Predicate, RefusalKind, Rule, View, analyse};
 use support::{path, rows};
 
-/// The catalogue of the fixture with what one relation's triggers and indexes tell beside it.
+/// With what one relation's triggers and indexes tell.
 fn catalog(table: &str, telling: &[(&str, &str)]) -> Arc<Catalog> {
+    with("telling", table, telling)
+}
+
+/// The catalogue of the fixture with these answers about one relation beside its own.
+fn with(query: &str, table: &str, answers: &[(&str, &str)]) -> Arc<Catalog> {
     let mut rows = rows();
     let named =
         |row: &&Vec<Option<String>>| row[1].as_deref() == Some("app") && row[2].as_deref() == Some(table);
     let oid = rows["relations"].iter().find(named).and_then(|row| row[0].clone());
-    let list = rows.get_mut("telling").expect("answered");
+    let list = rows.get_mut(query).expect("answered");
     list.extend(
-        telling
+        answers
             .iter()
             .map(|(columns, kind)| vec![oid.clone(), Some((*columns).to_owned()), Some((*kind).to_owned())]),
     );
@@ -98,4 +103,17 @@ fn a_masked_reference_is_not_tried() {
     let update = "UPDATE members SET tag = 'guess' WHERE id = 1";
     assert_eq!(refused(&plain, &masked, update), Some(How::Changed));
     assert_eq!(refused(&plain, &masked, "INSERT INTO members(id, org_id, tag) VALUES (9, 1, 'x')"), None);
+}
+
+/// `lower(email)` as a column of its own, and unique.
+#[test]
+fn a_unique_column_that_is_made_of_a_masked_one_tells_as_much() {
+    let masked = [("app.gen.token", MaskKind::Redact.into())];
+    let insert = "INSERT INTO gen(id, token) VALUES (9, 'guess')";
+    let unique = with("uniques", "gen", &[("3", "f")]);
+    assert_eq!(refused(&unique, &masked, insert), Some(How::WriteOracle));
+    assert_eq!(refused(&unique, &masked, "UPDATE gen SET token = 'guess'"), Some(How::WriteOracle));
+    assert_eq!(refused(&unique, &masked, "INSERT INTO gen(id) VALUES (9)"), None);
+    // Made of what is not masked.
+    assert_eq!(refused(&with("uniques", "gen", &[("4", "f")]), &masked, insert), None);
 }

@@ -59,7 +59,11 @@ impl View {
             let Some(relation) = self.catalog.relation(relative) else { continue };
             let number = relation.columns.position(&column.name).and_then(|at| relation.columns.list.get(at));
             let number = number.map(|column| column.number);
-            let has = |columns: &[i16]| number.is_some_and(|number| columns.contains(&number));
+            // What is made of it tells as much.
+            let made = self.made(relative, relation);
+            let has = |columns: &[i16]| {
+                columns.iter().any(|column| Some(*column) == number || made.contains(column))
+            };
             told.exists |= relation.uniques.iter().any(|unique| unique.opaque || has(&unique.columns));
             if may_compare {
                 continue;
@@ -71,8 +75,7 @@ impl View {
                 match telling {
                     Telling::Changed => told.change = true,
                     Telling::Ordered { columns, alone } => {
-                        let ordered = has(columns) || self.has_made(relative, relation, columns);
-                        told.order |= ordered && (!alone || mask.shows());
+                        told.order |= has(columns) && (!alone || mask.shows());
                     }
                 }
             }
@@ -80,11 +83,11 @@ impl View {
         told
     }
 
-    /// Whether a masked column among these is made of others.
-    fn has_made(&self, id: RelId, relation: &Relation, columns: &[i16]) -> bool {
-        columns.iter().filter_map(|number| relation.columns.position_of_number(*number)).any(|at| {
-            let made = relation.columns.list.get(at).is_some_and(|column| column.generated.is_some());
-            made && self.mask_at(id, at).is_some()
-        })
+    /// Masked columns of the relation that are made of others.
+    fn made(&self, id: RelId, relation: &Relation) -> Vec<i16> {
+        let columns = relation.columns.list.iter().enumerate();
+        let made =
+            columns.filter(|(at, column)| column.generated.is_some() && self.mask_at(id, *at).is_some());
+        made.map(|(_, column)| column.number).collect()
     }
 }
