@@ -54,7 +54,7 @@ const INSERT: &str = "INSERT INTO users(id, token) VALUES (9, 'guess')";
 /// `suppress_redundant_updates_trigger` counts no row, a trigger with `WHEN (old.* IS DISTINCT FROM new.*)` does not fire.
 #[test]
 fn who_updates_is_not_told_whether_something_changed() {
-    let (plain, watched) = (catalog("users", &[]), catalog("users", &[("", "changed")]));
+    let (plain, watched) = (catalog("users", &[]), catalog("users", &[("0", "changed")]));
     let masked = [(TOKEN, MaskKind::Redact.into())];
     assert_eq!(refused(&plain, &masked, UPDATE), None);
     for sql in [
@@ -68,6 +68,10 @@ fn who_updates_is_not_told_whether_something_changed() {
     }
     assert_eq!(refused(&watched, &masked, INSERT), None);
     assert_eq!(refused(&watched, &masked, "UPDATE users SET email = 'x' WHERE id = 1"), None);
+    // By the columns of its condition, where it names them.
+    for (columns, expect) in [("2 3", None), ("2 5", Some(How::Changed))] {
+        assert_eq!(refused(&catalog("users", &[(columns, "changed")]), &masked, UPDATE), expect, "{columns}");
+    }
     let any = Rule { kind: MaskKind::Redact, knobs: Knobs { predicate: Predicate::Any, ..Knobs::default() } };
     assert_eq!(refused(&watched, &[(TOKEN, any)], UPDATE), None);
 }

@@ -250,7 +250,7 @@ impl<'a> Builder<'a> {
         }
         for row in self.answers("telling") {
             let telling = match row.text(2)? {
-                "changed" => Telling::Changed,
+                "changed" => Telling::Changed { columns: row.numbers(1)? },
                 "ordered" => Telling::Ordered { columns: row.numbers(1)?, alone: false },
                 "alone" => Telling::Ordered { columns: row.numbers(1)?, alone: true },
                 _ => return Err(CatalogError::Row("telling", "of no known kind")),

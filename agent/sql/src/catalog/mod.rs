@@ -129,8 +129,8 @@ pub(crate) struct Unique {
 
 #[derive(Debug)]
 pub(crate) enum Telling {
-    /// Whether an UPDATE changed anything.
-    Changed,
+    /// Whether an UPDATE changed these columns; 0 for any.
+    Changed { columns: Vec<i16> },
     /// Rows may come in the order of these columns; where `alone`, nothing of them but the values that order them.
     Ordered { columns: Vec<i16>, alone: bool },
 }

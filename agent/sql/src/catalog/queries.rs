@@ -86,13 +86,18 @@ pub const QUERIES: &[CatalogQuery] = &[
  WHERE indisunique OR indisexclusion ORDER BY 1, 2",
     ),
     // What else shows something of a value that is written. Triggers: the server's own that drops updates which change
-    // nothing, and those of the database that fire under a condition. Indexes, by the columns that order them: rows may
-    // come in that order. One of a single column and all rows can only give the values themselves in it.
+    // nothing, and those of the database that fire under a condition, by the columns in it; 0 for the whole row. Indexes,
+    // by the columns that order them: rows may come in that order. One of a single column and all rows can only give the
+    // values themselves in it.
     query(
         "telling",
-        "SELECT t.tgrelid, '', 'changed' FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
- WHERE t.tgqual IS NOT NULL AND t.tgtype & 16 <> 0
-    OR p.oid < 16384 AND p.proname = 'suppress_redundant_updates_trigger'
+        "SELECT t.tgrelid, coalesce(s.whole, q.columns), 'changed'
+  FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid,
+       LATERAL (SELECT '0' AS whole WHERE p.oid < 16384 AND p.proname = 'suppress_redundant_updates_trigger'
+                UNION ALL SELECT NULL LIMIT 1) s,
+       LATERAL (SELECT string_agg(DISTINCT m[1], ' ') AS columns
+                  FROM regexp_matches(t.tgqual::text, ':varattno ([0-9]+)', 'g') m) q
+ WHERE t.tgtype & 16 <> 0 AND coalesce(s.whole, q.columns) IS NOT NULL
 UNION ALL SELECT i.indrelid, CASE WHEN i.indexprs IS NULL
        THEN (SELECT string_agg(k.key::text, ' ' ORDER BY k.at) FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(key, at)
               WHERE k.at <= i.indnkeyatts)

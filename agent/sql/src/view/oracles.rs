@@ -73,7 +73,7 @@ impl View {
                 relation.foreign_keys.iter().flat_map(|key| &key.columns).any(|(from, _)| has(&[*from]));
             for telling in &relation.telling {
                 match telling {
-                    Telling::Changed => told.change = true,
+                    Telling::Changed { columns } => told.change |= columns.contains(&0) || has(columns),
                     Telling::Ordered { columns, alone } => {
                         told.order |= has(columns) && (!alone || mask.shows());
                     }

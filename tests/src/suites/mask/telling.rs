@@ -8,6 +8,8 @@ const MADE: &str = "create index users_name_token on app.users (name, token);\n\
     alter table app.wide add changed int not null default 0;\n\
     create function app.count_changes() returns trigger language plpgsql as 'begin new.changed := old.changed + 1; return new; end';\n\
     create trigger counts before update on app.wide for each row when (old.* is distinct from new.*) execute function app.count_changes();\n\
+    create trigger coded before update on app.members for each row when (old.code is distinct from new.code)\n\
+      execute function app.watch();\n\
     update app.users set name = 'same'; create unique index on app.gen (upper_token, id);\n\
     set session_replication_role = replica; insert into app.tags select distinct tag from app.members";
 
@@ -76,7 +78,7 @@ pub(super) fn cases(world: &mut World) -> Result<()> {
     }
     // What tells nothing is done as before.
     let plain = "update app.users set name = 'x' where id = 1; insert into app.members(id, org_id) values (77, 1);\n\
-                 update app.wide set c13 = 5 where c1 = 1; insert into app.wide(c1) values (9);\n";
+                 update app.wide set c13 = 5 where c1 = 1; update app.members set born = '2000-01-01' where id = 1; insert into app.wide(c1) values (9);\n";
     bot.script(plain)?.ok()?;
     let own = bot.psql(&["insert into app.users(id, name, token) values (77, 'same', 'guess')"])?;
     ensure!(own.stderr.contains("rows may come in its order"), "{own}");
