@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::RecordError;
 use super::super::event::{Event, Verdict};
-use super::super::format::Kind;
+use super::super::format::{Frame, Kind};
 use super::super::packed;
 use super::super::stamp::Stamp;
 use super::index::Index;
@@ -39,6 +39,24 @@ struct Statement<'a> {
     verdict: Verdict,
 }
 
+impl<'a> Statement<'a> {
+    /// Packed or as JSON.
+    fn of(frame: &Frame<'a>) -> Option<Self> {
+        match frame.kind {
+            Kind::Event if frame.payload.starts_with(br#"{"event":"statement""#) => {
+                serde_json::from_slice(frame.payload).ok()
+            }
+            Kind::Statement => packed::statement(frame.payload).map(|packed| Self {
+                session: packed.session().into(),
+                op: packed.op,
+                sql: packed.sql.into(),
+                verdict: packed.verdict,
+            }),
+            Kind::Event | Kind::Result | Kind::Checkpoint | Kind::Tree | Kind::Served | Kind::Sealed => None,
+        }
+    }
+}
+
 /// Calls `each` with every statement whose text `pattern` matches somewhere, oldest first, and returns what could not be
 /// read. An execution has the text of what was prepared, and is not a statement of its own here.
 ///
@@ -51,33 +69,13 @@ pub fn grep(dir: &Path, pattern: &Regex, mut each: impl FnMut(Hit)) -> Result<Ve
             Piece::Segment(index) => return in_segment(index, pattern, &mut sessions, &mut each),
             Piece::Record(frame) => frame,
         };
-        if frame.kind == Kind::Statement
-            && let Some(statement) = packed::statement(frame.payload)
-            && !statement.sql.is_empty()
-            && pattern.is_match(statement.sql)
-        {
-            let session = statement.session();
-            let known = sessions.get(&session);
-            each(Hit {
-                id: format!("{session}/{}", statement.op),
-                seq: frame.seq,
-                time: Stamp(frame.time_ns),
-                identity: known.map(|(identity, _)| identity.clone()),
-                target: known.map(|(_, target)| target.clone()),
-                verdict: statement.verdict,
-                sql: statement.sql.to_owned(),
-            });
-        }
-        if frame.kind != Kind::Event {
-            return true;
-        }
-        if frame.payload.starts_with(br#"{"event":"session_start""#)
+        if frame.kind == Kind::Event
+            && frame.payload.starts_with(br#"{"event":"session_start""#)
             && let Some(Event::SessionStart { session, identity, target, .. }) = packed::event(frame)
         {
             sessions.insert(session, (identity.name, target));
         }
-        if frame.payload.starts_with(br#"{"event":"statement""#)
-            && let Ok(statement) = serde_json::from_slice::<Statement<'_>>(frame.payload)
+        if let Some(statement) = Statement::of(frame)
             && !statement.sql.is_empty()
             && pattern.is_match(&statement.sql)
         {
