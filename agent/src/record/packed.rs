@@ -84,6 +84,55 @@ struct Beginning {
     session: Uuid,
 }
 
+/// Bytes of a statement that its event has as digits.
+#[derive(Default)]
+struct Digests {
+    text: Option<[u8; 32]>,
+    policy: Option<[u8; 8]>,
+}
+
+impl<'a> Statement<'a> {
+    /// `None` where `event` is no statement, or none that can be packed.
+    fn of(event: &'a Event, digests: &'a mut Digests) -> Option<Self> {
+        let Event::Statement {
+            session,
+            op,
+            step,
+            sql,
+            sql_sha256,
+            prepared,
+            binds,
+            verdict,
+            policies,
+            policy,
+            reason,
+            masked,
+            hold,
+        } = event
+        else {
+            return None;
+        };
+        let session = uuid(session)?;
+        *digests = Digests { text: digits(sql_sha256)?, policy: digits(policy)? };
+        Some(Self {
+            version: VERSION,
+            session,
+            op: *op,
+            step: *step,
+            verdict: *verdict,
+            sql,
+            digest: Raw(digests.text.as_ref().map_or(&[], <[u8; 32]>::as_slice)),
+            prepared: *prepared,
+            binds: Cow::Borrowed(binds),
+            policies: Cow::Borrowed(policies),
+            policy: Raw(digests.policy.as_ref().map_or(&[], <[u8; 8]>::as_slice)),
+            reason: reason.as_deref(),
+            masked: Cow::Borrowed(masked),
+            hold: hold.as_deref(),
+        })
+    }
+}
+
 impl<'a> Outcome<'a> {
     /// `None` where `event` is no result, or none that can be packed.
     pub(super) fn of(event: &'a Event) -> Option<Self> {
@@ -115,45 +164,12 @@ impl<'a> Outcome<'a> {
 
 /// Packs `event` to the end of `out`, where it is one that is packed.
 pub(super) fn pack(event: &Event, out: &mut Vec<u8>) -> Result<Option<Kind>, postcard::Error> {
-    let Event::Statement {
-        session,
-        op,
-        step,
-        sql,
-        sql_sha256,
-        prepared,
-        binds,
-        verdict,
-        policies,
-        policy,
-        reason,
-        masked,
-        hold,
-    } = event
-    else {
-        let Some(outcome) = Outcome::of(event) else { return Ok(None) };
-        return outcome.put(out).map(|()| Some(Kind::Result));
-    };
-    let Some(session) = uuid(session) else { return Ok(None) };
-    let (digest, policy) = (digits::<32>(sql_sha256), digits::<8>(policy));
-    let (Some(digest), Some(policy)) = (&digest, &policy) else { return Ok(None) };
-    let statement = Statement {
-        version: VERSION,
-        session,
-        op: *op,
-        step: *step,
-        verdict: *verdict,
-        sql,
-        digest: Raw(digest.as_ref().map_or(&[], <[u8; 32]>::as_slice)),
-        prepared: *prepared,
-        binds: Cow::Borrowed(binds),
-        policies: Cow::Borrowed(policies),
-        policy: Raw(policy.as_ref().map_or(&[], <[u8; 8]>::as_slice)),
-        reason: reason.as_deref(),
-        masked: Cow::Borrowed(masked),
-        hold: hold.as_deref(),
-    };
-    postcard::serialize_with_flavor(&statement, End(out)).map(|()| Some(Kind::Statement))
+    let mut digests = Digests::default();
+    if let Some(statement) = Statement::of(event, &mut digests) {
+        return postcard::serialize_with_flavor(&statement, End(out)).map(|()| Some(Kind::Statement));
+    }
+    let Some(outcome) = Outcome::of(event) else { return Ok(None) };
+    outcome.put(out).map(|()| Some(Kind::Result))
 }
 
 /// The event in a record, if it is one that is known here.
