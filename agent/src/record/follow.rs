@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::checkpoint::Checkpoint;
 use super::error::io_error;
 use super::event::Event;
-use super::format::{HEADER_LEN, Kind};
+use super::format::{Frame, HEADER_LEN, Kind};
 use super::packed;
 use super::scan::{Found, Scanner};
 use super::stamp::Stamp;
@@ -24,7 +24,7 @@ pub struct Followed {
     pub time: Stamp,
     /// `None` for one that this version does not know.
     pub event: Option<Event>,
-    /// The JSON as it stands.
+    /// The JSON as it stands, of a packed record made from it.
     pub json: String,
 }
 
@@ -112,8 +112,11 @@ impl Follower {
                     if frame.kind.is_event() {
                         let event = packed::event(&frame);
                         let json = match &event {
-                            Some(event) if frame.kind != Kind::Event => serde_json::to_string(event)?,
-                            _ => String::from_utf8_lossy(frame.payload).into_owned(),
+                            _ if frame.kind == Kind::Event => {
+                                String::from_utf8_lossy(frame.payload).into_owned()
+                            }
+                            Some(event) => serde_json::to_string(event)?,
+                            None => unreadable(&frame),
                         };
                         room.take(json.len());
                         found.push(Followed { seq: frame.seq, time: Stamp(frame.time_ns), event, json });
@@ -147,6 +150,11 @@ impl Follower {
         self.next = first.first_seq;
         Ok(first.path)
     }
+}
+
+/// In the place of a packed record of a later version: what whoever has that version looks for.
+fn unreadable(frame: &Frame<'_>) -> String {
+    serde_json::json!({ "event": "unreadable", "kind": frame.kind.code(), "seq": frame.seq }).to_string()
 }
 
 fn now() -> u64 {

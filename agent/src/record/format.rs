@@ -146,7 +146,7 @@ impl Kind {
         matches!(self, Self::Event | Self::Statement | Self::Result)
     }
 
-    const fn code(self) -> u32 {
+    pub(super) const fn code(self) -> u32 {
         match self {
             Self::Event => 1,
             Self::Checkpoint => 2,

@@ -79,3 +79,30 @@ fn what_was_signed_and_is_broken_is_an_error() {
     let told = follower.next(signed, 500, 1 << 20);
     assert!(matches!(told, Err(RecordError::Damaged { seq, .. }) if seq == place.seq), "{told:?}");
 }
+
+/// A packed record of a version to come: told as what it is, with nothing of its bytes.
+#[test]
+fn a_packed_record_that_cannot_be_read_is_told_as_such() {
+    use crate::record::format::{CHECKPOINT_EVERY, payload_digest, seal};
+
+    let state = State::new();
+    let journal = state.open();
+    journal.append(&[statement_in(super::packed::SESSION, 1, "select 1")]).unwrap();
+    journal.flush().unwrap();
+    let place = state.places().into_iter().find(|place| place.kind == Kind::Statement).unwrap();
+    drop(journal);
+    edit(&place.file, |bytes| {
+        let frame = Frame::fields(&bytes[place.at..place.at + place.len]).unwrap();
+        let (time_ns, previous) = (frame.time_ns, frame.previous);
+        let whole = &mut bytes[place.at..place.at + place.len];
+        whole[FRAME_LEN] = 9;
+        let digest = payload_digest(&whole[FRAME_LEN..]);
+        let _hash = seal(whole, Kind::Statement, place.seq, time_ns, &previous, &digest);
+    });
+    let mut follower = Follower::after(state.journal_dir(), state.key(), 0);
+    let told = follower.next(place.seq, CHECKPOINT_EVERY as usize, 1 << 20).unwrap();
+    let [followed] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((followed.seq, &followed.event), (place.seq, &None));
+    let json: serde_json::Value = serde_json::from_str(&followed.json).unwrap();
+    assert_eq!(json, serde_json::json!({ "event": "unreadable", "kind": 6, "seq": place.seq }));
+}
