@@ -56,6 +56,7 @@ pub(super) fn record_ends(journal: &Journal, ended: Vec<HoldInfo>, outcome: Hold
         outcome,
         by: None,
         comment: why.map(str::to_owned),
+        settings: info.settings,
     };
     let events: Vec<Event> = ended.into_iter().map(resolved).collect();
     if events.is_empty() {

@@ -210,6 +210,7 @@ impl Operator {
             outcome,
             by: Some(resolution.by()),
             comment: resolution.comment.clone(),
+            settings: info.settings.clone(),
         };
         let unrecorded = |error: crate::record::RecordError| format!("cannot record: {error}");
         self.journal.append(&[event]).map_err(unrecorded)?;

@@ -3,6 +3,7 @@
 //! No byte goes to the target before the grant. How a client is told something in its own protocol, and how it is told no, is
 //! the protocol's business.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -282,7 +283,15 @@ impl Asking<'_> {
         comment: Option<String>,
     ) -> Result<(), No<F>> {
         let (session, hold) = (self.admitted.id.clone(), hold.to_owned());
-        self.record(Event::HoldResolved { session, op: 0, hold, outcome, by, comment })
+        self.record(Event::HoldResolved {
+            session,
+            op: 0,
+            hold,
+            outcome,
+            by,
+            comment,
+            settings: BTreeMap::new(),
+        })
     }
 
     fn record<F>(&self, event: Event) -> Result<(), No<F>> {

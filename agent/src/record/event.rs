@@ -8,6 +8,7 @@ mod access;
 mod statement;
 mod who;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -175,6 +176,9 @@ pub enum Event {
         by: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         comment: Option<String>,
+        /// By which dates in the statement are read: the decision was for these.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        settings: BTreeMap<String, String>,
     },
     /// What the target answered, written before the completion is served.
     Result {
@@ -301,6 +305,18 @@ pub enum Event {
         account: String,
         findings: Vec<String>,
     },
+    /// What a label names has another name now, by somebody beside the agent, and stays masked.
+    LabelMoved {
+        target: String,
+        database: String,
+        /// What the label says: `schema.table.column`.
+        from: String,
+        /// What the column is called now.
+        to: String,
+        /// Of its table in that database, and of the column there: what stays when either is renamed.
+        table_oid: u32,
+        column_number: i16,
+    },
     /// What a session was served looked like personal data or a secret, where no label says so.
     Detected {
         session: String,
@@ -372,6 +388,7 @@ impl Event {
             | Self::GrantIssued(_)
             | Self::GrantEnded { .. }
             | Self::AccountPowers { .. }
+            | Self::LabelMoved { .. }
             | Self::GuardDrop { .. }
             | Self::OldConnections { .. }
             | Self::Control { .. } => None,

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use crate::harness::report::{self, Case};
 use crate::harness::spawn::{Output, wait_for};
-use crate::harness::trail::Trail;
+use crate::harness::trail::{Trail, everything, holds};
 use crate::harness::world::{Wishes, World};
 
 const CASES: &[Case<World>] = &[
@@ -85,6 +86,12 @@ fn renamed(world: &mut World) -> Result<()> {
     between_agents(world, |world| world.postgres.admin_in("renamed", sql).map(drop))?;
     masked(world, "renamed", "kept.clients", "pan")?;
     masked(world, "renamed", "kept.clients", "email")?;
+    let oid = world.postgres.admin_in("renamed", "select 'kept.clients'::regclass::oid::int8")?;
+    let moved = json!({"target": "shop", "database": "renamed", "from": "public.customers.card", "to": "kept.clients.pan",
+        "table_oid": oid.trim().parse::<u64>()?, "column_number": 4});
+    let recorded = everything(&world.agent)?;
+    let told = recorded.iter().find(|event| event["event"] == "label_moved" && event["to"] == moved["to"]);
+    holds(told.with_context(|| format!("no word of {moved} in the record"))?, &moved)?;
     let clear = ask(world, "renamed", "select name from kept.clients")?;
     ensure!(clear.stdout == "Ada\n", "{clear}");
     // And what comes in its place, and once more after that.

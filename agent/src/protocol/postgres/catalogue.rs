@@ -29,6 +29,7 @@ use crate::config::LeastPrivilege;
 use crate::detect::Kind;
 use crate::places::{Elsewhere, Home, Places};
 use crate::privileges;
+use crate::record::{Journal, RecordError};
 use crate::upstream::{Backend, Stream};
 
 /// A reading because of age must end within this, or what is known stays until it is tried again: somebody's DDL that is
@@ -57,6 +58,8 @@ pub(super) enum CatalogueError {
     Timeout,
     #[error("a thread that looked for labelled columns panicked")]
     Panicked,
+    #[error("where labelled columns are cannot be recorded: {0}")]
+    Record(#[from] RecordError),
 }
 
 /// More places than these are not recorded until the agent starts again.
@@ -136,13 +139,19 @@ pub(super) struct Catalogue {
     /// What sessions are changing of it.
     pub(super) changes: Changes,
     pub(super) places: Arc<Places>,
+    pub(super) journal: Arc<Journal>,
     /// What was said of labels: that they cover a column they do not name, or nothing.
     pub(super) said: std::sync::Mutex<BTreeSet<(ColumnPath, Option<ColumnPath>)>>,
 }
 
 impl Catalogue {
     #[must_use]
-    pub(super) fn new(database: &str, address: SocketAddr, places: Arc<Places>) -> Self {
+    pub(super) fn new(
+        database: &str,
+        address: SocketAddr,
+        places: Arc<Places>,
+        journal: Arc<Journal>,
+    ) -> Self {
         Self {
             database: database.to_owned(),
             address,
@@ -156,6 +165,7 @@ impl Catalogue {
             comparisons: Comparisons::default(),
             changes: Changes::default(),
             places,
+            journal,
             said: std::sync::Mutex::default(),
         }
     }

@@ -1,14 +1,16 @@
 //! Labels and a reading of the catalogue: which columns a label covers although it does not name them, and what is said
-//! of it in the log.
+//! of it in the journal and in the log.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use bytes::BytesMut;
-use chaperone_sql::ColumnPath;
+use chaperone_sql::{Catalog, ColumnPath};
 
 use super::catalogue::{Catalogue, CatalogueError, Snapshot, query};
 use crate::places::{Home, Learned, Reading, shortened};
+use crate::record::RecordError;
+use crate::record::event::Event;
 use crate::upstream::{Backend, Stream};
 
 const DATABASE: &str = "SELECT oid FROM pg_database WHERE datname = current_database()";
@@ -55,7 +57,7 @@ impl Catalogue {
     /// another configuration may go on with `before`: its labels are looked for as well.
     ///
     /// # Errors
-    /// When that panicked.
+    /// When that panicked, or what is new of them cannot be recorded.
     pub(super) async fn placed(
         &self,
         mut snapshot: Snapshot,
@@ -83,19 +85,22 @@ impl Catalogue {
             places.learn(Reading { target: &target, home: &home, catalog: &catalog, labels: &labels })
         });
         let learned = learned.await.map_err(|_| CatalogueError::Panicked)?;
-        self.tell(&learned, &backend.target.name);
+        self.tell(&learned, &snapshot.catalog, &backend.target.name)?;
         (snapshot.elsewhere, snapshot.generation) = (Arc::new(learned.elsewhere), learned.generation);
         Ok(snapshot)
     }
 
-    /// Says once what an operator should correct.
-    fn tell(&self, learned: &Learned, target: &str) {
+    /// Says once what an operator should correct, and records it before anybody is served by it.
+    fn tell(&self, learned: &Learned, catalog: &Catalog, target: &str) -> Result<(), RecordError> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let database = &self.database;
         for (label, columns) in &learned.elsewhere {
-            let new = columns.iter().filter(|column| said.insert((label.clone(), Some((*column).clone()))));
-            let new: Vec<&ColumnPath> = new.collect();
+            let is_new = |column: &&ColumnPath| !said.contains(&(label.clone(), Some((*column).clone())));
+            let new: Vec<&ColumnPath> = columns.iter().filter(is_new).collect();
             if !new.is_empty() {
+                let moved = |column: &&ColumnPath| self.moved(label, column, catalog, target);
+                self.journal.append(&new.iter().map(moved).collect::<Vec<_>>())?;
+                said.extend(new.iter().map(|column| (label.clone(), Some((*column).clone()))));
                 tracing::warn!(
                     target, database, %label, columns = shortened(&new),
                     "what a label named has another name now; it stays masked as long as the label is there: correct it"
@@ -106,6 +111,19 @@ impl Catalogue {
             if said.insert((label.clone(), None)) {
                 tracing::warn!(target, database, %label, "a label names no column of this database, or of another that was read");
             }
+        }
+        Ok(())
+    }
+
+    fn moved(&self, label: &ColumnPath, column: &ColumnPath, catalog: &Catalog, target: &str) -> Event {
+        let spot = catalog.spot(column);
+        Event::LabelMoved {
+            target: target.to_owned(),
+            database: self.database.clone(),
+            from: label.to_string(),
+            to: column.to_string(),
+            table_oid: spot.as_ref().map_or(0, |spot| spot.oid),
+            column_number: spot.map_or(0, |spot| spot.number),
         }
     }
 }

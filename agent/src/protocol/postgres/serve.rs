@@ -238,14 +238,14 @@ impl Postgres {
     async fn decider(
         &self,
         gate: &Arc<Gate>,
-        journal: &Journal,
+        journal: &Arc<Journal>,
         admitted: &Admitted,
         admission: Admission,
         startup: &Startup,
     ) -> Result<(Decider, String), (LoginFailure, Vec<String>)> {
         let refused = |report: Report| LoginFailure::Refused(Box::new(report));
         if startup.replication == Some(Replication::Physical) {
-            let nowhere = Arc::new(self.catalogue(startup, admitted));
+            let nowhere = Arc::new(self.catalogue(startup, admitted, journal));
             let mut decider = Decider::new(
                 Arc::clone(gate),
                 admitted,
@@ -260,7 +260,7 @@ impl Postgres {
         }
         let catalogue = {
             let mut catalogues = lock(&self.shared.catalogues);
-            let made = || Arc::new(self.catalogue(startup, admitted));
+            let made = || Arc::new(self.catalogue(startup, admitted, journal));
             Arc::clone(catalogues.entry(startup.database.clone()).or_insert_with(made))
         };
         let backend = &admitted.backend;
@@ -296,8 +296,9 @@ impl Postgres {
         Ok((decider, search_path))
     }
 
-    fn catalogue(&self, startup: &Startup, admitted: &Admitted) -> Catalogue {
-        Catalogue::new(&startup.database, admitted.destination, Arc::clone(&self.shared.places))
+    fn catalogue(&self, startup: &Startup, admitted: &Admitted, journal: &Arc<Journal>) -> Catalogue {
+        let places = Arc::clone(&self.shared.places);
+        Catalogue::new(&startup.database, admitted.destination, places, Arc::clone(journal))
     }
 
     /// A cancel request comes on a connection of its own; it counts only from the identity whose session it is.

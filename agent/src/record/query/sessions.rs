@@ -299,6 +299,7 @@ impl Row {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }
+            | Event::LabelMoved { .. }
             | Event::Detected { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }

@@ -1,6 +1,6 @@
 //! One session in full, statement by statement.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde::Serialize;
@@ -108,11 +108,22 @@ pub struct Hold {
     pub waited_ms: Option<u64>,
     /// What people said, those whose word did not count among them.
     pub votes: Vec<Vote>,
+    /// By which dates in the statement are read: it was decided for these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Hold {
     fn waiting(id: String) -> Self {
-        Self { id, outcome: None, by: None, comment: None, waited_ms: None, votes: Vec::new() }
+        Self {
+            id,
+            outcome: None,
+            by: None,
+            comment: None,
+            waited_ms: None,
+            votes: Vec::new(),
+            settings: BTreeMap::new(),
+        }
     }
 }
 
@@ -318,12 +329,13 @@ impl Builder {
                     seen: Vec::new(),
                 });
             }
-            Event::HoldResolved { op, hold, outcome, by, comment, .. } => {
+            Event::HoldResolved { op, hold, outcome, by, comment, settings, .. } => {
                 if let Some(operation) = self.operation(op) {
                     let waited_ms = Some(millis(time, operation.time));
                     let votes = operation.hold.take().map(|hold| hold.votes).unwrap_or_default();
+                    let outcome = Some(outcome);
                     operation.hold =
-                        Some(Hold { id: hold, outcome: Some(outcome), by, comment, waited_ms, votes });
+                        Some(Hold { id: hold, outcome, by, comment, waited_ms, votes, settings });
                 }
             }
             Event::Result { op, rows, bytes, masked_cells, tag, sqlstate, served_to, .. } => {
@@ -425,6 +437,7 @@ impl Builder {
             | Event::GrantEnded { .. }
             | Event::ForeignCredential { .. }
             | Event::AccountPowers { .. }
+            | Event::LabelMoved { .. }
             | Event::Detected { .. }
             | Event::GuardDrop { .. }
             | Event::OldConnections { .. }

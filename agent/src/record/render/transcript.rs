@@ -196,7 +196,13 @@ pub(super) fn hold_text(hold: &Hold, paint: Paint, out: &mut dyn Write) -> io::R
     let after = hold.waited_ms.map(|waited| format!(" after {}", seconds(waited))).unwrap_or_default();
     let comment =
         hold.comment.as_deref().map(|comment| format!(": {}", visible(comment))).unwrap_or_default();
-    line(out, "hold", &format!("{}, {}{by}{after}{comment}", visible(&hold.id), paint.apply(tone, outcome)))
+    line(out, "hold", &format!("{}, {}{by}{after}{comment}", visible(&hold.id), paint.apply(tone, outcome)))?;
+    if hold.settings.is_empty() {
+        return Ok(());
+    }
+    let settings: Vec<String> =
+        hold.settings.iter().map(|(name, value)| format!("{name} {}", visible(value))).collect();
+    line(out, "read by", &settings.join("; "))
 }
 
 pub(super) fn outcome_text(outcome: &Outcome, paint: Paint, out: &mut dyn Write) -> io::Result<()> {

@@ -61,6 +61,7 @@ session 0198c0de-0000-7000-8000-000000000001
     $2         NULL
     masked     public.customers.email
     hold       hold-1, approved by root after <offset> fine
+    read by    DateStyle ISO, DMY
     result     <offset> error 57014, 0 rows, 0 bytes, 0 cells masked
 ";
     let end = shown.lines().find(|line| line.starts_with("    end")).unwrap();

@@ -119,6 +119,7 @@ pub(super) fn day() -> State {
             outcome: HoldOutcome::Approved,
             by: Some("root".into()),
             comment: Some("fine".into()),
+            settings: [("DateStyle".into(), "ISO, DMY".into())].into(),
         },
         result(ONE, 3, 0, Some("57014")),
         end(ONE),

@@ -63,11 +63,14 @@ pub(super) fn dates(world: &mut World) -> Result<()> {
     let first = sent("dates", "MDY")?;
     let id = request(world)?;
     ensure!(first.stderr.contains(&format!("pending approval, request {id}")), "{first}");
-    let shown = &waiting(world)?[0]["settings"];
+    let shown = &waiting(world)?[0]["settings"].clone();
     ensure!(shown["DateStyle"] == "ISO, MDY" && shown["TimeZone"].is_string(), "{shown}");
     let listed = world.agent.command(&["approvals"])?.ok()?;
     ensure!(listed.contains("DateStyle ISO, MDY; IntervalStyle "), "{listed}");
     approve(world, &id, "anna", &[])?.ok()?;
+    let resolved = |trail: &Trail| trail.first("hold_resolved").is_ok();
+    let trail = Trail::when(&world.agent, "dates", resolved)?;
+    ensure!(&trail.first("hold_resolved")?["settings"] == shown, "{:?}", trail.first("hold_resolved")?);
     let other = sent("dates-other", "DMY")?;
     ensure!(other.stderr.contains("pending approval") && !other.stderr.contains(&id), "{other}");
     // Nor is it approved as one and made another on the way.

@@ -113,6 +113,7 @@ where
             outcome,
             by,
             comment,
+            settings: held.ticket.info.settings.clone(),
         });
     }
 }

@@ -119,7 +119,8 @@ impl Session {
             place: None,
             tunnel_to: Arc::new(|_, _, _| Err("a test has no tunnels".to_owned())),
         };
-        let catalogue = Arc::new(Catalogue::new("crm", address, Arc::new(Places::in_memory())));
+        let places = Arc::new(Places::in_memory());
+        let catalogue = Arc::new(Catalogue::new("crm", address, places, Arc::clone(&journal)));
         let place = Place { target: "shop", env: "test", database: "crm", host: false };
         let entry = gate.enter(&admitted.principal, place, "session").unwrap();
         let Entry::Admitted(admission) = entry else { panic!("{entry:?}") };

@@ -139,6 +139,7 @@ where
             outcome,
             by,
             comment,
+            settings: held.ticket.info.settings.clone(),
         });
     }
 
