@@ -15,16 +15,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::harness::report::{self, Case};
-use crate::harness::spawn::{Running, wait_for};
+use crate::harness::spawn::{Running, slowness, wait_for};
 use crate::harness::world::{Wishes, World};
 
-/// Seconds that sessions of a replaced agent get.
+/// Seconds that sessions of a replaced agent get, on a machine of the usual speed.
 const DRAIN_S: u64 = 8;
+
+fn drain_s() -> u64 {
+    DRAIN_S * u64::from(slowness())
+}
 
 pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let wishes = Wishes {
         hold_timeout_s: 30,
-        more: format!("\n[limits]\ndrain_s = {DRAIN_S}\n"),
+        more: format!("\n[limits]\ndrain_s = {}\n", drain_s()),
         ..Wishes::default()
     };
     let mut world = World::prepare("alive", wishes)?;

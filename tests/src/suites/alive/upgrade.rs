@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{DRAIN_S, Prober, agent_pid, journal_is_whole, served, wait_for_log};
+use super::{DRAIN_S, Prober, agent_pid, drain_s, journal_is_whole, served, wait_for_log};
 use crate::harness::report::Case;
-use crate::harness::spawn::{Running, wait_for};
+use crate::harness::spawn::{Running, slowness, wait_for};
 use crate::harness::trail::{Trail, holds, sessions};
 use crate::harness::world::{POLICY, World};
 
@@ -36,8 +36,11 @@ fn under_load(world: &mut World) -> Result<()> {
     let old_pid = agent_pid(world)?;
     let mark = world.postgres.log()?.len();
     let prober = Prober::start(world, "load")?;
-    let steady = world.client("steady").start_pgbench(&script, &["-c", "4", "-T", "5", "-M", "prepared"])?;
-    let fresh = world.client("fresh").start_pgbench(&script, &["-C", "-c", "2", "-T", "5"])?;
+    // The first agent drains until the load ends, and two others start before that.
+    let seconds = (7 * slowness()).to_string();
+    let steady =
+        world.client("steady").start_pgbench(&script, &["-c", "4", "-T", &seconds, "-M", "prepared"])?;
+    let fresh = world.client("fresh").start_pgbench(&script, &["-C", "-c", "2", "-T", &seconds])?;
     std::thread::sleep(Duration::from_secs(2));
     let old = world.agent.succeed(&world.places.agent)?.context("there was no agent before")?;
     ensure!(agent_pid(world)? != old_pid, "the old agent still answers");
@@ -110,7 +113,7 @@ fn held(world: &mut World) -> Result<()> {
 }
 
 fn outlasting(world: &mut World) -> Result<()> {
-    let script = format!("select 1;\n\\! sleep {}\nselect 2;\n", DRAIN_S + 3);
+    let script = format!("select 1;\n\\! sleep {}\nselect 2;\n", drain_s() + 3);
     let client = world.client("outlasting").start_script(&script)?;
     Trail::when(&world.agent, "outlasting", |trail| !trail.all("result").is_empty())?;
     let old = world.agent.succeed(&world.places.agent)?.context("there was no agent before")?;
