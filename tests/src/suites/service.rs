@@ -32,10 +32,8 @@ pub(super) fn run(filter: Option<&str>) -> Result<()> {
     let scratch = Scratch::new("service")?;
     let postgres = Postgres::start(&scratch)?;
     let mut host = Host { postgres, _scratch: scratch };
-    let outcome = report::run("service", &mut host, CASES, filter, |_| {
-        let log = program("/usr/bin/journalctl", &["-u", "chaperone", "-n", "30", "--no-pager", "-o", "cat"]);
-        log.map_or_else(|error| error.to_string(), |output| output.stdout)
-    });
+    let outcome =
+        report::run("service", &mut host, CASES, filter, |_| log().unwrap_or_else(|error| error.to_string()));
     // Whatever failed: nothing stays.
     let _ = program(BINARY, &["uninstall", "--purge"]);
     outcome
@@ -117,10 +115,20 @@ fn serves(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
+/// The end of what it said.
+fn log() -> Result<String> {
+    let args = ["-u", "chaperone", "-n", "30", "--no-pager", "-o", "cat"];
+    Ok(program("/usr/bin/journalctl", &args)?.stdout)
+}
+
 fn reload(_: &mut Host) -> Result<()> {
     let before = property("MainPID")?;
     systemctl(&["reload", "chaperone.service"])?;
-    ensure!(property("MainPID")? == before && property("ActiveState")? == "active");
+    // Until it is through with it, the state is "reloading".
+    wait_for("the reload", Duration::from_secs(10), || {
+        Ok((log()?.contains(": reloaded") && property("ActiveState")? == "active").then_some(()))
+    })?;
+    ensure!(property("MainPID")? == before, "it was started anew");
     Ok(())
 }
 
