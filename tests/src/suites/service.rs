@@ -44,7 +44,7 @@ const CASES: &[Case<Host>] = &[
     Case { name: "a client in agents.slice is served by it, others at a target are refused", run: serves },
     Case { name: "a reload reaches it", run: reload },
     Case { name: "an upgrade leaves the unit active, with the new main process", run: upgrade },
-    Case { name: "killed, it is back by itself", run: killed },
+    Case { name: "killed, it is back by itself, and the journal has what was served", run: killed },
     Case { name: "the kernel spares it when memory runs out", run: spared },
     Case {
         name: "over its memory limit it dies, nothing is reachable, and it is back by itself",
@@ -68,13 +68,23 @@ fn property(name: &str) -> Result<String> {
 
 /// psql in a slice, as `nobody`.
 fn client(host: &Host, slice: &str, user: &str, sql: &str) -> Result<Output> {
+    asking(host, slice, user, &[sql.to_owned()]).run()
+}
+
+fn asking(host: &Host, slice: &str, user: &str, statements: &[String]) -> Program {
     let port = host.postgres.port.to_string();
     let slice = format!("--slice={slice}");
     let args =
         ["--quiet", "--pipe", "--wait", "--collect", "--uid=nobody", "-E", "PGCONNECT_TIMEOUT=20", "-E"];
     let password = format!("PGPASSWORD={SCRAM_PASSWORD}");
-    let psql = ["/usr/bin/psql", "-XAt", "-h", "127.0.0.1", "-p", &port, "-U", user, "-d", "shop", "-c", sql];
-    Program::new("/usr/bin/systemd-run").args(args).args([&password, &slice]).args(psql).limit(120).run()
+    let psql = ["/usr/bin/psql", "-XAt", "-h", "127.0.0.1", "-p", &port, "-U", user, "-d", "shop"];
+    let asked = statements.iter().flat_map(|statement| ["-c", statement]);
+    Program::new("/usr/bin/systemd-run")
+        .args(args)
+        .args([&password, &slice])
+        .args(psql)
+        .args(asked)
+        .limit(120)
 }
 
 fn served(host: &Host, user: &str) -> Result<()> {
@@ -149,14 +159,29 @@ fn upgrade(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
+/// Its run directory stays, and in it what was recorded and not written yet.
 fn killed(host: &mut Host) -> Result<()> {
     let before = property("MainPID")?;
+    let statements: Vec<String> = (100_000..105_000).map(|number| format!("select {number}")).collect();
+    let client = asking(host, "agents.slice", "cut-off", &statements).start()?;
+    wait_for("statements", Duration::from_secs(60), || {
+        Ok(program(BINARY, &["grep", "select 1000[1-9]"])?.stdout.contains("select 1000").then_some(()))
+    })?;
     systemctl(&["kill", "--signal=KILL", "--kill-whom=main", "chaperone.service"])?;
     wait_for("the restart", Duration::from_secs(60), || {
         let now = property("MainPID")?;
         Ok((now != before && now != "0" && property("ActiveState")? == "active").then_some(()))
     })?;
-    served(host, "restarted")
+    served(host, "restarted")?;
+    let output = client.finish(Duration::from_secs(60))?;
+    ensure!(output.code == Some(2), "it was not cut off: {output}");
+    let last = output.stdout.lines().last().context("nothing was served")?;
+    let found = program(BINARY, &["grep", &format!("select {last}")])?.ok()?;
+    ensure!(
+        found.contains(&format!("select {last}")),
+        "{last} was served and is not in the journal: {found}"
+    );
+    program(BINARY, &["verify"])?.ok().map(drop)
 }
 
 fn spared(_: &mut Host) -> Result<()> {
