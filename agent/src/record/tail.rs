@@ -233,15 +233,13 @@ impl Tail {
         let bytes = batch.bytes.get(skip..).unwrap_or_default();
         self.store(bytes)?;
 
-        let stored = bytes.len() as u64;
-        self.offset += stored;
+        self.offset += bytes.len() as u64;
+        fixed.add_used(bytes.len() as u64);
         self.unsigned = if sign { 0 } else { self.unsigned } + batch.records();
         self.signed = signed;
         self.link = link;
         self.recorded_ns = now.boot_ns;
         batch.hashes.iter().for_each(|hash| self.tree.push(hash));
-        // Behind the hashing: an atomic addition waits until what was stored has left the processor.
-        fixed.add_used(stored);
         Ok(Appended { first_seq, last_seq: link.seq - 1 })
     }
 
