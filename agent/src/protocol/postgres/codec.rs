@@ -52,24 +52,24 @@ pub fn header(input: &[u8]) -> Result<Option<Header>, CodecError> {
     Ok(Some(Header { tag, total: length + 1 }))
 }
 
-/// The header of the message at the front of `input`; `None` until all of the message is there.
+/// Whether all of the message at the front of `input` is there, whose header this is.
 ///
 /// # Errors
-/// When the header is wrong or the message longer than `limit`.
-pub fn whole(input: &[u8], limit: usize) -> Result<Option<Header>, CodecError> {
-    let Some(header) = header(input)? else { return Ok(None) };
+/// When it is longer than `limit`.
+pub fn is_whole(input: &[u8], header: Header, limit: usize) -> Result<bool, CodecError> {
     if header.total > limit {
         return Err(CodecError::TooLong { tag: header.tag, length: header.total, limit });
     }
-    Ok((input.len() >= header.total).then_some(header))
+    Ok(input.len() >= header.total)
 }
 
 /// Takes one whole message off the front of `input`; `None` until all of it is there.
 ///
 /// # Errors
-/// As [`whole`].
+/// When the header is wrong or the message longer than `limit`.
 pub fn take(input: &mut BytesMut, limit: usize) -> Result<Option<Message>, CodecError> {
-    Ok(whole(input, limit)?.map(|header| split(input, header)))
+    let Some(header) = header(input)? else { return Ok(None) };
+    Ok(is_whole(input, header, limit)?.then(|| split(input, header)))
 }
 
 /// Takes off the front of `input` the message whose header this is.

@@ -55,9 +55,9 @@ impl<O: Origins> Machine<O> {
             {
                 return Ok(Next::Wait);
             }
-            let Some(header) = codec::whole(input, WHOLE_MAX).map_err(Fatal::Client)? else {
+            if !codec::is_whole(input, header, WHOLE_MAX).map_err(Fatal::Client)? {
                 return Ok(Next::Input);
-            };
+            }
             let read = !self.skipping && self.copy_in != CopyIn::Open;
             let next = if read && matches!(header.tag, b'Q' | b'P' | b'F') {
                 // What is kept until it is decided on is not copied.
